@@ -1,0 +1,40 @@
+// include/window_matmul/backends.hpp: what runs where, and why not.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "window_matmul/problem.hpp"
+#include "window_matmul/status.hpp"
+
+namespace window_matmul {
+
+struct DeviceInfo {  // passed in, never asked for below `select`: the choice for any machine can be tested on any other
+  bool avx2 = false;    // AVX2, FMA and F16C, usable under this operating system
+  bool avx512 = false;  // AVX-512 F, BW, DQ and VL, likewise
+  std::size_t l1_bytes = 32 << 10, l2_bytes = 512 << 10;  // data cache and second level, of one core
+  friend bool operator==(const DeviceInfo&, const DeviceInfo&) = default;
+};
+const DeviceInfo& this_device();  // by CPUID and XGETBV, once
+
+struct Kernel {  // a row of the table
+  const char* name;  // "cpu.avx512"
+  int priority;      // the highest that supports the problem is taken
+  bool (*supports)(const Problem&, const DeviceInfo&, std::string* why_not);
+  Config (*configure)(const Problem&, const DeviceInfo&);
+  Status (*run)(const Problem&, const Config&, const Args&);
+};
+const std::vector<Kernel>& kernel_table();  // highest priority first
+
+// The row for this problem: the first that supports it, or the one that `forced` names (null or "" for none).
+// On failure the message lists every row with its reason and *kernel is null.
+Status select(const Problem& problem, const DeviceInfo& device, const char* forced, const Kernel** kernel);
+
+// Each row's name and "" or the reason why it refuses this problem.
+struct Verdict {
+  std::string name, why_not;
+};
+std::vector<Verdict> verdicts(const Problem& problem, const DeviceInfo& device);
+
+}  // namespace window_matmul

@@ -1,0 +1,62 @@
+// include/window_matmul/problem.hpp: WHAT is to be computed (Problem), HOW (Config) and WHERE (Args). Nothing else travels.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "window_matmul/band.hpp"
+#include "window_matmul/executor.hpp"
+#include "window_matmul/tensor.hpp"
+
+namespace window_matmul {
+
+// Letters: Lq queries, Lk keys, N head dim, W = left + 1 + right; j(i, c) = i + shift + (c - left) * dilation.
+enum class Op : std::uint8_t {
+  band_out,            // out[i,c] = sum_n x[i,n] * y[n,j(i,c)]              x (Lq, N), y (N, Lk)  -> (Lq, W): window_matmul
+  band_in,             // out[i,n] = sum_c x[i,c] * y[j(i,c),n]              x (Lq, W), y (Lk, N)  -> (Lq, N): unwindow_matmul
+  band_in_transposed,  // out[j,n] = sum over (i,c) with j(i,c) = j of x[i,c] * y[i,n]   x (Lq, W), y (Lq, N)  -> (Lk, N)
+  softmax,             // softmax over the slots of a row whose key exists, 0 elsewhere  x (Lq, W)             -> (Lq, W)
+  softmax_backward,    // out = y * (x - sum_c y*x)                          x = gradient, y = probabilities   -> (Lq, W)
+};
+const char* name_of(Op op);
+
+struct Problem {  // WHAT: holds no pointer; one line of text names it in logs, tests and benchmarks
+  Op op = Op::band_out;
+  DType dtype = DType::f32;
+  Band band;                           // before dilation; rows = Lq, cols = Lk for every op
+  std::vector<index_t> dilation = {1};  // one for all heads, or one a head
+  index_t batch = 1, heads = 1;        // heads is the last leading dim, batch the product of those before it
+  index_t dim = 0;                     // N; 0 for the softmax
+  double fill = 0;                     // band_out: what slots without a key hold
+
+  index_t dilation_of(index_t head) const { return dilation.size() == 1 ? dilation[0] : dilation[static_cast<std::size_t>(head)]; }
+  // The multiply-adds the definition asks for (in-band pairs times N, over all heads).
+  index_t multiply_adds() const;
+  friend bool operator==(const Problem&, const Problem&) = default;
+};
+std::string to_string(const Problem& problem);
+
+struct Config {  // HOW: a pure function of Problem and DeviceInfo
+  index_t block_rows = 0;  // output rows of one work item
+  index_t block_keys = 0;  // keys whose packed copy is held at a time
+  friend bool operator==(const Config&, const Config&) = default;
+};
+
+struct RunStats {  // what the kernels did; for tests of complexity
+  index_t work_items = 0;
+  index_t multiply_adds = 0;  // those executed, edge waste included
+};
+
+struct Args {  // WHERE
+  TensorView x, y, out;  // as the table of Op says; leading dims (..., heads) equal, missing ones expanded with stride 0
+  Executor executor;
+  RunStats* stats = nullptr;  // may be null
+};
+
+}  // namespace window_matmul
+
+template <>
+struct std::hash<window_matmul::Problem> {
+  std::size_t operator()(const window_matmul::Problem& problem) const noexcept;
+};
