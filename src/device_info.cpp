@@ -1,0 +1,52 @@
+// src/device_info.cpp: what this processor can do: the only place that asks the hardware.
+#include <unistd.h>
+
+#include "window_matmul/backends.hpp"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace window_matmul {
+namespace {
+
+#if defined(__x86_64__)
+std::uint64_t enabled_state() {  // XCR0: the register state that the operating system saves
+  std::uint32_t low = 0, high = 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (std::uint64_t{high} << 32) | low;
+}
+
+void ask_cpuid(DeviceInfo& info) {
+  std::uint32_t a = 0, b = 0, c = 0, d = 0;
+  const auto has = [](std::uint32_t word, int bit) { return (word >> bit & 1u) != 0; };
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || !has(c, 27)) return;  // OSXSAVE
+  const std::uint64_t state = enabled_state();
+  const bool avx = (state & 0x6) == 0x6 && has(c, 28), fma_and_f16c = has(c, 12) && has(c, 29);
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return;
+  info.avx2 = avx && fma_and_f16c && has(b, 5);
+  info.avx512 = info.avx2 && (state & 0xe6) == 0xe6 && has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31);  // F, DQ, BW, VL
+}
+#else
+void ask_cpuid(DeviceInfo&) {}
+#endif
+
+std::size_t cache_bytes(int name, std::size_t otherwise) {
+  const long bytes = sysconf(name);
+  return bytes > 0 ? static_cast<std::size_t>(bytes) : otherwise;
+}
+
+}  // namespace
+
+const DeviceInfo& this_device() {
+  static const DeviceInfo info = [] {
+    DeviceInfo found;
+    ask_cpuid(found);
+    found.l1_bytes = cache_bytes(_SC_LEVEL1_DCACHE_SIZE, found.l1_bytes);
+    found.l2_bytes = cache_bytes(_SC_LEVEL2_CACHE_SIZE, found.l2_bytes);
+    return found;
+  }();
+  return info;
+}
+
+}  // namespace window_matmul

@@ -1,0 +1,42 @@
+// src/task.cpp: strides of heads and dilation parts.
+#include "task.hpp"
+
+namespace window_matmul {
+namespace {
+
+Matrix strided_rows(const Matrix& m, DType dtype, index_t first, index_t step) {
+  const index_t bytes = static_cast<index_t>(size_of(dtype));
+  return {m.data == nullptr ? nullptr : m.data + first * m.row_stride * bytes, m.row_stride * step, m.col_stride};
+}
+
+}  // namespace
+
+Matrix matrix_of(const TensorView& tensor, index_t index) {
+  index_t offset = 0;
+  for (int dim = tensor.rank - 3; dim >= 0; --dim) {
+    offset += index % tensor.shape[dim] * tensor.stride[dim];
+    index /= tensor.shape[dim];
+  }
+  char* data = static_cast<char*>(tensor.data);
+  return {data == nullptr ? nullptr : data + offset * static_cast<index_t>(size_of(tensor.dtype)), tensor.step(2), tensor.step(1)};
+}
+
+Task task_of(const Problem& problem, const Args& args, index_t index, index_t part) {
+  const index_t dilation = problem.dilation_of(index % problem.heads);
+  const DilatedPart rows = dilated_part(output_band(problem.op, problem.band), dilation, part);
+  const bool transposed = writes_keys(problem.op);
+  const index_t first_query = transposed ? rows.first_col : rows.first_row;
+  const index_t first_key = transposed ? rows.first_row : rows.first_col;
+
+  Task task{.band = transposed ? rows.band.transposed() : rows.band, .x = {}, .y = {}, .out = {}};
+  task.x = strided_rows(matrix_of(args.x, index), problem.dtype, first_query, dilation);
+  task.out = strided_rows(matrix_of(args.out, index), problem.dtype, rows.first_row, dilation);
+  if (has_second_operand(problem.op)) {
+    const TensorView y = problem.op == Op::band_out ? args.y.transposed() : args.y;
+    const bool holds_keys = problem.op == Op::band_out || problem.op == Op::band_in;
+    task.y = strided_rows(matrix_of(y, index), problem.dtype, holds_keys ? first_key : first_query, dilation);
+  }
+  return task;
+}
+
+}  // namespace window_matmul
