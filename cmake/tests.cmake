@@ -1,0 +1,30 @@
+# cmake/tests.cmake: the C++ tests and the check of the ISA objects, registered with CTest.
+find_package(GTest QUIET)
+if(NOT GTest_FOUND)
+  include(FetchContent)
+  set(INSTALL_GTEST OFF)
+  FetchContent_Declare(googletest
+    URL https://github.com/google/googletest/archive/refs/tags/v1.15.2.tar.gz
+    URL_HASH SHA256=7b42b4d6ed48810c5362c265a17faebe90dc2373c885e5216439d37927f02926
+    DOWNLOAD_EXTRACT_TIMESTAMP ON SYSTEM)
+  FetchContent_MakeAvailable(googletest)
+endif()
+
+file(GLOB tests CONFIGURE_DEPENDS tests/cpp/*.cpp)
+add_executable(window_matmul_tests ${tests})
+window_matmul_compile_options(window_matmul_tests)
+target_include_directories(window_matmul_tests PRIVATE src tests/cpp)
+target_link_libraries(window_matmul_tests PRIVATE window_matmul_core GTest::gtest_main)
+include(GoogleTest)
+gtest_discover_tests(window_matmul_tests DISCOVERY_TIMEOUT 60)
+
+# A weak symbol or a static initialiser of an ISA object could run on a machine without that ISA. Sanitizers add both: not there.
+if(NOT WINDOW_MATMUL_SANITIZE)
+  find_package(Python 3.10 REQUIRED COMPONENTS Interpreter)
+  set(check "${Python_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/scripts/check_isa_symbols.py" --nm "${CMAKE_NM}" --readelf "${CMAKE_READELF}")
+  get_property(isas GLOBAL PROPERTY window_matmul_isas)
+  foreach(isa IN LISTS isas)
+    add_test(NAME isa_symbols.${isa} COMMAND ${check} $<TARGET_OBJECTS:window_matmul_isa_${isa}> COMMAND_EXPAND_LISTS)
+  endforeach()
+  add_test(NAME isa_symbols.self_test COMMAND ${check} --self-test "${CMAKE_CXX_COMPILER}")
+endif()
