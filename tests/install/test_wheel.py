@@ -1,0 +1,65 @@
+# tests/install/test_wheel.py: the wheel holds what it should, asks the system for no more than it says, and works in a fresh environment.
+from __future__ import annotations
+
+import re
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import ROOT, SITE_PACKAGES, run
+
+LIBRARY = "window_matmul/lib/libwindow_matmul_torch_cpu.so"
+NEEDED = {"libtorch_cpu.so", "libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6"}
+
+
+@pytest.fixture(scope="module")
+def library(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    return Path(zipfile.ZipFile(wheel).extract(LIBRARY, folder))
+
+
+def test_one_wheel_for_every_python(wheel: Path) -> None:
+    assert re.fullmatch(r"window_matmul-\d+\.\d+\.\d+-py3-none-linux_x86_64\.whl", wheel.name)
+
+
+def test_version_is_the_header_s(wheel: Path) -> None:
+    header = (ROOT / "include/window_matmul/window_matmul.hpp").read_text()
+    version = re.search(r'WINDOW_MATMUL_VERSION "(.*)"', header)
+    assert version and wheel.name.split("-")[1] == version[1]
+
+
+def test_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    sources = {str(path.relative_to(ROOT / "python")) for path in (ROOT / "python/window_matmul").rglob("*.py")}
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == sources | {LIBRARY, "window_matmul/py.typed"}
+
+
+def test_needs_only_torch_and_the_system(library: Path) -> None:
+    dynamic = run("readelf", "--dynamic", "--wide", library)
+    assert set(re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic)) <= NEEDED
+    assert "libtorch_cpu.so" in dynamic
+    assert "RPATH" not in dynamic and "RUNPATH" not in dynamic
+
+
+def test_asks_of_torch_only_the_stable_c_interface(library: Path) -> None:
+    undefined = re.findall(r" [Uw] (\S+)$", run("nm", "--dynamic", "--undefined-only", library), re.MULTILINE)
+    of_torch = {name for name in undefined if "@" not in name and not name.startswith(("_ITM_", "__gmon_start__", "__cxa_finalize"))}
+    assert of_torch
+    assert all(name.startswith(("aoti_torch_", "torch_")) for name in of_torch), sorted(of_torch)
+
+
+def test_offers_no_symbol_of_its_own(library: Path) -> None:
+    defined = run("nm", "--dynamic", "--defined-only", "--demangle", library)
+    assert "window_matmul" not in defined
+
+
+def test_tells_nothing_of_the_build_machine(library: Path) -> None:
+    content = library.read_bytes()
+    for path in (ROOT, Path.home(), SITE_PACKAGES, Path(sys.prefix)):
+        assert str(path).encode() not in content, path
+
+
+def test_works_in_a_fresh_environment(wheel: Path, install: Callable[[Path], Path], check_use: Callable[[Path], None]) -> None:
+    check_use(install(wheel))
