@@ -1,0 +1,148 @@
+# python/window_matmul/_arguments.py: the arguments of the public functions, checked and brought to the form the operators take.
+"""Most functions have a short way through for what is right as it stands. Whatever is not takes the long way, which adapts it or says
+precisely what is wrong: TypeError for a type or tensor dtype, ValueError for a value, shape or device.
+"""
+
+from numbers import Real
+
+import torch
+from torch import Tensor
+from torch._C import _is_any_autocast_enabled
+
+from .window import Window, as_int, as_positive, as_side
+
+_STRIDED = torch.strided
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_MAX_DIMS = 16
+_MAX_SIDE = 1 << 59  # left + 1 + right stays within 2**60, what the library takes
+_MAX_DISTANCE = 1 << 60
+
+
+# ---- window_size, dilation ----------------------------------------------------------------------------------------------------------
+def as_band(window_size: object, dilation: object) -> tuple[int, int, tuple[int, ...]]:
+    """left, right, and the dilation: () for 1, one int, or one for each entry of dim -3."""
+    if type(window_size) is int and 0 <= window_size < _MAX_SIDE and type(dilation) is int and dilation == 1:
+        return window_size, window_size, ()
+    left, right = _bounded_sides(window_size)
+    taps = _taps(dilation)
+    if isinstance(window_size, Window) and any(tap != window_size.dilation for tap in taps):
+        if taps != (1,):
+            raise ValueError(f"dilation is {dilation!r} beside {window_size!r}; it needs to be the same, or left away")
+        taps = (window_size.dilation,)
+    if max(taps) > _MAX_DISTANCE:
+        raise ValueError(f"dilation is {max(taps)}; it needs to be at most 2**60")
+    return left, right, () if taps == (1,) else taps
+
+
+def _bounded_sides(window_size: object) -> tuple[int, int]:
+    need = "an int of at least 0, a pair (left, right) of such, or a Window"
+    left: int | None
+    right: int | None
+    if isinstance(window_size, Window):
+        left, right = window_size.left, window_size.right
+    elif isinstance(window_size, tuple | list):
+        if len(window_size) != 2:
+            raise ValueError(f"window_size is {window_size!r}; it needs to be {need}")
+        left, right = as_side("window_size[0]", window_size[0]), as_side("window_size[1]", window_size[1])
+    else:
+        left = right = None if window_size is None else as_int("window_size", window_size, need)
+        if left is not None and left < 0:
+            raise ValueError(f"window_size is {left}; it needs to be {need}")
+    if left is None or right is None or left >= _MAX_SIDE or right >= _MAX_SIDE:
+        raise ValueError(
+            f"window_size is {window_size!r}; each side needs to be bounded, and below 2**59: a band is stored in left + 1 + right columns"
+        )
+    return left, right
+
+
+def _taps(dilation: object) -> tuple[int, ...]:
+    if not isinstance(dilation, tuple | list):
+        return (as_positive("dilation", dilation, "an int of at least 1, or a tuple or list of one for each entry of dim -3"),)
+    if not dilation:
+        raise ValueError(f"dilation is {dilation!r}; it needs an int for each entry of dim -3")
+    return tuple(as_positive(f"dilation[{head}]", tap) for head, tap in enumerate(dilation))
+
+
+def check_heads(dilation: object, name: str, x: Tensor) -> None:
+    """A dilation for each head needs the heads: dim -3, after broadcasting."""
+    if isinstance(dilation, tuple | list) and (x.ndim < 3 or x.shape[-3] != len(dilation)):
+        raise ValueError(
+            f"dilation is {dilation!r}; it needs an int for each entry of dim -3 of {name}, which is {tuple(x.shape)} after broadcasting"
+        )
+
+
+# ---- numbers ------------------------------------------------------------------------------------------------------------------------
+def as_offset(query_offset: object) -> int:
+    offset = as_int("query_offset", query_offset, "an int or None")
+    if abs(offset) > _MAX_DISTANCE:
+        raise ValueError(f"query_offset is {offset}; it needs to be from -2**60 to 2**60")
+    return offset
+
+
+def as_count(name: str, value: object) -> int:
+    number = as_int(name, value, "an int of at least 0, or None")
+    if not 0 <= number <= _MAX_DISTANCE:
+        raise ValueError(f"{name} is {number}; it needs to be from 0 to 2**60")
+    return number
+
+
+def as_fill(fill: object) -> float:
+    if isinstance(fill, bool) or not isinstance(fill, Real):
+        raise TypeError(f"fill is {fill!r} ({type(fill).__name__}); it needs to be a float")
+    try:
+        value = float(fill)
+    except OverflowError:
+        value = float("nan")
+    if value != value:
+        raise ValueError(f"fill is {fill!r}; it needs to be a float other than NaN, infinities included")
+    return value
+
+
+# ---- tensors ------------------------------------------------------------------------------------------------------------------------
+def as_operands(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as the operators take them: one dtype, one device, equal leading dims. Nothing is copied, unless autocast casts it."""
+    if (
+        isinstance(x, Tensor)
+        and isinstance(y, Tensor)
+        and x.dtype is y.dtype
+        and x.dtype in _DTYPES
+        and x.is_cpu
+        and y.is_cpu
+        and x.layout is _STRIDED
+        and y.layout is _STRIDED
+        and not _is_any_autocast_enabled()
+    ):
+        x_shape, y_shape = x.shape, y.shape
+        dims = len(x_shape)
+        if dims == len(y_shape) and (dims == 2 or 2 < dims <= _MAX_DIMS and x_shape[:-2] == y_shape[:-2]):
+            return x, y
+    x, y = as_operand(x_name, x), as_operand(y_name, y)
+    if x.dtype is not y.dtype:
+        raise TypeError(f"{y_name} is {y.dtype} beside {x_name} of {x.dtype}; it needs to be the same")
+    if x.device != y.device:
+        raise ValueError(f"{y_name} is on {y.device} beside {x_name} on {x.device}; it needs to be on the same device")
+    try:
+        leading = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    except RuntimeError:
+        raise ValueError(
+            f"{y_name} is {tuple(y.shape)} beside {x_name} of {tuple(x.shape)}; the leading dims (all but two) need to be broadcastable"
+        ) from None
+    return x.expand(*leading, *x.shape[-2:]), y.expand(*leading, *y.shape[-2:])
+
+
+def as_operand(name: str, x: Tensor) -> Tensor:
+    """A tensor that the operators take, cast if autocast asks for it."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is a {type(x).__name__}; it needs to be a torch.Tensor")
+    if x.layout is not _STRIDED or x.is_nested:
+        raise TypeError(f"{name} has the layout {x.layout}{' (nested)' * x.is_nested}; it needs to be a dense tensor")
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"{name} is {x.dtype}; it needs to be float32, float64, bfloat16 or float16")
+    device = x.device.type
+    if device not in ("cpu", "meta"):
+        raise ValueError(f"{name} is on the device {x.device}; it needs to be on the CPU: this build of window_matmul has no other kernels")
+    if not 2 <= x.ndim <= _MAX_DIMS:
+        raise ValueError(f"{name} is {tuple(x.shape)}; it needs to have 2 to {_MAX_DIMS} dims")
+    if device != "meta" and x.dtype is not torch.float64 and torch.is_autocast_enabled(device):
+        return x.to(torch.get_autocast_dtype(device))
+    return x
