@@ -11,7 +11,7 @@ namespace window_matmul {
 const std::vector<Kernel>& kernel_table() {
   static const std::vector<Kernel> table = [] {
     std::vector<Kernel> rows = cpu::rows();
-    rows.push_back({"reference", 0, reference::supports, reference::configure, reference::run});
+    rows.push_back({"reference", 0, reference::supports, reference::configure, reference::run, nullptr});
     std::stable_sort(rows.begin(), rows.end(), [](const Kernel& a, const Kernel& b) { return a.priority > b.priority; });
     return rows;
   }();

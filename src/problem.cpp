@@ -26,7 +26,8 @@ std::string to_string(const Problem& p) {
   std::string text = std::string(name_of(p.op)) + " " + name_of(p.dtype) + " batch=" + number(p.batch) + " heads=" + number(p.heads);
   text += " queries=" + number(p.band.rows) + " keys=" + number(p.band.cols) + " dim=" + number(p.dim);
   text += " window=(" + number(p.band.left) + "," + number(p.band.right) + ") shift=" + number(p.band.shift) + " dilation=";
-  for (std::size_t i = 0; i < p.dilation.size(); ++i) text += (i == 0 ? "" : ",") + number(p.dilation[i]);
+  const char* comma = "";
+  for (index_t step : p.dilation) text.append(comma).append(number(step)), comma = ",";
   if (p.fill != 0) text += " fill=" + std::to_string(p.fill);
   return text;
 }

@@ -1,8 +1,189 @@
-// src/cpu/cpu.cpp: the CPU rows of the kernel table.
+// src/cpu/cpu.cpp: the CPU rows of the kernel table: a problem cut into blocks of rows that any thread may take.
 #include "cpu/cpu.hpp"
 
-namespace window_matmul::cpu {
+#include <atomic>
+#include <vector>
 
-std::vector<Kernel> rows() { return {}; }
+#include "cpu/block.hpp"
+#include "cpu/scratch.hpp"
+#include "task.hpp"
+
+#ifndef WINDOW_MATMUL_HAS_AVX2
+#define WINDOW_MATMUL_HAS_AVX2 0
+#endif
+#ifndef WINDOW_MATMUL_HAS_AVX512
+#define WINDOW_MATMUL_HAS_AVX512 0
+#endif
+
+namespace window_matmul::cpu {
+namespace {
+
+// ---- HOW ----------------------------------------------------------------------------------------------------------------------------
+
+// Rows of a work item. A multiple of every ISA's tile rows; enough to share the packed keys of a block, few enough to spread over threads.
+constexpr index_t kBlockRows = 192;
+
+index_t element_bytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }  // of sums and packed operands
+
+Config configure(const Problem& problem, const DeviceInfo& device) {
+  // band_out packs block_keys * N elements, of which a row tile reads all; band_in reads block_keys * min(N, 256). Half the second level.
+  const index_t columns = problem.op == Op::band_out ? problem.dim : smaller(problem.dim, kPackedColumns);
+  const index_t fits = static_cast<index_t>(device.l2_bytes) / 2 / (larger(columns, 1) * element_bytes(problem.dtype));
+  return {kBlockRows, clamp(fits / 64 * 64, 64, 1024)};
+}
+
+// Bytes of scratch of one block: what kernels/*.inl.hpp lay out, for the widest vectors.
+std::size_t scratch_bytes(const Problem& problem, const Config& config) {
+  const index_t line = kCacheLine / element_bytes(problem.dtype), tile = kMaxTileRows * 4 * kMaxLanes;
+  index_t elements = 0;
+  switch (problem.op) {
+    case Op::band_out: elements = problem.dim * (config.block_keys + kMaxLanes + 2 * line + kMaxTileRows) + tile; break;
+    case Op::band_in:
+    case Op::band_in_transposed: {
+      const index_t width = round_up(smaller(problem.dim, kPackedColumns), kMaxLanes);
+      elements = (config.block_rows + config.block_keys) * width + kMaxLanes * config.block_keys + 4 * kMaxTileRows * kMaxTileRows + tile;
+      break;
+    }
+    case Op::softmax: elements = problem.band.width() + 2 * kMaxLanes; break;
+    case Op::softmax_backward: elements = 2 * (problem.band.width() + 3 * kMaxLanes); break;
+  }
+  return static_cast<std::size_t>(elements * element_bytes(problem.dtype));
+}
+
+// ---- WHERE --------------------------------------------------------------------------------------------------------------------------
+
+// Band storage in (row, column) coordinates of a band whose rows are queries: slot = column - first(row).
+Operand by_columns(const Matrix& m, const Band& band) {
+  return {m.data, (band.left - band.shift) * m.col_stride, m.row_stride - m.col_stride, m.col_stride};
+}
+Operand transposed(const Operand& o) { return {o.data, o.origin, o.col_stride, o.row_stride}; }
+Operand as_it_is(const Matrix& m) { return {m.data, 0, m.row_stride, m.col_stride}; }
+
+Block block_of(const Problem& problem, const Config& config, const Task& task, Range rows) {
+  Block block{};
+  block.band = output_band(problem.op, task.band);
+  block.rows = rows;
+  const bool sums = problem.op == Op::band_in || problem.op == Op::band_in_transposed;
+  block.x = sums ? by_columns(task.x, task.band) : as_it_is(task.x);
+  if (writes_keys(problem.op)) block.x = transposed(block.x);
+  block.y = as_it_is(task.y);
+  block.out = as_it_is(task.out);
+  block.dim = problem.dim;
+  block.block_keys = config.block_keys;
+  block.fill = problem.fill;
+  return block;
+}
+
+// Work items, numbered: heads of all batches, in each its dilation parts, in each its blocks of rows. Their order and extent do not depend
+// on the executor: neither do the results.
+class WorkList {
+ public:
+  WorkList(const Problem& problem, index_t block_rows) : problem_(problem), block_rows_(block_rows), band_(output_band(problem.op, problem.band)) {
+    index_t end = 0;
+    for (index_t head = 0; head < problem.heads; ++head) ends_.push_back(end += parts(head) * blocks_of_a_part(head));
+  }
+
+  index_t size() const { return ends_.empty() ? 0 : problem_.batch * ends_.back(); }
+
+  // Calls f(index of the head in all batches, part, rows) for item `item`; not at all where the part has no such rows.
+  template <class F>
+  void visit(index_t item, F&& f) const {
+    const index_t batch = item / ends_.back(), in_batch = item % ends_.back();
+    index_t head = 0;
+    if (problem_.dilation.size() == 1)
+      head = in_batch / ends_.front();
+    else
+      while (in_batch >= ends_[static_cast<std::size_t>(head)]) ++head;
+    const index_t in_head = in_batch - (head == 0 ? 0 : ends_[static_cast<std::size_t>(head - 1)]);
+    const index_t part = in_head / blocks_of_a_part(head), block = in_head % blocks_of_a_part(head);
+    const index_t rows_of_part = dilated_part(band_, problem_.dilation_of(head), part).band.rows;
+    const Range rows{block * block_rows_, smaller((block + 1) * block_rows_, rows_of_part)};
+    if (!rows.empty()) f(batch * problem_.heads + head, part, rows);
+  }
+
+ private:
+  index_t parts(index_t head) const { return dilated_parts(band_, problem_.dilation_of(head)); }
+  index_t blocks_of_a_part(index_t head) const { return ceil_div(ceil_div(band_.rows, problem_.dilation_of(head)), block_rows_); }
+
+  const Problem& problem_;
+  index_t block_rows_;
+  Band band_;
+  std::vector<index_t> ends_;  // of each head's items
+};
+
+int kernel_of(Op op) {
+  switch (op) {
+    case Op::band_out: return IsaKernels::kBandOut;
+    case Op::band_in:
+    case Op::band_in_transposed: return IsaKernels::kBandIn;
+    case Op::softmax: return IsaKernels::kSoftmax;
+    case Op::softmax_backward: return IsaKernels::kSoftmaxBackward;
+  }
+  return 0;
+}
+
+template <const IsaKernels& (*kernels)()>
+Status run(const Problem& problem, const Config& config, const Args& args) {
+  const BlockKernel kernel = kernels().run[kernel_of(problem.op)][static_cast<int>(problem.dtype)];
+  const WorkList items(problem, config.block_rows);
+  const std::size_t bytes = scratch_bytes(problem, config);
+  std::atomic<index_t> multiply_adds{0};
+  std::atomic<bool> no_memory{false};
+  args.executor.for_each_range(items.size(), [&](index_t begin, index_t end) {
+    void* scratch = thread_scratch(bytes);
+    if (scratch == nullptr) return no_memory.store(true);
+    index_t done = 0;
+    for (index_t item = begin; item < end; ++item)
+      items.visit(item, [&](index_t head, index_t part, Range rows) {
+        Block block = block_of(problem, config, task_of(problem, args, head, part), rows);
+        block.scratch = scratch, block.multiply_adds = &done;
+        kernel(block);
+      });
+    multiply_adds += done;
+  });
+  if (args.stats != nullptr) *args.stats = {items.size(), multiply_adds};
+  if (no_memory) return {StatusCode::out_of_memory, "no memory for " + std::to_string(bytes) + " bytes of scratch in each thread"};
+  return {};
+}
+
+template <const IsaKernels& (*kernels)()>
+index_t spin(DType dtype, index_t steps) {
+  return dtype == DType::f64 ? kernels().spin_f64(steps) : kernels().spin_f32(steps);
+}
+
+// ---- the rows -----------------------------------------------------------------------------------------------------------------------
+
+bool refuse(std::string* why_not, const char* reason) {
+  *why_not = reason;
+  return false;
+}
+bool supports_scalar(const Problem&, const DeviceInfo&, std::string*) { return true; }
+bool supports_avx2(const Problem&, const DeviceInfo& device, std::string* why_not) {
+  if (!WINDOW_MATMUL_HAS_AVX2) return refuse(why_not, "not built (WINDOW_MATMUL_AVX2=OFF)");
+  return device.avx2 || refuse(why_not, "this processor or operating system has no AVX2, FMA and F16C");
+}
+bool supports_avx512(const Problem&, const DeviceInfo& device, std::string* why_not) {
+  if (!WINDOW_MATMUL_HAS_AVX512) return refuse(why_not, "not built (WINDOW_MATMUL_AVX512=OFF)");
+  return device.avx512 || refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL");
+}
+
+#if !WINDOW_MATMUL_HAS_AVX2
+}  // namespace
+const IsaKernels& avx2_kernels() { return scalar_kernels(); }
+namespace {
+#endif
+#if !WINDOW_MATMUL_HAS_AVX512
+}  // namespace
+const IsaKernels& avx512_kernels() { return scalar_kernels(); }
+namespace {
+#endif
+
+}  // namespace
+
+std::vector<Kernel> rows() {
+  return {{"cpu.avx512", 30, supports_avx512, configure, run<avx512_kernels>, spin<avx512_kernels>},
+          {"cpu.avx2", 20, supports_avx2, configure, run<avx2_kernels>, spin<avx2_kernels>},
+          {"cpu.scalar", 10, supports_scalar, configure, run<scalar_kernels>, spin<scalar_kernels>}};
+}
 
 }  // namespace window_matmul::cpu

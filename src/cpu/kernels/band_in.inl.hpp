@@ -1,0 +1,170 @@
+// src/cpu/kernels/band_in.inl.hpp: O = S V, and C = St X by the same text: out(row, n) = sum over the row's columns c of x(row, c) y(c, n).
+//
+//            columns ->                          S is seen in (row, column) coordinates, where band storage is an ordinary strided matrix:
+//   row tile  L I I I I I I I I R 0 0              band_in             row = query, column = key:   row stride W - 1, column stride 1
+//             0 L I I I I I I I I R 0              band_in_transposed  row = key,   column = query: row stride 1,     column stride W - 1
+//             0 0 L I I I I I I I I R            The triangles L and R of a row tile are packed with zeros around them, so that a tile
+//             [edge][ inner  ][edge]             needs no mask. Zero times infinity is NaN: if a sum is not finite, the tile is done again
+//                                                row by row, each with the columns it sees and no others.
+#pragma once
+
+#include <type_traits>
+
+#include "cpu/kernels/copy.inl.hpp"
+#include "cpu/kernels/tile.inl.hpp"
+
+namespace window_matmul::cpu {
+namespace {
+
+template <Simd S, class E>
+struct BandIn {
+  using T = typename S::Scalar;
+  static constexpr bool kSameType = std::is_same_v<E, T>;
+  // Rows of scalars that are packed together: whole vectors.
+  static constexpr index_t kPackedRows = round_up(S::kTileRows, S::kLanes);
+  static constexpr index_t kEdge = 2 * kMaxTileRows;  // an edge has fewer columns than this, also where the window is narrower than a tile
+
+  const Block& block;
+  const Matrix2<const E> band{block.x}, y{block.y};
+  const Matrix2<E> out{block.out};
+  const index_t width = round_up(smaller(block.dim, kPackedColumns), kMaxLanes);  // of a row of sums and of packed y
+  const bool in_place = kSameType && y.col_stride == 1 && block.dim % S::kLanes == 0;
+  const bool single = block.band.keys_any(block.rows).size() <= block.block_keys;  // all columns at once: no sums to keep
+  // Scratch: sums [rows][width], packed y [block_keys][width], packed scalars [block_keys][kPackedRows], two edges, one tile of output.
+  T* const sums = static_cast<T*>(block.scratch);
+  T* const packed_y = sums + block.rows.size() * width;
+  T* const packed_scalars = packed_y + block.block_keys * width;
+  T* const edges = packed_scalars + block.block_keys * kMaxLanes;
+  T* const staging = edges + 2 * kEdge * kMaxTileRows;
+
+  struct Segment {  // columns of the band that a tile takes at a time
+    Scalars<T> scalars;
+    Range columns;
+  };
+
+  void run() {
+    for (index_t n = 0; n < block.dim; n += kPackedColumns) run_columns({n, smaller(n + kPackedColumns, block.dim)});
+  }
+
+  void run_columns(Range ns) {
+    if (!single || block.band.keys_any(block.rows).empty()) fill_row(T{0}, sums, 1, {0, block.rows.size() * width});
+    for_each_key_tile(block.band, block.rows, block.block_keys, [&](Range columns, bool) {
+      if (!in_place) pack<S>(y, columns, ns, packed_y, width);
+      for_each_row_tile<S>(block.rows, [&]<int Rows>(index_t row) { row_tile<Rows>(row, columns, ns); });
+    });
+    if (single && !block.band.keys_any(block.rows).empty()) return;
+    for (index_t row = block.rows.begin; row < block.rows.end; ++row)
+      write_row<S>(sums + (row - block.rows.begin) * width, ns.size(), out.at(row, ns.begin), out.col_stride);
+  }
+
+  template <int Rows>
+  void row_tile(index_t row, Range columns, Range ns) {
+    Segment segments[3];
+    const int count = cut<Rows>(row, columns, segments);
+    if (count == 0 && !single) return;
+    constexpr index_t kPanel = S::kTileVecs * S::kLanes;
+    for (index_t n = ns.begin; n < ns.end; n += kPanel) {
+      const Range panel{n, smaller(n + kPanel, ns.end)};
+      with_vecs<S::kTileVecs>(ceil_div(panel.size(), S::kLanes), [&]<int Vecs>() {
+        Tile<S, Rows, Vecs> tile;
+        start(tile, row, n - ns.begin);
+        for (int i = 0; i < count; ++i) tile.accumulate(segments[i].scalars, vectors(segments[i].columns, columns, n, ns), segments[i].columns.size());
+        for (int i = 0; i < count; ++i) *block.multiply_adds += Rows * Vecs * S::kLanes * segments[i].columns.size();
+        if (count == 0 || tile.all_finite()) return finish(tile, row, panel, ns);
+        for (int r = 0; r < Rows; ++r) exact_row<Vecs>(row + r, columns, panel, ns);
+      });
+    }
+  }
+
+  Vectors<T> vectors(Range columns, Range packed, index_t n, Range ns) const {
+    if constexpr (kSameType)
+      if (in_place) return {y.at(columns.begin, n), y.row_stride};
+    return {packed_y + (columns.begin - packed.begin) * width + (n - ns.begin), width};
+  }
+
+  // Left edge, inner columns and right edge of a row tile, as far as they are not empty.
+  template <int Rows>
+  int cut(index_t row, Range columns, Segment* segments) {
+    const Range tile{row, row + Rows};
+    const Range any = block.band.keys_any(tile).intersect(columns);
+    Range inner = block.band.keys_all(tile).intersect(any);
+    if (inner.empty()) inner = {any.end, any.end};
+    int count = 0;
+    const auto add = [&](Range part, Scalars<T> scalars) {
+      if (!part.empty()) segments[count++] = {scalars, part};
+    };
+    const Range left{any.begin, inner.begin}, right{inner.end, any.end};
+    add(left, pack_rows<Rows>(row, left, edges));
+    add(inner, inner_scalars<Rows>(row, inner));
+    add(right, pack_rows<Rows>(row, right, edges + kEdge * kMaxTileRows));
+    return count;
+  }
+
+  template <int Rows>
+  Scalars<T> inner_scalars(index_t row, Range inner) {
+    if (Rows == S::kTileRows && band.row_stride == 1 && band.col_stride != 1) return pack_columns(row, inner);
+    if constexpr (kSameType) return {band.at(row, inner.begin), band.row_stride, band.col_stride};
+    return pack_rows<Rows>(row, inner, packed_scalars);
+  }
+
+  // [Rows][columns]: what each row sees, zeros elsewhere.
+  template <int Rows>
+  Scalars<T> pack_rows(index_t row, Range columns, T* to) {
+    const index_t length = columns.size();
+    for (int r = 0; r < Rows && length > 0; ++r) {
+      const Range seen = block.band.keys(row + r).intersect(columns);
+      T* line = to + r * length;
+      fill_row(T{0}, line, 1, {0, seen.empty() ? length : seen.begin - columns.begin});
+      if (seen.empty()) continue;
+      read_row<S>(band.at(row + r, seen.begin), band.col_stride, seen.size(), line + (seen.begin - columns.begin));
+      fill_row(T{0}, line, 1, {seen.end - columns.begin, length});
+    }
+    return {to, length, 1};
+  }
+
+  // [columns][kPackedRows]: for rows that are neighbours in memory, seen by all of the tile's rows.
+  Scalars<T> pack_columns(index_t row, Range inner) {
+    for (index_t c = inner.begin; c < inner.end; ++c) {
+      const E* from = band.at(row, c);
+      T* to = packed_scalars + (c - inner.begin) * kPackedRows;
+      if (block.band.keys_all({row, row + kPackedRows}).contains(c) && row + kPackedRows <= block.band.rows)
+        for (index_t r = 0; r < kPackedRows; r += S::kLanes) S::store(to + r, S::load(from + r));
+      else
+        for (int r = 0; r < S::kTileRows; ++r) to[r] = widen(from[r]);
+    }
+    return {packed_scalars, 1, kPackedRows};
+  }
+
+  template <int Rows, int Vecs>
+  void start(Tile<S, Rows, Vecs>& tile, index_t row, index_t column) const {
+    if (single)
+      tile.clear();
+    else
+      tile.load(sums + (row - block.rows.begin) * width + column, width);
+  }
+
+  template <int Vecs>
+  [[gnu::noinline]] void exact_row(index_t row, Range columns, Range panel, Range ns) {
+    const Range seen = block.band.keys(row).intersect(columns);
+    Tile<S, 1, Vecs> tile;
+    start(tile, row, panel.begin - ns.begin);
+    if (!seen.empty()) tile.accumulate(pack_rows<1>(row, seen, packed_scalars), vectors(seen, columns, panel.begin, ns), seen.size());
+    finish(tile, row, panel, ns);
+  }
+
+  template <int Rows, int Vecs>
+  void finish(const Tile<S, Rows, Vecs>& tile, index_t row, Range panel, Range ns) const {
+    if (!single) return tile.store(sums + (row - block.rows.begin) * width + (panel.begin - ns.begin), width);
+    if (out.col_stride == 1 && panel.size() == Vecs * S::kLanes) return tile.store(out.at(row, panel.begin), out.row_stride);
+    tile.store(staging, Vecs * S::kLanes);
+    for (int r = 0; r < Rows; ++r) write_row<S>(staging + r * Vecs * S::kLanes, panel.size(), out.at(row + r, panel.begin), out.col_stride);
+  }
+};
+
+template <Simd S, class E>
+void band_in(const Block& block) {
+  BandIn<S, E>{block}.run();
+}
+
+}  // namespace
+}  // namespace window_matmul::cpu

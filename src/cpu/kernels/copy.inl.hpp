@@ -1,0 +1,82 @@
+// src/cpu/kernels/copy.inl.hpp: rows and tiles between memory (any element type, any strides) and scratch (sums' type, dense).
+#pragma once
+
+#include "cpu/block.hpp"
+#include "cpu/simd/concept.hpp"
+
+namespace window_matmul::cpu {
+namespace {
+
+template <class E>
+struct Matrix2 {  // an Operand with its element type
+  E* data;
+  index_t row_stride, col_stride;
+
+  explicit Matrix2(const Operand& o) : data(reinterpret_cast<E*>(o.data) + o.origin), row_stride(o.row_stride), col_stride(o.col_stride) {}
+  E* at(index_t r, index_t c) const { return data + r * row_stride + c * col_stride; }
+};
+
+template <Simd S, class E>
+void read_row(const E* from, index_t stride, index_t count, typename S::Scalar* to) {
+  index_t i = 0;
+  if (stride == 1)
+    for (; i + S::kLanes <= count; i += S::kLanes) S::store(to + i, S::load(from + i));
+  for (; i < count; ++i) to[i] = widen(from[i * stride]);
+}
+
+template <Simd S, class E>
+void write_row(const typename S::Scalar* from, index_t count, E* to, index_t stride) {
+  index_t i = 0;
+  if (stride == 1)
+    for (; i + S::kLanes <= count; i += S::kLanes) S::store(to + i, S::load(from + i));
+  for (; i < count; ++i) to[i * stride] = narrow<E>(from[i]);
+}
+
+template <class E>
+void fill_row(E value, E* to, index_t stride, Range range) {
+  for (index_t i = range.begin; i < range.end; ++i) to[i * stride] = value;
+}
+
+// A square of kLanes rows and columns: to[c * ld + r] = from(r, c). The rows of `from` are contiguous.
+template <Simd S, class E>
+void transpose_square(const E* from, index_t row_stride, typename S::Scalar* to, index_t ld) {
+  typename S::Vec square[S::kLanes];
+  for (int r = 0; r < S::kLanes; ++r) square[r] = S::load(from + r * row_stride);
+  S::transpose(square);
+  for (int c = 0; c < S::kLanes; ++c) S::store(to + c * ld, square[c]);
+}
+
+// to[c * ld + r] = m(rows.begin + r, c) for c in [0, cols), with zeros after the last row up to a whole vector.
+template <Simd S, class E>
+void pack_transposed(const Matrix2<E>& m, Range rows, index_t cols, typename S::Scalar* to, index_t ld) {
+  constexpr index_t lanes = S::kLanes;
+  const index_t count = rows.size();
+  const E* from = m.at(rows.begin, 0);
+  for (index_t c = 0; c < cols; ++c) S::store(to + c * ld + count, S::zero());
+  if (m.col_stride != 1 || count < lanes || cols < lanes) {
+    for (index_t c = 0; c < cols; ++c) read_row<S>(from + c * m.col_stride, m.row_stride, count, to + c * ld);
+    return;
+  }
+  // The last square overlaps its neighbour where a length is no multiple of the lanes.
+  for (index_t r = 0; r < count; r = r + lanes < count ? smaller(r + lanes, count - lanes) : count)
+    for (index_t c = 0; c < cols; c = c + lanes < cols ? smaller(c + lanes, cols - lanes) : cols)
+      transpose_square<S>(from + r * m.row_stride + c, m.row_stride, to + c * ld + r, ld);
+}
+
+// to[r * ld + c] = m(rows.begin + r, cols.begin + c), with zeros after the last column up to ld.
+template <Simd S, class E>
+void pack(const Matrix2<E>& m, Range rows, Range cols, typename S::Scalar* to, index_t ld) {
+  const index_t count = cols.size();
+  const E* from = m.at(rows.begin, cols.begin);
+  if (m.col_stride != 1 && m.row_stride == 1) {  // read along memory
+    for (index_t c = 0; c < count; ++c)
+      for (index_t r = 0; r < rows.size(); ++r) to[r * ld + c] = widen(from[r + c * m.col_stride]);
+  } else {
+    for (index_t r = 0; r < rows.size(); ++r) read_row<S>(from + r * m.row_stride, m.col_stride, count, to + r * ld);
+  }
+  for (index_t r = 0; r < rows.size(); ++r)
+    for (index_t c = count; c < ld; ++c) to[r * ld + c] = 0;
+}
+
+}  // namespace
+}  // namespace window_matmul::cpu

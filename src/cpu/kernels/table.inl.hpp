@@ -1,0 +1,43 @@
+// src/cpu/kernels/table.inl.hpp: every kernel for every dtype on one vocabulary: what isa/<isa>.cpp hands out.
+#pragma once
+
+#include "cpu/kernels/band_in.inl.hpp"
+#include "cpu/kernels/band_out.inl.hpp"
+#include "cpu/kernels/softmax.inl.hpp"
+
+namespace window_matmul::cpu {
+namespace {
+
+// As many independent sums as the tile of the matrix kernels has: the rate of this loop is the peak that they are measured against.
+template <Simd S>
+index_t spin(index_t steps) {
+  using T = typename S::Scalar;
+  constexpr int kSums = S::kTileRows * S::kTileVecs;
+  typename S::Vec sums[kSums];
+#pragma GCC unroll 32
+  for (int i = 0; i < kSums; ++i) sums[i] = S::splat(static_cast<T>(i));
+  typename S::Vec a = S::splat(T{1}), b = S::splat(T{0});
+  for (index_t step = 0; step < steps; ++step) {
+    asm volatile("" : "+x"(a), "+x"(b));  // the factors stay in registers and are not known
+#pragma GCC unroll 32
+    for (int i = 0; i < kSums; ++i) sums[i] = S::fma(sums[i], a, b);
+  }
+#pragma GCC unroll 32
+  for (int i = 0; i < kSums; ++i) asm volatile("" : : "x"(sums[i]));
+  return steps * kSums * S::kLanes;
+}
+
+template <template <class> class S>
+constexpr IsaKernels make_isa_kernels() {
+  using D = S<double>;
+  using F = S<float>;
+  return {{{band_out<D, double>, band_out<F, float>, band_out<F, bf16>, band_out<F, f16>},
+           {band_in<D, double>, band_in<F, float>, band_in<F, bf16>, band_in<F, f16>},
+           {softmax<D, double>, softmax<F, float>, softmax<F, bf16>, softmax<F, f16>},
+           {softmax_backward<D, double>, softmax_backward<F, float>, softmax_backward<F, bf16>, softmax_backward<F, f16>}},
+          spin<F>,
+          spin<D>};
+}
+
+}  // namespace
+}  // namespace window_matmul::cpu

@@ -1,0 +1,104 @@
+// src/cpu/kernels/tile.inl.hpp: the register tile that all matrix forms share: sums[r][v] += scalars(r, step) * vectors(step, v).
+//
+//            vectors(step): Vecs vectors        Each step broadcasts Rows scalars and multiplies each with all vectors: Rows * Vecs
+//                 [v0 v0 v0][v1 v1 v1]          multiply-adds for Rows + Vecs loads. The three forms differ only in what they feed:
+//   scalars(step)  +  +  +   +  +  +              band_out            scalars q(row, n)      vectors k(n, keys)       steps n
+//       [ s0 ]     +  +  +   +  +  +              band_in             scalars a(row, key)    vectors v(key, columns)  steps keys
+//       [ s1 ]     +  +  +   +  +  +              band_in transposed  scalars a(query, row)  vectors x(query, cols)   steps queries
+#pragma once
+
+#include "cpu/block.hpp"
+#include "cpu/simd/concept.hpp"
+
+namespace window_matmul::cpu {
+namespace {
+
+template <class T>
+struct Scalars {  // element (r, step) at data[r * row_stride + step * step_stride]
+  const T* data;
+  index_t row_stride, step_stride;
+};
+
+template <class T>
+struct Vectors {  // the row of a step begins at data[step * step_stride]
+  const T* data;
+  index_t step_stride;
+};
+
+template <Simd S, int Rows, int Vecs>
+struct Tile {
+  using T = typename S::Scalar;
+  typename S::Vec sums[Rows][Vecs];
+
+  [[gnu::always_inline]] void clear() {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < Vecs; ++v) sums[r][v] = S::zero();
+  }
+
+  [[gnu::always_inline]] void load(const T* from, index_t row_stride) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < Vecs; ++v) sums[r][v] = S::load(from + r * row_stride + v * S::kLanes);
+  }
+
+  template <class E>
+  [[gnu::always_inline]] void store(E* to, index_t row_stride) const {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < Vecs; ++v) S::store(to + r * row_stride + v * S::kLanes, sums[r][v]);
+  }
+
+  [[gnu::always_inline]] void accumulate(Scalars<T> scalars, Vectors<T> vectors, index_t steps) {
+    const T* s = scalars.data;
+    const T* x = vectors.data;
+    for (; steps > 0; --steps, s += scalars.step_stride, x += vectors.step_stride) {
+      typename S::Vec operand[Vecs];
+#pragma GCC unroll 4
+      for (int v = 0; v < Vecs; ++v) operand[v] = S::load(x + v * S::kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        const typename S::Vec scalar = S::splat(s[r * scalars.row_stride]);
+#pragma GCC unroll 4
+        for (int v = 0; v < Vecs; ++v) sums[r][v] = S::fma(scalar, operand[v], sums[r][v]);
+      }
+    }
+  }
+
+  // No sum is infinite or NaN: then every sum times zero is zero.
+  [[gnu::always_inline]] bool all_finite() const {
+    typename S::Vec probe[Vecs];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vecs; ++v) probe[v] = S::zero();
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < Vecs; ++v) probe[v] = S::fma(sums[r][v], S::zero(), probe[v]);
+    bool finite = true;
+#pragma GCC unroll 4
+    for (int v = 0; v < Vecs; ++v) finite = finite && S::all_zero(probe[v]);
+    return finite;
+  }
+};
+
+// Calls f.template operator()<Vecs>() for a run-time number of vectors, 1 .. Most.
+template <int Most, class F>
+[[gnu::always_inline]] inline void with_vecs(index_t vecs, F&& f) {
+  if constexpr (Most > 1)
+    if (vecs < Most) return with_vecs<Most - 1>(vecs, f);
+  f.template operator()<Most>();
+}
+
+// Covers `rows` with tiles of S::kTileRows rows, then of one row: f.template operator()<Rows>(first_row).
+template <Simd S, class F>
+[[gnu::always_inline]] inline void for_each_row_tile(Range rows, F&& f) {
+  index_t row = rows.begin;
+  for (; row + S::kTileRows <= rows.end; row += S::kTileRows) f.template operator()<S::kTileRows>(row);
+  for (; row < rows.end; ++row) f.template operator()<1>(row);
+}
+
+}  // namespace
+}  // namespace window_matmul::cpu

@@ -1,0 +1,35 @@
+// src/cpu/scratch.cpp: one buffer a thread, freed when the thread ends.
+#include "cpu/scratch.hpp"
+
+#include <cstdlib>
+
+namespace window_matmul::cpu {
+namespace {
+
+constexpr std::size_t kAlignment = 64, kKept = std::size_t{4} << 20;
+
+struct Buffer {
+  void* data = nullptr;
+  std::size_t bytes = 0;
+
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { std::free(data); }
+
+  void resize(std::size_t wanted) {
+    std::free(data);
+    data = std::aligned_alloc(kAlignment, (wanted + kAlignment - 1) / kAlignment * kAlignment);
+    bytes = data == nullptr ? 0 : wanted;
+  }
+};
+
+}  // namespace
+
+void* thread_scratch(std::size_t bytes) {
+  thread_local Buffer buffer;
+  if (buffer.data == nullptr || bytes > buffer.bytes || (buffer.bytes > kKept && bytes <= kKept)) buffer.resize(bytes);
+  return buffer.data;
+}
+
+}  // namespace window_matmul::cpu

@@ -1,0 +1,113 @@
+// src/cpu/simd/avx512.hpp: the vocabulary in AVX-512 F, BW, DQ and VL: 32 registers of 16 floats or 8 doubles.
+#pragma once
+
+#include <immintrin.h>
+
+#include "half.hpp"
+
+namespace window_matmul::cpu {
+namespace {
+
+template <class T>
+struct Avx512;
+
+template <>
+struct Avx512<float> {
+  using Scalar = float;
+  using Vec = __m512;
+  static constexpr index_t kLanes = 16;
+  static constexpr int kTileRows = 6, kTileVecs = 4;  // 24 sums, 4 operands, 1 broadcast of 32 registers
+
+  static Vec zero() { return _mm512_setzero_ps(); }
+  static Vec splat(float x) { return _mm512_set1_ps(x); }
+  static Vec load(const float* p) { return _mm512_loadu_ps(p); }
+  static Vec load(const f16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+  static Vec load(const bf16* p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+  }
+  static void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+  static void store(f16* p, Vec v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  static void store(bf16* p, Vec v) {  // round to nearest even; NaN stays NaN. (vcvtneps2bf16 would flush subnormals.)
+    const __m512i u = _mm512_castps_si512(v);
+    const __m512i tie = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(u, _mm512_add_epi32(tie, _mm512_set1_epi32(0x7fff)));
+    const __m512i chosen = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), u, _mm512_set1_epi32(0x400000));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16)));
+  }
+  static void store_range(float* p, Vec v, index_t begin, index_t end) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(lanes_below(end) & ~lanes_below(begin)), v);
+  }
+  static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+  static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+  static Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+  static Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+  static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+  static Vec where_less(Vec a, Vec b, Vec c, Vec d) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), d, c); }
+  static Vec shift_to_exponent(Vec v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 23)); }
+  static float sum(Vec v) { return _mm512_reduce_add_ps(v); }
+  static float highest(Vec v) { return _mm512_reduce_max_ps(v); }
+  static bool all_zero(Vec v) { return _mm512_cmp_ps_mask(v, zero(), _CMP_EQ_OQ) == 0xffff; }
+  static void transpose(Vec (&r)[16]) {  // 4 x 4 inside the 128-bit quarters, then quarters among each other
+    Vec pair[16], quad[16];
+    for (int i = 0; i < 16; i += 2) pair[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), pair[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    for (int i = 0; i < 16; i += 4)
+      for (int h = 0; h < 2; ++h) {
+        quad[i + 2 * h] = _mm512_shuffle_ps(pair[i + h], pair[i + 2 + h], 0x44);
+        quad[i + 2 * h + 1] = _mm512_shuffle_ps(pair[i + h], pair[i + 2 + h], 0xee);
+      }
+    for (int i = 0; i < 4; ++i) {
+      const Vec a = _mm512_shuffle_f32x4(quad[i], quad[i + 4], 0x88), b = _mm512_shuffle_f32x4(quad[i], quad[i + 4], 0xdd);
+      const Vec c = _mm512_shuffle_f32x4(quad[i + 8], quad[i + 12], 0x88), d = _mm512_shuffle_f32x4(quad[i + 8], quad[i + 12], 0xdd);
+      r[i] = _mm512_shuffle_f32x4(a, c, 0x88), r[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
+      r[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88), r[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
+    }
+  }
+
+ private:
+  static unsigned lanes_below(index_t n) { return n <= 0 ? 0u : n >= 16 ? 0xffffu : (1u << n) - 1u; }
+};
+
+template <>
+struct Avx512<double> {
+  using Scalar = double;
+  using Vec = __m512d;
+  static constexpr index_t kLanes = 8;
+  static constexpr int kTileRows = 6, kTileVecs = 4;
+
+  static Vec zero() { return _mm512_setzero_pd(); }
+  static Vec splat(double x) { return _mm512_set1_pd(x); }
+  static Vec load(const double* p) { return _mm512_loadu_pd(p); }
+  static void store(double* p, Vec v) { _mm512_storeu_pd(p, v); }
+  static void store_range(double* p, Vec v, index_t begin, index_t end) {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(lanes_below(end) & ~lanes_below(begin)), v);
+  }
+  static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_pd(a, b, c); }
+  static Vec add(Vec a, Vec b) { return _mm512_add_pd(a, b); }
+  static Vec sub(Vec a, Vec b) { return _mm512_sub_pd(a, b); }
+  static Vec mul(Vec a, Vec b) { return _mm512_mul_pd(a, b); }
+  static Vec max(Vec a, Vec b) { return _mm512_max_pd(a, b); }
+  static Vec where_less(Vec a, Vec b, Vec c, Vec d) { return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_LT_OQ), d, c); }
+  static Vec shift_to_exponent(Vec v) { return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(v), 52)); }
+  static double sum(Vec v) { return _mm512_reduce_add_pd(v); }
+  static double highest(Vec v) { return _mm512_reduce_max_pd(v); }
+  static bool all_zero(Vec v) { return _mm512_cmp_pd_mask(v, zero(), _CMP_EQ_OQ) == 0xff; }
+  static void transpose(Vec (&r)[8]) {
+    Vec pair[8];
+    for (int i = 0; i < 8; i += 2) pair[i] = _mm512_unpacklo_pd(r[i], r[i + 1]), pair[i + 1] = _mm512_unpackhi_pd(r[i], r[i + 1]);
+    for (int i = 0; i < 2; ++i) {
+      const Vec a = _mm512_shuffle_f64x2(pair[i], pair[i + 2], 0x88), b = _mm512_shuffle_f64x2(pair[i], pair[i + 2], 0xdd);
+      const Vec c = _mm512_shuffle_f64x2(pair[i + 4], pair[i + 6], 0x88), d = _mm512_shuffle_f64x2(pair[i + 4], pair[i + 6], 0xdd);
+      r[i] = _mm512_shuffle_f64x2(a, c, 0x88), r[i + 4] = _mm512_shuffle_f64x2(a, c, 0xdd);
+      r[i + 2] = _mm512_shuffle_f64x2(b, d, 0x88), r[i + 6] = _mm512_shuffle_f64x2(b, d, 0xdd);
+    }
+  }
+
+ private:
+  static unsigned lanes_below(index_t n) { return n <= 0 ? 0u : n >= 8 ? 0xffu : (1u << n) - 1u; }
+};
+
+}  // namespace
+}  // namespace window_matmul::cpu

@@ -1,0 +1,32 @@
+// src/cpu/simd/concept.hpp: the vocabulary that an instruction set gives to the kernels. simd/scalar.hpp says what each word means.
+#pragma once
+
+#include <concepts>
+
+#include "half.hpp"
+
+namespace window_matmul::cpu {
+
+template <class S>
+concept Simd = requires(typename S::Scalar* p, const bf16* b, typename S::Vec v, typename S::Vec (&square)[S::kLanes], index_t n) {
+  // Lanes of a vector, and the register tile: kTileRows * kTileVecs sums, kTileVecs operands and a broadcast fit the registers.
+  { S::kLanes + S::kTileRows + S::kTileVecs } -> std::convertible_to<index_t>;
+  { S::zero() } -> std::same_as<typename S::Vec>;
+  { S::splat(*p) } -> std::same_as<typename S::Vec>;
+  { S::load(p) } -> std::same_as<typename S::Vec>;
+  { S::store(p, v) };
+  { S::store_range(p, v, n, n) };  // lanes [begin, end) alone are written
+  { S::fma(v, v, v) } -> std::same_as<typename S::Vec>;  // a * b + c
+  { S::add(v, v) } -> std::same_as<typename S::Vec>;
+  { S::sub(v, v) } -> std::same_as<typename S::Vec>;
+  { S::mul(v, v) } -> std::same_as<typename S::Vec>;
+  { S::max(v, v) } -> std::same_as<typename S::Vec>;              // NaN if b is NaN
+  { S::where_less(v, v, v, v) } -> std::same_as<typename S::Vec>;  // a < b ? c : d, lane by lane
+  { S::shift_to_exponent(v) } -> std::same_as<typename S::Vec>;   // the bits shifted left by the mantissa's length
+  { S::sum(v) } -> std::same_as<typename S::Scalar>;
+  { S::highest(v) } -> std::same_as<typename S::Scalar>;
+  { S::all_zero(v) } -> std::same_as<bool>;  // false where a lane is NaN
+  { S::transpose(square) };
+};
+
+}  // namespace window_matmul::cpu

@@ -1,0 +1,51 @@
+// src/cpu/simd/scalar.hpp: vectors of one lane: what runs everywhere, and the meaning of every word of the vocabulary.
+#pragma once
+
+#include <cmath>
+#include <type_traits>
+
+#include "half.hpp"
+
+namespace window_matmul::cpu {
+namespace {  // internal linkage: see docs/design.md, "One binary, many instruction sets"
+
+template <class T>
+struct Scalar1 {
+  using Scalar = T;
+  using Vec = T;
+  static constexpr index_t kLanes = 1;
+  static constexpr int kTileRows = 4, kTileVecs = 2;  // 8 sums, 2 operands, 1 broadcast of 16 registers
+
+  WINDOW_MATMUL_INLINE static Vec zero() { return 0; }
+  WINDOW_MATMUL_INLINE static Vec splat(T x) { return x; }
+  template <class E>
+  WINDOW_MATMUL_INLINE static Vec load(const E* p) {
+    return widen(*p);
+  }
+  template <class E>
+  WINDOW_MATMUL_INLINE static void store(E* p, Vec v) {
+    *p = narrow<E>(v);
+  }
+  WINDOW_MATMUL_INLINE static void store_range(T* p, Vec v, index_t begin, index_t end) {
+    if (begin < end) *p = v;
+  }
+  WINDOW_MATMUL_INLINE static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+  WINDOW_MATMUL_INLINE static Vec add(Vec a, Vec b) { return a + b; }
+  WINDOW_MATMUL_INLINE static Vec sub(Vec a, Vec b) { return a - b; }
+  WINDOW_MATMUL_INLINE static Vec mul(Vec a, Vec b) { return a * b; }
+  WINDOW_MATMUL_INLINE static Vec max(Vec a, Vec b) { return a > b ? a : b; }
+  WINDOW_MATMUL_INLINE static Vec where_less(Vec a, Vec b, Vec c, Vec d) { return a < b ? c : d; }
+  WINDOW_MATMUL_INLINE static Vec shift_to_exponent(Vec v) {
+    if constexpr (std::is_same_v<T, float>)
+      return std::bit_cast<float>(std::bit_cast<std::uint32_t>(v) << 23);
+    else
+      return std::bit_cast<double>(std::bit_cast<std::uint64_t>(v) << 52);
+  }
+  WINDOW_MATMUL_INLINE static T sum(Vec v) { return v; }
+  WINDOW_MATMUL_INLINE static T highest(Vec v) { return v; }
+  WINDOW_MATMUL_INLINE static bool all_zero(Vec v) { return v == 0; }
+  WINDOW_MATMUL_INLINE static void transpose(Vec (&)[1]) {}
+};
+
+}  // namespace
+}  // namespace window_matmul::cpu
