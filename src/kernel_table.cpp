@@ -51,9 +51,9 @@ Status select(const Problem& problem, const DeviceInfo& device, const char* forc
     return {};
   }
   if (!known)
-    return invalid_argument("WINDOW_MATMUL_BACKEND is '" + std::string(forced) + "'; it must be unset or a row of the kernel table:" +
-                            list_of_rows(problem, device));
-  const std::string asked = any ? "no kernel" : "the kernel '" + std::string(forced) + "' (WINDOW_MATMUL_BACKEND) does not";
+    return invalid_argument("backend (WINDOW_MATMUL_BACKEND) is '" + std::string(forced) +
+                            "'; it needs to be unset or a row of the kernel table:" + list_of_rows(problem, device));
+  const std::string asked = any ? "no kernel" : "the backend '" + std::string(forced) + "' (WINDOW_MATMUL_BACKEND) does not";
   return {StatusCode::unsupported, asked + (any ? " takes " : " take ") + to_string(problem) + ":" + list_of_rows(problem, device)};
 }
 

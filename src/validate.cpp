@@ -42,6 +42,7 @@ std::string wrong_tensor(const char* name, const TensorView& t, DType dtype, con
     empty = empty || t.shape[d] == 0;
     index_t step = 0;
     overflow = overflow || t.shape[d] > kUnbounded || __builtin_mul_overflow(count, larger(t.shape[d], 1), &count);
+    overflow = overflow || t.stride[d] < -kUnbounded;
     overflow = overflow || __builtin_mul_overflow(larger(t.shape[d], 1) - 1, t.stride[d] < 0 ? -t.stride[d] : t.stride[d], &step);
     overflow = overflow || __builtin_add_overflow(reach, step, &reach);
   }

@@ -109,16 +109,19 @@ WINDOW_MATMUL_INLINE DilatedPart dilated_part(const Band& band, index_t dilation
   return {{rows, cols, band.left, band.right, (part + band.shift - col) / dilation}, part, col};
 }
 
-// sum over q in [0, n) of clamp(q + x, 0, high)
-WINDOW_MATMUL_INLINE index_t sum_of_clamped(index_t n, index_t x, index_t high) {
+// sum over q in [0, n) of clamp(q + x, 0, high), modulo 2^64
+WINDOW_MATMUL_INLINE std::uint64_t sum_of_clamped(index_t n, index_t x, index_t high) {
+  using U = std::uint64_t;
   const index_t ramp = clamp(-x, 0, n), flat = clamp(high - x, ramp, n);  // 0 before `ramp`, `high` from `flat` on
-  return (flat - ramp) * x + (ramp + flat - 1) * (flat - ramp) / 2 + (n - flat) * high;
+  const index_t steps = flat - ramp, twice_middle = ramp + flat - 1;      // one of the two is even
+  const U ramp_sum = steps % 2 == 0 ? U(steps / 2) * U(twice_middle) : U(steps) * U(twice_middle / 2);
+  return U(steps) * U(x) + ramp_sum + U(n - flat) * U(high);
 }
 
 // Pairs (query, key) that see each other: the multiply-adds a benchmark may count, for each unit of the head dim.
 WINDOW_MATMUL_INLINE index_t pairs(const Band& band) {
-  return sum_of_clamped(band.rows, band.shift + band.right + 1, band.cols) -
-         sum_of_clamped(band.rows, band.shift - band.left, band.cols);
+  return static_cast<index_t>(sum_of_clamped(band.rows, band.shift + band.right + 1, band.cols) -
+                              sum_of_clamped(band.rows, band.shift - band.left, band.cols));
 }
 
 }  // namespace window_matmul
