@@ -66,14 +66,23 @@ struct BandIn {
     for (index_t n = ns.begin; n < ns.end; n += kPanel) {
       const Range panel{n, smaller(n + kPanel, ns.end)};
       with_vecs<S::kTileVecs>(ceil_div(panel.size(), S::kLanes), [&]<int Vecs>() {
-        Tile<S, Rows, Vecs> tile;
-        start(tile, row, n - ns.begin);
-        for (int i = 0; i < count; ++i) tile.accumulate(segments[i].scalars, vectors(segments[i].columns, columns, n, ns), segments[i].columns.size());
+        if (!sum_products<Rows, Vecs>(segments, count, row, columns, panel, ns))
+          for (int r = 0; r < Rows; ++r) exact_row<Vecs>(row + r, columns, panel, ns);
         for (int i = 0; i < count; ++i) *block.multiply_adds += Rows * Vecs * S::kLanes * segments[i].columns.size();
-        if (count == 0 || tile.all_finite()) return finish(tile, row, panel, ns);
-        for (int r = 0; r < Rows; ++r) exact_row<Vecs>(row + r, columns, panel, ns);
       });
     }
+  }
+
+  // False, with nothing written, where a sum is not finite. Not inlined: the loop needs all registers for itself.
+  template <int Rows, int Vecs>
+  [[gnu::noinline]] bool sum_products(const Segment* segments, int count, index_t row, Range columns, Range panel, Range ns) const {
+    Tile<S, Rows, Vecs> tile;
+    start(tile, row, panel.begin - ns.begin);
+    for (int i = 0; i < count; ++i)
+      tile.accumulate(segments[i].scalars, vectors(segments[i].columns, columns, panel.begin, ns), segments[i].columns.size());
+    if (!tile.all_finite()) return false;
+    finish(tile, row, panel, ns);
+    return true;
   }
 
   Vectors<T> vectors(Range columns, Range packed, index_t n, Range ns) const {

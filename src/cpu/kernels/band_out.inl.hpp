@@ -67,23 +67,30 @@ struct BandOut {
       const Range keys{key, smaller(key + kChunk, any.end)};
       const Vectors<T> vectors{packed + (key - packed_keys.begin), ld};
       with_vecs<S::kTileVecs>(ceil_div(keys.size(), S::kLanes), [&]<int Vecs>() {
-        Tile<S, Rows, Vecs> sums;
-        sums.clear();
-        sums.accumulate(scalars, vectors, block.dim);
         const bool whole = out.col_stride == 1 && all.contains({key, key + Vecs * S::kLanes});
-        if (whole)
-          sums.store(out.at(row, block.band.slot(row, key)), out.row_stride - 1);
-        else
-          store_edge(sums, row, keys);
+        if (whole) {
+          sum_products<Rows, Vecs>(scalars, vectors, out.at(row, block.band.slot(row, key)), out.row_stride - 1);
+        } else {
+          sum_products<Rows, Vecs>(scalars, vectors, chunk, Vecs * S::kLanes);
+          copy_edge<Rows, Vecs>(row, keys);
+        }
         *block.multiply_adds += Rows * Vecs * S::kLanes * block.dim;
       });
     }
   }
 
+  // Not inlined: the loop needs all registers for itself.
+  template <int Rows, int Vecs, class To>
+  [[gnu::noinline]] void sum_products(Scalars<T> scalars, Vectors<T> vectors, To* to, index_t to_stride) const {
+    Tile<S, Rows, Vecs> sums;
+    sums.clear();
+    sums.accumulate(scalars, vectors, block.dim);
+    sums.store(to, to_stride);
+  }
+
   template <int Rows, int Vecs>
-  void store_edge(const Tile<S, Rows, Vecs>& sums, index_t row, Range keys) {
+  void copy_edge(index_t row, Range keys) const {
     constexpr index_t width = Vecs * S::kLanes;
-    sums.store(chunk, width);
     for (int r = 0; r < Rows; ++r) {
       const Range seen = block.band.keys(row + r).intersect(keys);
       if (seen.empty()) continue;

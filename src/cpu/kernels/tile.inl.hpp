@@ -53,18 +53,23 @@ struct Tile {
   }
 
   [[gnu::always_inline]] void accumulate(Scalars<T> scalars, Vectors<T> vectors, index_t steps) {
-    const T* s = scalars.data;
+    // One pointer for three rows: base, base + stride, base + 2 stride are x86 addresses, so the loop keeps few registers alive.
+    constexpr int kBases = (Rows + 2) / 3;
+    const T* base[kBases];
+    for (int i = 0; i < kBases; ++i) base[i] = scalars.data + 3 * i * scalars.row_stride;
     const T* x = vectors.data;
-    for (; steps > 0; --steps, s += scalars.step_stride, x += vectors.step_stride) {
+    for (; steps > 0; --steps, x += vectors.step_stride) {
       typename S::Vec operand[Vecs];
 #pragma GCC unroll 4
       for (int v = 0; v < Vecs; ++v) operand[v] = S::load(x + v * S::kLanes);
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r) {
-        const typename S::Vec scalar = S::splat(s[r * scalars.row_stride]);
+        const typename S::Vec scalar = S::splat(base[r / 3][r % 3 * scalars.row_stride]);
 #pragma GCC unroll 4
         for (int v = 0; v < Vecs; ++v) sums[r][v] = S::fma(scalar, operand[v], sums[r][v]);
       }
+#pragma GCC unroll 4
+      for (int i = 0; i < kBases; ++i) base[i] += scalars.step_stride;
     }
   }
 
