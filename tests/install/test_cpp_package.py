@@ -29,7 +29,8 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("header", HEADERS, ids=lambda path: path.name)
 def test_header_compiles_alone(header: Path) -> None:
-    run(CXX, "-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-I", ROOT / "include", "-x", "c++", header)
+    strict = ("-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror")
+    run(CXX, *strict, "-I", ROOT / "include", "-include", header, "-x", "c++", os.devnull)
 
 
 def dense_attention() -> list[list[float]]:
