@@ -1,0 +1,60 @@
+// tests/cpp/rows.hpp: the rows of the kernel table that this machine can run: what the tests of kernels are repeated for.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "cases.hpp"
+#include "trial.hpp"
+#include "window_matmul/backends.hpp"
+
+namespace window_matmul::testing_tools {
+
+inline std::vector<std::string> rows_here() {
+  std::vector<std::string> names;
+  for (const Verdict& verdict : verdicts(Problem{}, this_device())) {
+    if (verdict.why_not.empty()) names.push_back(verdict.name);
+  }
+  return names;
+}
+
+inline std::string identifier(std::string name) {
+  std::replace(name.begin(), name.end(), '.', '_');
+  return name;
+}
+
+using RowAndOp = std::tuple<std::string, Op>;
+
+// A test for each row; `GetParam()` is its name.
+class OnEachRow : public testing::TestWithParam<std::string> {
+ protected:
+  RunOptions options() const { return {.backend = GetParam().c_str()}; }
+};
+
+// A test for each row and operator.
+class OnEachRowAndOp : public testing::TestWithParam<RowAndOp> {
+ protected:
+  const std::string& row() const { return std::get<0>(GetParam()); }
+  Op op() const { return std::get<1>(GetParam()); }
+  RunOptions options() const { return {.backend = row().c_str()}; }
+  // The reference follows the definition pair by pair: it gets the smaller problems.
+  bool too_long(const Case& c) const { return row() == "reference" && c.cost() > 100'000; }
+};
+
+inline std::string name_of_row(const testing::TestParamInfo<std::string>& info) { return identifier(info.param); }
+inline std::string name_of_row_and_op(const testing::TestParamInfo<RowAndOp>& info) {
+  return identifier(std::get<0>(info.param)) + "_" + name_of(std::get<1>(info.param));
+}
+
+}  // namespace window_matmul::testing_tools
+
+#define WINDOW_MATMUL_TEST_EACH_ROW(fixture) \
+  INSTANTIATE_TEST_SUITE_P(Rows, fixture, testing::ValuesIn(testing_tools::rows_here()), testing_tools::name_of_row)
+#define WINDOW_MATMUL_TEST_EACH_ROW_AND_OP(fixture)                                                                                 \
+  INSTANTIATE_TEST_SUITE_P(Rows, fixture,                                                                                           \
+                           testing::Combine(testing::ValuesIn(testing_tools::rows_here()), testing::ValuesIn(testing_tools::kOps)), \
+                           testing_tools::name_of_row_and_op)
