@@ -31,10 +31,10 @@ def check(page: Path) -> tuple[int, int]:
     """The number of blocks and links of a page, and of those that fail."""
     text = page.read_text()
     names: dict[str, object] = {"__name__": str(page)}
-    results = [
-        run_block(block[1], f"{page.relative_to(ROOT)}:{text.count(chr(10), 0, block.start()) + 2}", names)
-        for block in BLOCK.finditer(text)
-    ]
+    results = []
+    for block in BLOCK.finditer(text):
+        line = text.count("\n", 0, block.start()) + 2
+        results.append(run_block(block[1], f"{page.relative_to(ROOT)}:{line}", names))
     for link in LINK.findall(text):
         results.append((page.parent / link).exists())
         if not results[-1]:

@@ -11,7 +11,7 @@ import pytest
 from commands import ROOT, SITE_PACKAGES, run
 
 LIBRARY = "window_matmul/lib/libwindow_matmul_torch_cpu.so"
-NEEDED = {"libtorch_cpu.so", "libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6", "ld-linux-x86-64.so.2"}  # the last: thread-local storage
+NEEDED = {"libtorch_cpu.so", "libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6", "ld-linux-x86-64.so.2"}
 
 
 @pytest.fixture(scope="module")
