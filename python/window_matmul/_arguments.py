@@ -72,7 +72,10 @@ def check_heads(dilation: object, name: str, x: Tensor) -> None:
 
 
 # ---- numbers ------------------------------------------------------------------------------------------------------------------------
+# Under torch.compile and torch.export a length may be a symbol; as an index it would become a constant, so it is passed on as it is.
 def as_offset(query_offset: object) -> int:
+    if isinstance(query_offset, torch.SymInt):
+        return query_offset  # type: ignore[return-value]
     offset = as_int("query_offset", query_offset, "an int or None")
     if abs(offset) > _MAX_DISTANCE:
         raise ValueError(f"query_offset is {offset}; it needs to be from -2**60 to 2**60")
@@ -80,6 +83,8 @@ def as_offset(query_offset: object) -> int:
 
 
 def as_count(name: str, value: object) -> int:
+    if isinstance(value, torch.SymInt):
+        return value  # type: ignore[return-value]
     number = as_int(name, value, "an int of at least 0, or None")
     if not 0 <= number <= _MAX_DISTANCE:
         raise ValueError(f"{name} is {number}; it needs to be from 0 to 2**60")

@@ -134,7 +134,7 @@ def _softmax_backward_jvp(tangents: MaybeTensors, saved: Tensors, band: tuple[An
 
 
 # ---- registration -------------------------------------------------------------------------------------------------------------------
-def _function(derivative: Derivative, tensors: int) -> Any:
+def _function(name: str, derivative: Derivative, tensors: int) -> Any:
     class Function(_SingleLevelFunction):
         @staticmethod
         def forward(ctx: Any, below: Callable[..., Tensor], *args: Any) -> Tensor:
@@ -157,15 +157,19 @@ def _function(derivative: Derivative, tensors: int) -> Any:
 
         @staticmethod
         def jvp(ctx: Any, _below: None, *tangents: Tensor | None) -> Tensor:
-            return derivative.jvp(tangents[:tensors], ctx.saved_tensors, ctx.rest)
+            if not _are_functorch_transforms_active():
+                return derivative.jvp(tangents[:tensors], ctx.saved_tensors, ctx.rest)
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):  # as in forward; without the tangents of this level
+                saved = tuple(forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors)
+                return derivative.jvp(tangents[:tensors], saved, ctx.rest)
 
-    return Function
+    return type(Function)(name, (Function,), {})  # what `grad_fn` shows
 
 
 def _differentiable(op: Any, derivative: Derivative) -> Callable[..., Tensor]:
     """Gives `op` its kernel on the Autograd key. Returns the way to call it: the same, but shorter where PyTorch has nothing to add."""
-    last = _ops.TENSORS[op] - 1
-    function, direct = _function(derivative, last + 1), op._op
+    last, direct = _ops.TENSORS[op] - 1, op._op
+    function = _function(op._opname.title().replace("_", ""), derivative, last + 1)
 
     def kernel(keyset: Any, *args: Any) -> Tensor:
         keyset = keyset & _after_autograd_keyset

@@ -113,9 +113,15 @@ def window_softmax(
     """exp(a) over the slots whose key exists, divided by their sum; 0 elsewhere, and in rows without a key above -inf."""
     num_keys = a.shape[-2] if num_keys is None else num_keys
     _, exists = _keys_of_slots(window_size, a.shape[-2], num_keys, dilation, query_offset, a.device)
-    scores = a.double().where(exists, -torch.inf)
-    seen = (scores > -torch.inf).any(-1, keepdim=True) | scores.isnan().any(-1, keepdim=True)
-    return scores.where(seen, 0.0).softmax(-1).where(exists & seen, 0.0)
+    return _softmax(a.double(), exists)
+
+
+def _softmax(scores: Tensor, seen: Tensor) -> Tensor:
+    scores = scores.where(seen, -torch.inf)
+    highest = scores.detach().amax(-1, keepdim=True) if scores.shape[-1] > 0 else scores.new_zeros(())
+    e = (scores - highest.where(highest > -torch.inf, 0.0)).exp()
+    total = e.sum(-1, keepdim=True)
+    return e / total.where(total != 0, 1.0)
 
 
 def window_attention(
@@ -123,6 +129,4 @@ def window_attention(
 ) -> Tensor:
     """softmax(q kT / sqrt(N) over the band) v with dense matrices: what the three operators compute together."""
     mask = band_mask(window_size, q.shape[-2], k.shape[-2], dilation=dilation, query_offset=query_offset, device=q.device)
-    scores = (q.double() @ k.double().mT / q.shape[-1] ** 0.5).masked_fill(~mask, -torch.inf)
-    seen = mask.any(-1, keepdim=True)
-    return scores.where(seen, 0.0).softmax(-1).where(mask, 0.0) @ v.double()
+    return _softmax(q.double() @ k.double().mT / q.shape[-1] ** 0.5, mask) @ v.double()

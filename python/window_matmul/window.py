@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 def as_int(name: str, value: object, need: str = "an int") -> int:
     """An int from whatever is one (numpy's too, but not bool), else TypeError."""
+    if type(value) is int:
+        return value
     try:
         if not isinstance(value, bool):
             return operator.index(value)  # type: ignore[arg-type]
