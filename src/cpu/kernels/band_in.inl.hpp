@@ -30,11 +30,13 @@ struct BandIn {
   const index_t width = round_up(smaller(block.dim, kPackedColumns), kMaxLanes);  // of a row of sums and of packed y
   const bool in_place = kSameType && y.col_stride == 1 && block.dim % S::kLanes == 0;
   const bool single = block.band.keys_any(block.rows).size() <= block.block_keys;  // all columns at once: no sums to keep
-  // Scratch: sums [rows][width], packed y [block_keys][width], packed scalars [block_keys][kPackedRows], two edges, one tile of output.
+  // Scratch: sums [rows][width], packed y [block_keys][width], packed scalars [block_keys][kPackedRows], one row of scalars [block_keys],
+  // two edges, one tile of output.
   T* const sums = static_cast<T*>(block.scratch);
   T* const packed_y = sums + block.rows.size() * width;
   T* const packed_scalars = packed_y + block.block_keys * width;
-  T* const edges = packed_scalars + block.block_keys * kMaxLanes;
+  T* const line = packed_scalars + block.block_keys * kMaxLanes;
+  T* const edges = line + block.block_keys;
   T* const staging = edges + 2 * kEdge * kMaxTileRows;
 
   struct Segment {  // columns of the band that a tile takes at a time
@@ -122,21 +124,23 @@ struct BandIn {
     const index_t length = columns.size();
     for (int r = 0; r < Rows && length > 0; ++r) {
       const Range seen = block.band.keys(row + r).intersect(columns);
-      T* line = to + r * length;
-      fill_row(T{0}, line, 1, {0, seen.empty() ? length : seen.begin - columns.begin});
+      T* to_row = to + r * length;
+      fill_row(T{0}, to_row, 1, {0, seen.empty() ? length : seen.begin - columns.begin});
       if (seen.empty()) continue;
-      read_row<S>(band.at(row + r, seen.begin), band.col_stride, seen.size(), line + (seen.begin - columns.begin));
-      fill_row(T{0}, line, 1, {seen.end - columns.begin, length});
+      read_row<S>(band.at(row + r, seen.begin), band.col_stride, seen.size(), to_row + (seen.begin - columns.begin));
+      fill_row(T{0}, to_row, 1, {seen.end - columns.begin, length});
     }
     return {to, length, 1};
   }
 
   // [columns][kPackedRows]: for rows that are neighbours in memory, seen by all of the tile's rows.
   Scalars<T> pack_columns(index_t row, Range inner) {
-    for (index_t c = inner.begin; c < inner.end; ++c) {
-      const E* from = band.at(row, c);
-      T* to = packed_scalars + (c - inner.begin) * kPackedRows;
-      if (block.band.keys_all({row, row + kPackedRows}).contains(c) && row + kPackedRows <= block.band.rows)
+    // Whole vectors are read where the rows behind the tile exist and see the column too: then they lie in its slots.
+    const Range whole = row + kPackedRows <= block.band.rows ? block.band.keys_all({row, row + kPackedRows}) : Range{};
+    const E* from = band.at(row, inner.begin);
+    T* to = packed_scalars;
+    for (index_t c = inner.begin; c < inner.end; ++c, from += band.col_stride, to += kPackedRows) {
+      if (whole.contains(c))
         for (index_t r = 0; r < kPackedRows; r += S::kLanes) S::store(to + r, S::load(from + r));
       else
         for (int r = 0; r < S::kTileRows; ++r) to[r] = widen(from[r]);
@@ -157,7 +161,7 @@ struct BandIn {
     const Range seen = block.band.keys(row).intersect(columns);
     Tile<S, 1, Vecs> tile;
     start(tile, row, panel.begin - ns.begin);
-    if (!seen.empty()) tile.accumulate(pack_rows<1>(row, seen, packed_scalars), vectors(seen, columns, panel.begin, ns), seen.size());
+    if (!seen.empty()) tile.accumulate(pack_rows<1>(row, seen, line), vectors(seen, columns, panel.begin, ns), seen.size());
     finish(tile, row, panel, ns);
   }
 

@@ -1,6 +1,8 @@
 // src/cpu/kernels/copy.inl.hpp: rows and tiles between memory (any element type, any strides) and scratch (sums' type, dense).
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/block.hpp"
 #include "cpu/simd/concept.hpp"
 
@@ -24,11 +26,14 @@ void read_row(const E* from, index_t stride, index_t count, typename S::Scalar* 
   for (; i < count; ++i) to[i] = widen(from[i * stride]);
 }
 
+// Reads whole vectors of `from`, which is scratch.
 template <Simd S, class E>
 void write_row(const typename S::Scalar* from, index_t count, E* to, index_t stride) {
   index_t i = 0;
-  if (stride == 1)
+  if (stride == 1) {
     for (; i + S::kLanes <= count; i += S::kLanes) S::store(to + i, S::load(from + i));
+    if constexpr (std::is_same_v<E, typename S::Scalar>) return S::store_first(to + i, S::load(from + i), count - i);
+  }
   for (; i < count; ++i) to[i * stride] = narrow<E>(from[i]);
 }
 

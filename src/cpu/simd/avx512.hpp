@@ -37,9 +37,7 @@ struct Avx512<float> {
     const __m512i chosen = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), u, _mm512_set1_epi32(0x400000));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16)));
   }
-  static void store_range(float* p, Vec v, index_t begin, index_t end) {
-    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(lanes_below(end) & ~lanes_below(begin)), v);
-  }
+  static void store_first(float* p, Vec v, index_t n) { _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1u), v); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
   static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
   static Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
@@ -65,9 +63,6 @@ struct Avx512<float> {
       r[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88), r[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
     }
   }
-
- private:
-  static unsigned lanes_below(index_t n) { return n <= 0 ? 0u : n >= 16 ? 0xffffu : (1u << n) - 1u; }
 };
 
 template <>
@@ -81,9 +76,7 @@ struct Avx512<double> {
   static Vec splat(double x) { return _mm512_set1_pd(x); }
   static Vec load(const double* p) { return _mm512_loadu_pd(p); }
   static void store(double* p, Vec v) { _mm512_storeu_pd(p, v); }
-  static void store_range(double* p, Vec v, index_t begin, index_t end) {
-    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(lanes_below(end) & ~lanes_below(begin)), v);
-  }
+  static void store_first(double* p, Vec v, index_t n) { _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1u), v); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_pd(a, b, c); }
   static Vec add(Vec a, Vec b) { return _mm512_add_pd(a, b); }
   static Vec sub(Vec a, Vec b) { return _mm512_sub_pd(a, b); }
@@ -104,9 +97,6 @@ struct Avx512<double> {
       r[i + 2] = _mm512_shuffle_f64x2(b, d, 0x88), r[i + 6] = _mm512_shuffle_f64x2(b, d, 0xdd);
     }
   }
-
- private:
-  static unsigned lanes_below(index_t n) { return n <= 0 ? 0u : n >= 8 ? 0xffu : (1u << n) - 1u; }
 };
 
 }  // namespace

@@ -26,9 +26,7 @@ struct Scalar1 {
   WINDOW_MATMUL_INLINE static void store(E* p, Vec v) {
     *p = narrow<E>(v);
   }
-  WINDOW_MATMUL_INLINE static void store_range(T* p, Vec v, index_t begin, index_t end) {
-    if (begin < end) *p = v;
-  }
+  WINDOW_MATMUL_INLINE static void store_first(T*, Vec, index_t) {}
   WINDOW_MATMUL_INLINE static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
   WINDOW_MATMUL_INLINE static Vec add(Vec a, Vec b) { return a + b; }
   WINDOW_MATMUL_INLINE static Vec sub(Vec a, Vec b) { return a - b; }
