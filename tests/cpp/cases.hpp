@@ -119,7 +119,7 @@ inline Case within(Case c, index_t cost) {  // of a smaller dim, or without lead
   return c;
 }
 
-// Every pair of lengths with every window, the rest drawn; then long and wide ones in every dtype.
+// Every pair of lengths with every window, the rest drawn; then long, wide and deep ones in every dtype.
 inline const std::vector<Case>& cases() {
   static const std::vector<Case> all = [] {
     std::vector<Case> list;
@@ -132,6 +132,7 @@ inline const std::vector<Case>& cases() {
     for (const DType dtype : kDTypes) {
       list.push_back({.rows = 300, .cols = 300, .window = {64, 64}, .dim = 160, .dtype = dtype});
       list.push_back({.rows = 130, .cols = 300, .window = {128, 0}, .dim = 64, .dtype = dtype, .lead_x = {2}, .lead_y = {2}});
+      list.push_back({.rows = 70, .cols = 90, .window = {9, 4}, .dim = 300, .dtype = dtype, .out = {.gap = 3}});
       list.push_back({.rows = 1100, .cols = 1100, .window = {500, 600}, .dim = 3, .dtype = dtype, .y = {.turned = true}});
     }
     return list;

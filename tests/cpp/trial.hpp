@@ -83,10 +83,11 @@ class Trial {
     return {};
   }
 
-  // Runs and compares with `numbers`; nothing but the output may have changed.
-  testing::AssertionResult check(const Numbers& numbers, const RunOptions& options) {
+  // Calls `run_it` and compares with `numbers`; nothing but the output may have changed.
+  template <class F>
+  testing::AssertionResult check(const Numbers& numbers, F run_it) {
     x.watch(), y.watch(), out.watch();
-    const Status status = run(options);
+    const Status status = run_it();
     const std::string what = std::string(name_of(op)) + " of " + text(c) + ": ";
     if (!status.ok()) return testing::AssertionFailure() << what << status.message();
     for (const Tensor* tensor : {&x, &y, &out}) {
@@ -95,7 +96,9 @@ class Trial {
     const testing::AssertionResult result = close(out, numbers);
     return result ? result : testing::AssertionFailure() << what << result.message();
   }
-  testing::AssertionResult check(const RunOptions& options) { return check(expected(), options); }
+  testing::AssertionResult check(const RunOptions& options) {
+    return check(expected(), [&] { return run(options); });
+  }
 
  private:
   bool keys_are_rows() const { return op == Op::band_in_transposed; }
