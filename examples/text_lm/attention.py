@@ -1,0 +1,50 @@
+# examples/text_lm/attention.py: causal windowed attention from the explicit operators, and the same from dense ones.
+"""Both classes map q, k, v (B, H, L, D) to (B, H, Lq, D); the model does not know which one it holds."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from window_matmul import unwindow_matmul, window_matmul, window_softmax
+
+
+class BandAttention(nn.Module):
+    """Each query sees its own key and the `left` keys before it; time and memory grow with L * (left + 1).
+
+    Everything the demo asks of the library is in this class: a fused kernel would replace the three lines of `forward`.
+    """
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.window = (left, 0)
+
+    def weights(self, q: Tensor, k: Tensor) -> Tensor:
+        """Attention weights in band storage (B, H, Lq, left + 1); slot c is the key `left - c` positions back."""
+        scores = window_matmul(q * q.shape[-1] ** -0.5, k.mT, self.window)
+        return window_softmax(scores, self.window, num_keys=k.shape[-2])
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return unwindow_matmul(self.weights(q, k), v, self.window)
+
+
+class DenseAttention(nn.Module):
+    """What PyTorch offers: `scaled_dot_product_attention` with the band as an L x L mask, made once for each length."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.left = left
+        self.mask = torch.empty(0, 0, dtype=torch.bool)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.prepare(q.shape[-2], k.shape[-2])
+        return scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
+
+    def prepare(self, num_queries: int, num_keys: int) -> None:
+        if self.mask.shape != (num_queries, num_keys):
+            self.mask = band_mask(num_queries, num_keys, self.left)
+
+
+def band_mask(num_queries: int, num_keys: int, left: int) -> Tensor:
+    """True where query i sees key j: 0 <= i + num_keys - num_queries - j <= left."""
+    ones = torch.ones(num_queries, num_keys, dtype=torch.bool)
+    shift = num_keys - num_queries
+    return ones.tril_(shift).triu_(shift - left)

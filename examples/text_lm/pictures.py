@@ -1,0 +1,161 @@
+# examples/text_lm/pictures.py: the report's three pictures.
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from torch import Tensor
+
+from .attention import BandAttention
+from .cost import Curve
+from .model import LanguageModel, rotary_turns
+
+OURS, DENSE, INK, FAINT = "#1f5fa8", "#c8553d", "#222222", "#9a9a9a"
+COLOURS = {"ours": OURS, "dense": DENSE}
+NAMES = {"ours": "window_matmul, band storage", "dense": "scaled_dot_product_attention, dense mask"}
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.titlelocation": "left",
+}
+SHOWN_DISTANCE = 47  # the large band panels show this many slots before the self key
+
+
+def loss_curve(path: Path, losses: list[float], held_out: list[tuple[int, float]], tokens_per_step: int, levels: dict[str, float]) -> None:
+    """Bits per byte over bytes read: each batch faintly, held-out text in full; `levels` are horizontal lines with their names."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+        read = tokens_per_step / 1e3
+        axes.plot(read * np.arange(1, len(losses) + 1), losses, color=FAINT, alpha=0.5, linewidth=0.8, label="training batches")
+        axes.plot(
+            [read * s for s, _ in held_out], [b for _, b in held_out], "o-", color=OURS, linewidth=2, markersize=4, label="held-out text"
+        )
+        for name, bits in levels.items():
+            axes.axhline(bits, color=DENSE, linewidth=1, linestyle="--")
+            axes.annotate(
+                f"{name}: {bits:.2f}", (1, bits), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=DENSE, fontsize=9
+            )
+        last = held_out[-1]
+        axes.annotate(f"{last[1]:.3f}", (read * last[0], last[1]), xytext=(0, -12), textcoords="offset points", ha="right", color=OURS)
+        axes.set(xlabel="bytes read in training, thousands", ylabel="bits per byte", xlim=(0, None))
+        axes.set_ylim(min(last[1], *levels.values(), 9) - 0.3, min(max(losses), 6.0))
+        axes.legend(frameon=False, loc="upper center")
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+
+
+def cost_curves(path: Path, curves: list[Curve], left: int) -> None:
+    with plt.rc_context(STYLE):
+        figure, (times, memory) = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
+        _cost_panel(times, curves, "seconds", "seconds, forward + backward")
+        _cost_panel(memory, curves, "mebibytes", "growth of peak memory, MiB")
+        figure.suptitle(f"One attention layer, window ({left}, 0)", x=0.01, ha="left")
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+
+
+def _cost_panel(axes: Axes, curves: list[Curve], field: str, title: str) -> None:
+    for curve in curves:
+        values = [getattr(cost, field) for cost in curve.costs]
+        slope = f", last doubling L^{np.log2(values[-1] / values[-2]):.1f}" if len(values) > 1 else ""
+        lengths = [cost.length for cost in curve.costs]
+        axes.loglog(lengths, values, "o-", color=COLOURS[curve.kind], linewidth=2, markersize=5, label=NAMES[curve.kind] + slope)
+    ours, dense = (([getattr(cost, field) for cost in curve.costs]) for curve in curves)
+    last = min(len(ours), len(dense)) - 1
+    if last >= 0:
+        axes.annotate(
+            f"{dense[last] / ours[last]:.1f}x", (curves[0].costs[last].length, (dense[last] * ours[last]) ** 0.5), ha="center", color=INK
+        )
+    lengths = sorted({cost.length for curve in curves for cost in curve.costs})
+    axes.set_xticks(lengths, [f"{length // 1024}k" for length in lengths])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.margins(0.1, 0.1)
+    axes.set(xlabel="sequence length L", title=title)
+    axes.grid(True, which="major", color="#e6e6e6")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.08), fontsize=9)
+
+
+@torch.inference_mode()
+def attention_bands(model: LanguageModel, tokens: Tensor) -> list[Tensor]:
+    """For each layer the attention weights (H, L, window + 1) of tokens (L,), in band storage as the operators give them."""
+    core = BandAttention(model.shape.window)
+    x, bands = model.embedding(tokens[None]), []
+    turns = rotary_turns(0, len(tokens), model.shape.head_dim, x.dtype)
+    for block in model.decoder_blocks():
+        q, k, _ = block.attention.project(block.attention_norm(x), turns)
+        bands.append(core.weights(q, k)[0])
+        x = block(x, turns)[0]
+    return bands
+
+
+def band_picture(path: Path, model: LanguageModel, tokens: Tensor, rows: int) -> None:
+    """Every head's band over the last `rows` bytes of tokens (L,), and the two heads with the sharpest looks, letter by letter."""
+    bands = torch.stack(attention_bands(model, tokens))[:, :, -rows:]  # (layers, H, rows, W)
+    layers, heads, _, _ = bands.shape
+    near, far = _sharpest(bands)
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(14, 7.5 + 1.7 * layers), layout="constrained")
+        (upper,), (lower,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(7.5, 1.7 * layers))
+        for axes, (layer, head) in zip(upper.subplots(1, 2), (near, far), strict=True):
+            _lettered_panel(axes, bands[layer, head], tokens)
+            axes.set_title(f"layer {layer + 1}, head {head + 1}: each row is one query and the bytes before it")
+        grid = lower.subplots(layers, heads, sharex=True, sharey=True, squeeze=False)
+        for layer in range(layers):
+            for head in range(heads):
+                _small_panel(grid[layer, head], bands[layer, head], f"layer {layer + 1}, head {head + 1}")
+        for axes in grid[-1]:
+            axes.set_xlabel("bytes back")
+        figure.savefig(path, dpi=130)
+        plt.close(figure)
+
+
+def _sharpest(bands: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(layer, head) with the largest mean top weight among heads whose top key is near (1 to 3 back), and among those looking further."""
+    top, slot = bands.max(dim=-1)
+    distance = (bands.shape[-1] - 1 - slot).float()
+    is_far = distance.median(dim=-1).values > 3
+    sharpness = top.mean(dim=-1)
+    heads = bands.shape[1]
+    picks = [int((sharpness + (is_far == wanted) + (distance.median(dim=-1).values > 0)).argmax()) for wanted in (False, True)]
+    return divmod(picks[0], heads), divmod(picks[1], heads)
+
+
+def _lettered_panel(axes: Axes, band: Tensor, tokens: Tensor) -> None:
+    rows, width = band.shape
+    shown = min(SHOWN_DISTANCE, width - 1)
+    weights = band[:, width - 1 - shown :]
+    axes.imshow(weights.sqrt(), cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=(-shown - 0.5, 0.5, rows - 0.5, -0.5))
+    for row in range(rows):
+        query = len(tokens) - rows + row
+        for back in range(min(shown, query) + 1):
+            colour = "white" if weights[row, shown - back] > 0.35 else INK
+            axes.text(
+                -back, row, letter(int(tokens[query - back])), ha="center", va="center", fontsize=6, family="DejaVu Sans Mono", color=colour
+            )
+    axes.set_yticks(range(rows), [letter(int(byte)) for byte in tokens[-rows:]], fontsize=6, family="DejaVu Sans Mono")
+    axes.set_xticks(range(-shown // 8 * 8 + 8, 1, 8), [str(-back) for back in range(-shown // 8 * 8 + 8, 1, 8)])
+    axes.set(xlabel="bytes back", ylabel="query byte")
+    axes.tick_params(length=0)
+
+
+def _small_panel(axes: Axes, band: Tensor, title: str) -> None:
+    rows, width = band.shape
+    axes.imshow(band.sqrt(), cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=(1 - width - 0.5, 0.5, rows - 0.5, -0.5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):g}"))
+    axes.set_yticks([])
+    axes.set_title(title, fontsize=8)
+
+
+def letter(byte: int) -> str:
+    """One visible character for a byte."""
+    return {10: "↵", 32: "·"}.get(byte, chr(byte) if 32 < byte < 127 else "□")
