@@ -39,11 +39,16 @@ inline void require(bool ok, const char* name, const std::string& got, const cha
 inline DType dtype_of(const Tensor& tensor, const char* name) {
   using enum torch::headeronly::ScalarType;
   switch (tensor.scalar_type()) {
-    case Double: return DType::f64;
-    case Float: return DType::f32;
-    case BFloat16: return DType::bf16;
-    case Half: return DType::f16;
-    default: throw std::invalid_argument(std::string(name) + " must be float64, float32, bfloat16 or float16");
+    case Double:
+      return DType::f64;
+    case Float:
+      return DType::f32;
+    case BFloat16:
+      return DType::bf16;
+    case Half:
+      return DType::f16;
+    default:
+      throw std::invalid_argument(std::string(name) + " must be float64, float32, bfloat16 or float16");
   }
 }
 

@@ -119,7 +119,7 @@ def as_operands(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor,
     ):
         x_shape, y_shape = x.shape, y.shape
         dims = len(x_shape)
-        if dims == len(y_shape) and (dims == 2 or 2 < dims <= _MAX_DIMS and x_shape[:-2] == y_shape[:-2]):
+        if dims == len(y_shape) and (dims == 2 or (2 < dims <= _MAX_DIMS and x_shape[:-2] == y_shape[:-2])):
             return x, y
     x, y = as_operand(x_name, x), as_operand(y_name, y)
     if x.dtype is not y.dtype:

@@ -6,6 +6,8 @@ autograd.Function around a bare operator would lose its gradients under torch.co
 """
 
 from collections.abc import Callable
+from functools import partial
+from types import new_class
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +26,7 @@ from torch.compiler import is_dynamo_compiling
 
 from . import _ops
 
+Operator = Callable[..., Tensor]
 Tensors = tuple[Tensor, ...]
 MaybeTensors = tuple[Tensor | None, ...]
 
@@ -66,7 +69,7 @@ def _band_in_transposed_backward(g: Tensor, saved: Tensors, rest: tuple[Any, ...
     return da, dx
 
 
-def _bilinear_jvp(op: Callable[..., Tensor]) -> Callable[[MaybeTensors, Tensors, tuple[Any, ...]], Tensor]:
+def _bilinear_jvp(op: Operator) -> Callable[[MaybeTensors, Tensors, tuple[Any, ...]], Tensor]:
     def jvp(tangents: MaybeTensors, saved: Tensors, rest: tuple[Any, ...]) -> Tensor:
         (x, y), (dx, dy) = saved, tangents
         return _total([op(*pair, *rest) for pair in ((dx, y), (x, dy)) if pair[0] is not None and pair[1] is not None])
@@ -134,66 +137,59 @@ def _softmax_backward_jvp(tangents: MaybeTensors, saved: Tensors, band: tuple[An
 
 
 # ---- registration -------------------------------------------------------------------------------------------------------------------
-def _function(name: str, derivative: Derivative, tensors: int) -> Any:
+def _function(name: str, derivative: Derivative) -> Any:
     class Function(_SingleLevelFunction):
         @staticmethod
-        def forward(ctx: Any, below: Callable[..., Tensor], *args: Any) -> Tensor:
-            """`below` calls the operator without its Autograd kernel."""
-            if _are_functorch_transforms_active():
-                with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):  # `apply` disabled them; the levels below need them
-                    output = below(*args)
+        def forward(ctx: Any, below: Callable[..., Tensor], rest: tuple[Any, ...], *tensors: Tensor) -> Tensor:
+            """`below` calls the operator; here it must not come back to its Autograd kernel."""
+            if _are_functorch_transforms_active():  # `apply` has disabled recording; the levels below this one need it
+                with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _AutoDispatchBelowAutograd():
+                    output = below(*tensors, *rest)
             else:
-                output = below(*args)
-            saved = derivative.save(args[:tensors], output)
-            ctx.rest = args[tensors:]
+                with _AutoDispatchBelowAutograd():
+                    output = below(*tensors, *rest)
+            saved = derivative.save(tensors, output)
+            ctx.rest = rest
             ctx.save_for_backward(*saved)
-            ctx.save_for_forward(*saved)
+            if forward_ad._current_level >= 0:
+                ctx.save_for_forward(*saved)
             return output
 
         @staticmethod
-        def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-            gradients = derivative.backward(g, ctx.saved_tensors, ctx.rest, ctx.needs_input_grad[1 : 1 + tensors])
-            return None, *gradients, *(None for _ in ctx.rest)
+        def backward(ctx: Any, g: Tensor) -> MaybeTensors:
+            return None, None, *derivative.backward(g, ctx.saved_tensors, ctx.rest, ctx.needs_input_grad[2:])
 
         @staticmethod
-        def jvp(ctx: Any, _below: None, *tangents: Tensor | None) -> Tensor:
+        def jvp(ctx: Any, _below: None, _rest: None, *tangents: Tensor | None) -> Tensor:
             if not _are_functorch_transforms_active():
-                return derivative.jvp(tangents[:tensors], ctx.saved_tensors, ctx.rest)
-            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):  # as in forward; without the tangents of this level
+                return derivative.jvp(tangents, ctx.saved_tensors, ctx.rest)
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):  # as in forward, without the tangents of this level
                 saved = tuple(forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors)
-                return derivative.jvp(tangents[:tensors], saved, ctx.rest)
+                return derivative.jvp(tangents, saved, ctx.rest)
 
-    return type(Function)(name, (Function,), {})  # what `grad_fn` shows
+    return new_class(name, (Function,))  # what `grad_fn` shows
 
 
-def _differentiable(op: Any, derivative: Derivative) -> Callable[..., Tensor]:
+def _differentiable(op: Any, derivative: Derivative) -> Operator:
     """Gives `op` its kernel on the Autograd key. Returns the way to call it: the same, but shorter where PyTorch has nothing to add."""
-    last, direct = _ops.TENSORS[op] - 1, op._op
-    function = _function(op._opname.title().replace("_", ""), derivative, last + 1)
+    tensors, direct = _ops.TENSORS[op], op._op
+    function = _function(op._opname.title().replace("_", ""), derivative)
 
     def kernel(keyset: Any, *args: Any) -> Tensor:
-        keyset = keyset & _after_autograd_keyset
-
-        def below(*args: Any) -> Tensor:
-            with _AutoDispatchBelowAutograd():
-                return op.redispatch(keyset, *args)  # type: ignore[no-any-return]
-
-        recording = torch.is_grad_enabled() and (args[0].requires_grad or args[last].requires_grad)
+        below: Operator = partial(op.redispatch, keyset & _after_autograd_keyset)
+        recording = torch.is_grad_enabled() and any(x.requires_grad for x in args[:tensors])
         if not recording and forward_ad._current_level < 0:
-            return below(*args)
+            with _AutoDispatchBelowAutograd():
+                return below(*args)
         if not _are_functorch_transforms_active():
-            return function.apply(below, *args)  # type: ignore[no-any-return]
+            return function.apply(below, args[tensors:], *args[:tensors])  # type: ignore[no-any-return]
         with enable_single_level_autograd_function():  # functorch calls this kernel once for each of its levels
-            return function.apply(below, *args)  # type: ignore[no-any-return]
+            return function.apply(below, args[tensors:], *args[:tensors])  # type: ignore[no-any-return]
 
     _ops.library.impl(op, kernel, "Autograd", with_keyset=True)
 
-    def below_autograd(*args: Any) -> Tensor:
-        with _AutoDispatchBelowAutograd():
-            return direct(*args)  # type: ignore[no-any-return]
-
     def call(*args: Any) -> Tensor:
-        x, y = args[0], args[last]
+        x, y = args[0], args[tensors - 1]
         if (
             is_dynamo_compiling()
             or type(x) is not Tensor
@@ -205,15 +201,19 @@ def _differentiable(op: Any, derivative: Derivative) -> Callable[..., Tensor]:
         ):
             return op(*args)  # type: ignore[no-any-return]
         if (x.requires_grad or y.requires_grad) and torch.is_grad_enabled():
-            return function.apply(below_autograd, *args)  # type: ignore[no-any-return]
+            return function.apply(direct, args[tensors:], *args[:tensors])  # type: ignore[no-any-return]
         with _AutoDispatchBelowAutograd():
             return direct(*args)  # type: ignore[no-any-return]
 
     return call
 
 
-band_out = _differentiable(_ops.band_out, Derivative(_inputs, _band_out_backward, _band_out_jvp))
-band_in = _differentiable(_ops.band_in, Derivative(_inputs, _band_in_backward, _band_in_jvp))
-band_in_transposed = _differentiable(_ops.band_in_transposed, Derivative(_inputs, _band_in_transposed_backward, _band_in_transposed_jvp))
-window_softmax = _differentiable(_ops.window_softmax, Derivative(_softmax_saved, _softmax_backward, _softmax_jvp))
-window_softmax_backward = _differentiable(_ops.window_softmax_backward, Derivative(_inputs, _softmax_backward_backward, _softmax_backward_jvp))
+band_out: Operator = _differentiable(_ops.band_out, Derivative(_inputs, _band_out_backward, _band_out_jvp))
+band_in: Operator = _differentiable(_ops.band_in, Derivative(_inputs, _band_in_backward, _band_in_jvp))
+band_in_transposed: Operator = _differentiable(
+    _ops.band_in_transposed, Derivative(_inputs, _band_in_transposed_backward, _band_in_transposed_jvp)
+)
+window_softmax: Operator = _differentiable(_ops.window_softmax, Derivative(_softmax_saved, _softmax_backward, _softmax_jvp))
+window_softmax_backward: Operator = _differentiable(
+    _ops.window_softmax_backward, Derivative(_inputs, _softmax_backward_backward, _softmax_backward_jvp)
+)

@@ -9,7 +9,7 @@ _LIBRARY = "libwindow_matmul_torch_cpu.so"
 
 
 def _load() -> None:
-    if torch.__version__ < (2, 10):
+    if torch.__version__ < "2.10":  # compares versions, not letters
         raise ImportError(f"window_matmul needs torch >= 2.10; this is torch {torch.__version__}")
     if hasattr(torch.ops.window_matmul, "band_out"):  # registering the names twice would end the process
         raise ImportError("another copy of window_matmul is already loaded in this process; start a new one to load this copy")

@@ -20,7 +20,7 @@ from torch.library import Library, register_fake, register_vmap
 
 from . import _load as _load
 
-library = Library("window_matmul", "FRAGMENT")  # noqa: TOR901  (it lives as long as the module)
+library = Library("window_matmul", "FRAGMENT")  # lives as long as the module
 
 band_out = torch.ops.window_matmul.band_out.default  # (q, k, left, right, dilation, shift, fill)
 band_in = torch.ops.window_matmul.band_in.default  # (a, v, left, right, dilation, shift)
@@ -32,24 +32,19 @@ TENSORS = {band_out: 2, band_in: 2, band_in_transposed: 2, window_softmax: 1, wi
 
 
 # ---- shapes: results are contiguous, as the library makes them --------------------------------------------------------------------
-@register_fake("window_matmul::band_out")
-def _(q: Tensor, k: Tensor, left: int, right: int, *_: Any) -> Tensor:
+def _like_band_out(q: Tensor, k: Tensor, left: int, right: int, *_: Any) -> Tensor:
     return q.new_empty((*q.shape[:-1], left + 1 + right))
 
 
-@register_fake("window_matmul::band_in")
-def _(a: Tensor, v: Tensor, *_: Any) -> Tensor:
+def _like_band_in(a: Tensor, v: Tensor, *_: Any) -> Tensor:
     return a.new_empty((*a.shape[:-1], v.shape[-1]))
 
 
-@register_fake("window_matmul::band_in_transposed")
-def _(a: Tensor, x: Tensor, left: int, right: int, dilation: Sequence[int], shift: int, num_keys: int) -> Tensor:
+def _like_band_in_transposed(a: Tensor, x: Tensor, left: int, right: int, dilation: Sequence[int], shift: int, num_keys: int) -> Tensor:
     return a.new_empty((*a.shape[:-2], num_keys, x.shape[-1]))
 
 
-@register_fake("window_matmul::window_softmax")
-@register_fake("window_matmul::window_softmax_backward")
-def _(a: Tensor, *_: Any) -> Tensor:
+def _like_band(a: Tensor, *_: Any) -> Tensor:
     return a.new_empty(a.shape)
 
 
@@ -63,5 +58,14 @@ def _vmap_rule(op: Any, tensors: int) -> Callable[..., tuple[Tensor, int]]:
     return rule
 
 
+_SHAPES: dict[Any, Callable[..., Tensor]] = {
+    band_out: _like_band_out,
+    band_in: _like_band_in,
+    band_in_transposed: _like_band_in_transposed,
+    window_softmax: _like_band,
+    window_softmax_backward: _like_band,
+}
+
 for _op, _tensors in TENSORS.items():
+    register_fake(_op, _SHAPES[_op])
     register_vmap(_op, _vmap_rule(_op, _tensors))

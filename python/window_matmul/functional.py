@@ -56,21 +56,18 @@ def window_matmul(
     """
     left, right, taps = as_band(window_size, dilation)
     q, k = as_operands("q", q, "k", k)
-    *_, num_queries, dim = q.shape
-    *_, k_dim, num_keys = k.shape
-    if dim != k_dim:
-        raise ValueError(f"k is {tuple(k.shape)} beside q of {tuple(q.shape)}; its dim -2 needs to be q's dim -1, {dim}")
+    q_shape, k_shape = q.shape, k.shape
+    if q_shape[-1] != k_shape[-2]:
+        raise ValueError(f"k is {tuple(k_shape)} beside q of {tuple(q_shape)}; its dim -2 needs to be q's dim -1, {q_shape[-1]}")
     if taps:
         check_heads(dilation, "q", q)
     if type(fill) is not float or fill != fill:
         fill = as_fill(fill)
-    shift = num_keys - num_queries if query_offset is None else as_offset(query_offset)
+    shift = k_shape[-1] - q_shape[-2] if query_offset is None else as_offset(query_offset)
     return _autograd.band_out(q, k, left, right, taps, shift, fill)
 
 
-def unwindow_matmul(
-    a: Tensor, v: Tensor, window_size: WindowSize, *, dilation: Dilation = 1, query_offset: int | None = None
-) -> Tensor:
+def unwindow_matmul(a: Tensor, v: Tensor, window_size: WindowSize, *, dilation: Dilation = 1, query_offset: int | None = None) -> Tensor:
     """Sums of the values of each query's window, weighted by its slots: ``o[i, n] = sum_c a[i, c] * v[j(i, c), n]``.
 
     Args:
@@ -96,12 +93,12 @@ def unwindow_matmul(
     """
     left, right, taps = as_band(window_size, dilation)
     a, v = as_operands("a", a, "v", v)
-    *_, num_queries, width = a.shape
-    if width != left + 1 + right:
-        raise ValueError(f"a is {tuple(a.shape)}; its dim -1 needs to be left + 1 + right = {left + 1 + right}")
+    a_shape = a.shape
+    if a_shape[-1] != left + 1 + right:
+        raise ValueError(f"a is {tuple(a_shape)}; its dim -1 needs to be left + 1 + right = {left + 1 + right}")
     if taps:
         check_heads(dilation, "a", a)
-    shift = v.shape[-2] - num_queries if query_offset is None else as_offset(query_offset)
+    shift = v.shape[-2] - a_shape[-2] if query_offset is None else as_offset(query_offset)
     return _autograd.band_in(a, v, left, right, taps, shift)
 
 
@@ -140,11 +137,11 @@ def window_softmax(
     """
     left, right, taps = as_band(window_size, dilation)
     a = as_operand("a", a)
-    *_, num_queries, width = a.shape
-    if width != left + 1 + right:
-        raise ValueError(f"a is {tuple(a.shape)}; its dim -1 needs to be left + 1 + right = {left + 1 + right}")
+    a_shape = a.shape
+    if a_shape[-1] != left + 1 + right:
+        raise ValueError(f"a is {tuple(a_shape)}; its dim -1 needs to be left + 1 + right = {left + 1 + right}")
     if taps:
         check_heads(dilation, "a", a)
-    num_keys = num_queries if num_keys is None else as_count("num_keys", num_keys)
-    shift = num_keys - num_queries if query_offset is None else as_offset(query_offset)
+    num_keys = a_shape[-2] if num_keys is None else as_count("num_keys", num_keys)
+    shift = num_keys - a_shape[-2] if query_offset is None else as_offset(query_offset)
     return _autograd.window_softmax(a, left, right, taps, shift, num_keys)

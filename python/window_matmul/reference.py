@@ -66,7 +66,7 @@ def _keys_of_slots(
     i = torch.arange(num_queries, device=device)[:, None]
     t = torch.arange(-window.left, window.right + 1, device=device)
     j = i + shift + t * window.dilation
-    return j.clamp(0, max(num_keys - 1, 0)), (0 <= j) & (j < num_keys)
+    return j.clamp(0, max(num_keys - 1, 0)), (j >= 0) & (j < num_keys)
 
 
 def window_matmul(
@@ -95,9 +95,7 @@ def to_dense(a: Tensor, window_size: WindowSize, num_keys: int, *, dilation: Dil
     return dense.scatter_add(-1, j.expand(a.shape), a.double().where(exists, 0.0))
 
 
-def unwindow_matmul(
-    a: Tensor, v: Tensor, window_size: WindowSize, *, dilation: Dilation = 1, query_offset: int | None = None
-) -> Tensor:
+def unwindow_matmul(a: Tensor, v: Tensor, window_size: WindowSize, *, dilation: Dilation = 1, query_offset: int | None = None) -> Tensor:
     """The dense matrix that a stands for, times v."""
     return to_dense(a, window_size, v.shape[-2], dilation=dilation, query_offset=query_offset) @ v.double()
 
