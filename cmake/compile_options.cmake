@@ -17,7 +17,8 @@ function(window_matmul_compile_options target)
     # No path of the build machine in a binary that is passed on; a debugger needs them.
     "$<$<NOT:$<CONFIG:Debug>>:-ffile-prefix-map=${PROJECT_SOURCE_DIR}/=;-ffile-prefix-map=${PROJECT_BINARY_DIR}/=>")
   if(WINDOW_MATMUL_SANITIZE)
-    target_compile_options(${target} PRIVATE -fsanitize=${WINDOW_MATMUL_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+    target_compile_options(${target} PRIVATE
+      -fsanitize=${WINDOW_MATMUL_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1) # -O3 takes minutes to compile
     target_link_options(${target} PUBLIC -fsanitize=${WINDOW_MATMUL_SANITIZE})
   endif()
 endfunction()
