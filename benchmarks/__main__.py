@@ -1,0 +1,62 @@
+# benchmarks/__main__.py: the command: measures, judges, and writes results.json, report.md and pictures.
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from . import machine, plots, report
+from .compare import failures
+from .plan import SECTIONS, Options, jobs
+from .session import ROOT, run_all
+
+MINUTES = {"full": 25, "quick": 3}  # until then disturbed measurements are repeated
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    if arguments.render:
+        results = json.loads((arguments.render / "results.json").read_text())
+        _write(results, arguments.render)
+        return 0
+    options = Options(arguments.quick, tuple(arguments.op or SECTIONS), tuple(arguments.cases or ()), arguments.threads)
+    description, plan = machine.describe(), jobs(options)
+    if not plan:
+        print(f"no case's name contains any of {', '.join(options.patterns)}; names look like window-L4096-w64-fp32-t2", file=sys.stderr)
+        return 2
+    start = time.monotonic()
+    seconds = 60 * MINUTES["quick" if options.quick else "full"]
+    entries = run_all(plan, seconds, lambda line: print(line, flush=True))
+    results = {"machine": description, "quick": options.quick, "threads": options.threads, "entries": entries}
+    results["minutes"] = (time.monotonic() - start) / 60
+    _write(results, arguments.output or ROOT / "benchmarks" / "results" / machine.folder_name(description))
+    return 1 if failures(entries) else 0
+
+
+def _write(results: report.Results, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    pictures = plots.draw(results["entries"], folder)
+    (folder / "report.md").write_text(report.render(results, pictures))
+    print(report.summary(results["entries"]))
+    print(f"written to {folder}/report.md")
+
+
+def _parser() -> argparse.ArgumentParser:
+    description = "Measure the operators against the machine and against others."
+    parser = argparse.ArgumentParser("python -m window_matmul bench", description=description)
+    cores = min(2, os.cpu_count() or 1)
+    parser.add_argument("--quick", action="store_true", help="fewer cases, one malloc: about 3 minutes instead of 25")
+    parser.add_argument("--op", action="append", choices=SECTIONS, help="only this part (may be repeated)")
+    parser.add_argument("--cases", action="append", metavar="TEXT", help="only cases with TEXT in the name, as L4096-w64 (may be repeated)")
+    parser.add_argument("--threads", type=int, default=cores, help="threads, but for the one-thread part (default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: benchmarks/results/<date>-<processor>")
+    parser.add_argument("--render", type=Path, metavar="DIR", help="write the report of DIR/results.json anew, measure nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
