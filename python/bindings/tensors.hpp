@@ -33,7 +33,7 @@ inline void check(const Status& status) {
   if (!status.ok()) raise(status);
 }
 inline void require(bool ok, const char* name, const std::string& got, const char* need) {
-  if (!ok) throw std::invalid_argument(std::string(name) + " is " + got + "; it must be " + need);
+  if (!ok) throw std::invalid_argument(std::string(name) + " is " + got + "; it needs to be " + need);
 }
 
 inline DType dtype_of(const Tensor& tensor, const char* name) {
@@ -64,6 +64,12 @@ inline TensorView view_of(const Tensor& tensor, const char* name) {
 }
 static_assert(TensorView::kMaxRank == 16, "view_of's message says 16");
 
+inline std::string text_of_shape(const TensorView& view) {
+  std::string text;
+  for (int dim = 0; dim < view.rank; ++dim) text += (dim == 0 ? "(" : ", ") + std::to_string(view.shape[dim]);
+  return text + ")";
+}
+
 // torch's own words about the last call of its C interface that failed; before 2.13 it printed them instead.
 inline std::string torch_error() {
   using What = const char* (*)();
@@ -87,26 +93,25 @@ inline Tensor empty(const Tensor& like, const TensorView& like_view, index_t row
   *view = like_view;
   view->shape[view->rank - 2] = rows, view->shape[view->rank - 1] = cols;
   index_t count = 1, bytes = 0;
-  bool fits = true;
+  bool fits = true, nothing = false;
   for (int dim = view->rank; dim-- > 0;) {
     view->stride[dim] = count;
     fits = fits && !__builtin_mul_overflow(count, std::max<index_t>(view->shape[dim], 1), &count);
+    nothing = nothing || view->shape[dim] == 0;
   }
   fits = fits && !__builtin_mul_overflow(count, static_cast<index_t>(size_of(view->dtype)), &bytes);
-  if (!fits) {
-    throw std::invalid_argument("the result would have " + std::to_string(rows) + " x " + std::to_string(cols) +
-                                " elements in each matrix: its size does not fit into 64 bits");
-  }
+  require(fits, "the shape of the result", text_of_shape(*view), "so small that its size fits into 64 bits");
   std::int32_t dtype = 0, device = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   AtenTensorHandle handle = nullptr;
   if (aoti_torch_empty_strided(view->rank, view->shape, view->stride, dtype, device, like.get_device_index(), &handle)) {
-    throw std::runtime_error("cannot allocate the result of " + std::to_string(bytes) + " bytes: " + torch_error());
+    throw std::runtime_error("cannot allocate the result of shape " + text_of_shape(*view) + ", " + std::to_string(bytes) +
+                             " bytes: " + torch_error());
   }
   Tensor tensor(handle);
   view->data = tensor.mutable_data_ptr();
-  ask_for_huge_pages(view->data, bytes);
+  if (!nothing) ask_for_huge_pages(view->data, bytes);
   return tensor;
 }
 

@@ -59,10 +59,9 @@ index_t width_of(std::int64_t left, std::int64_t right) {
   return width;
 }
 
-void require_equal_leading_dims(const TensorView& x, const TensorView& y) {
-  if (x.rank != y.rank || !std::equal(x.shape, x.shape + x.rank - 2, y.shape)) {
-    throw std::invalid_argument("both tensors must have the same leading dims");
-  }
+void require_equal_leading_dims(const char* x_name, const TensorView& x, const char* y_name, const TensorView& y) {
+  const bool equal = x.rank == y.rank && std::equal(x.shape, x.shape + x.rank - 2, y.shape);
+  if (!equal) require(false, y_name, text_of_shape(y), ("of the leading dims of " + std::string(x_name) + ", " + text_of_shape(x)).c_str());
 }
 
 // ---- the operators ----------------------------------------------------------------------------------------------------------------
@@ -70,7 +69,7 @@ void require_equal_leading_dims(const TensorView& x, const TensorView& y) {
 Tensor band_out(const Tensor& q, const Tensor& k, std::int64_t left, std::int64_t right, const Dilation& dilation, std::int64_t shift,
                 double fill) {
   const TensorView q_view = view_of(q, "q"), k_view = view_of(k, "k");
-  require_equal_leading_dims(q_view, k_view);
+  require_equal_leading_dims("q", q_view, "k", k_view);
   TensorView a_view;
   Tensor a = empty(q, q_view, q_view.size(2), width_of(left, right), &a_view);
   check(window_matmul::band_out({left, right, dilation, shift}, q_view, k_view, a_view, fill, options_for(a_view, q_view.size(1))));
@@ -79,7 +78,7 @@ Tensor band_out(const Tensor& q, const Tensor& k, std::int64_t left, std::int64_
 
 Tensor band_in(const Tensor& a, const Tensor& v, std::int64_t left, std::int64_t right, const Dilation& dilation, std::int64_t shift) {
   const TensorView a_view = view_of(a, "a"), v_view = view_of(v, "v");
-  require_equal_leading_dims(a_view, v_view);
+  require_equal_leading_dims("a", a_view, "v", v_view);
   width_of(left, right);
   TensorView o_view;
   Tensor o = empty(a, a_view, a_view.size(2), v_view.size(1), &o_view);
@@ -90,7 +89,7 @@ Tensor band_in(const Tensor& a, const Tensor& v, std::int64_t left, std::int64_t
 Tensor band_in_transposed(const Tensor& a, const Tensor& x, std::int64_t left, std::int64_t right, const Dilation& dilation,
                           std::int64_t shift, std::int64_t num_keys) {
   const TensorView a_view = view_of(a, "a"), x_view = view_of(x, "x");
-  require_equal_leading_dims(a_view, x_view);
+  require_equal_leading_dims("a", a_view, "x", x_view);
   width_of(left, right);
   require(num_keys >= 0, "num_keys", std::to_string(num_keys), "at least 0");
   TensorView o_view;
@@ -114,7 +113,7 @@ Tensor window_softmax(const Tensor& a, std::int64_t left, std::int64_t right, co
 Tensor window_softmax_backward(const Tensor& g, const Tensor& p, std::int64_t left, std::int64_t right, const Dilation& dilation,
                                std::int64_t shift, std::int64_t num_keys) {
   const TensorView g_view = view_of(g, "g"), p_view = view_of(p, "p");
-  require_equal_leading_dims(g_view, p_view);
+  require_equal_leading_dims("g", g_view, "p", p_view);
   width_of(left, right);
   TensorView d_view;
   Tensor d = empty(g, g_view, g_view.size(2), g_view.size(1), &d_view);
@@ -132,7 +131,7 @@ Enum find(const char* name, const std::string& got, int count) {
     if (got == name_of(value)) return value;
     all += (i ? ", " : "") + std::string(name_of(value));
   }
-  throw std::invalid_argument(std::string(name) + " is '" + got + "'; it must be one of: " + all);
+  throw std::invalid_argument(std::string(name) + " is '" + got + "'; it needs to be one of: " + all);
 }
 
 Problem any_problem(const std::string& op, const std::string& dtype) {

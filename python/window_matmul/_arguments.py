@@ -115,6 +115,7 @@ def as_operands(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor,
         and y.is_cpu
         and x.layout is _STRIDED
         and y.layout is _STRIDED
+        and not (x.is_nested or y.is_nested)
         and not _is_any_autocast_enabled()
     ):
         x_shape, y_shape = x.shape, y.shape
@@ -138,7 +139,7 @@ def as_operands(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor,
 def as_operand(name: str, x: Tensor) -> Tensor:
     """A tensor that the operators take, cast if autocast asks for it."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} is a {type(x).__name__}; it needs to be a torch.Tensor")
+        raise TypeError(f"{name} is of type {type(x).__name__}; it needs to be a torch.Tensor")
     if x.layout is not _STRIDED or x.is_nested:
         raise TypeError(f"{name} has the layout {x.layout}{' (nested)' * x.is_nested}; it needs to be a dense tensor")
     if x.dtype not in _DTYPES:

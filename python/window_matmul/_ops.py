@@ -11,6 +11,7 @@ Leading dims are equal; `dilation` is () for 1, one int, or one for each entry o
     window_softmax_backward  g (Lq, W), p (Lq, W)  -> (Lq, W)    p[i,c] (g[i,c] - sum_c' p[i,c'] g[i,c']); 0 elsewhere
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,20 +33,27 @@ TENSORS = {band_out: 2, band_in: 2, band_in_transposed: 2, window_softmax: 1, wi
 
 
 # ---- shapes: results are contiguous, as the library makes them --------------------------------------------------------------------
+def _empty(like: Tensor, *shape: int) -> Tensor:
+    known = [size for size in shape if type(size) is int]  # symbols are not known yet
+    if math.prod(size or 1 for size in known) * like.element_size() >= 1 << 63:
+        raise ValueError(f"the shape of the result is {shape}; it needs to be so small that its size fits into 64 bits")
+    return like.new_empty(shape)
+
+
 def _like_band_out(q: Tensor, k: Tensor, left: int, right: int, *_: Any) -> Tensor:
-    return q.new_empty((*q.shape[:-1], left + 1 + right))
+    return _empty(q, *q.shape[:-1], left + 1 + right)
 
 
 def _like_band_in(a: Tensor, v: Tensor, *_: Any) -> Tensor:
-    return a.new_empty((*a.shape[:-1], v.shape[-1]))
+    return _empty(a, *a.shape[:-1], v.shape[-1])
 
 
 def _like_band_in_transposed(a: Tensor, x: Tensor, left: int, right: int, dilation: Sequence[int], shift: int, num_keys: int) -> Tensor:
-    return a.new_empty((*a.shape[:-2], num_keys, x.shape[-1]))
+    return _empty(a, *a.shape[:-2], num_keys, x.shape[-1])
 
 
 def _like_band(a: Tensor, *_: Any) -> Tensor:
-    return a.new_empty(a.shape)
+    return _empty(a, *a.shape)
 
 
 # ---- vmap: the mapped dim becomes the first of the leading dims, so that dim -3 stays what it was -----------------------------------

@@ -7,11 +7,11 @@ from typing import Any, NoReturn
 
 
 def as_int(name: str, value: object, need: str = "an int") -> int:
-    """An int from whatever is one (numpy's too, but not bool), else TypeError."""
+    """An int from whatever is one (numpy's too, but no bool), else TypeError."""
     if type(value) is int:
         return value
     try:
-        if not isinstance(value, bool):
+        if not isinstance(value, bool) and str(getattr(value, "dtype", "")) != "torch.bool":
             return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         pass
