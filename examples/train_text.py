@@ -15,7 +15,6 @@ from text_lm.text import Corpus, one_byte_floor, read_text, split
 from text_lm.training import Plan, Stopped, Trainer, stored_plan
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = 2048  # bytes in a held-out block
 PROMPT = "The "
 WRITTEN = 600  # bytes of generated text
 TEMPERATURE = 0.6
@@ -69,7 +68,7 @@ def prepare(args: argparse.Namespace, checkpoint: Path) -> Trainer:
                     f"--{name} {value}: the run in {checkpoint} was begun with {getattr(plan, name)}; leave the option out to resume"
                 )
     torch.set_num_threads(plan.threads)
-    trainer = Trainer(plan, split(*read_text(plan.text), BLOCK))
+    trainer = Trainer(plan, split(*read_text(plan.text)))
     if args.resume:
         trainer.load(checkpoint)
     return trainer

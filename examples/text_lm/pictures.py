@@ -9,6 +9,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from torch import Tensor
 
@@ -26,6 +29,8 @@ STYLE: dict[Any, Any] = {
     "axes.edgecolor": FAINT,
     "axes.titlelocation": "left",
 }
+BYTES_BACK = FuncFormatter(lambda value, _: f"{abs(value):g}")
+LETTERS, LETTER_SIZE = FontProperties(family="DejaVu Sans Mono"), 7
 SHOWN_DISTANCE = 47  # the large band panels show this many slots before the self key
 
 
@@ -120,38 +125,49 @@ def band_picture(path: Path, model: LanguageModel, tokens: Tensor, rows: int) ->
 
 
 def _sharpest(bands: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(layer, head) with the largest mean top weight among heads whose top key is near (1 to 3 back), and among those looking further."""
-    top, slot = bands.max(dim=-1)
-    distance = (bands.shape[-1] - 1 - slot).float()
-    is_far = distance.median(dim=-1).values > 3
+    """(layer, head) with the largest mean top weight: of those that mostly look 1 to 3 bytes back, and of the others that look further."""
+    top, slot = bands.max(dim=-1)  # (layers, heads, rows)
+    distance = (bands.shape[-1] - 1 - slot).median(dim=-1).values
     sharpness = top.mean(dim=-1)
+    near = (sharpness + ((distance > 0) & (distance <= 3))).flatten()
+    far = (sharpness + (distance > 3)).flatten()
+    far[near.argmax()] = -1.0
     heads = bands.shape[1]
-    picks = [int((sharpness + (is_far == wanted) + (distance.median(dim=-1).values > 0)).argmax()) for wanted in (False, True)]
-    return divmod(picks[0], heads), divmod(picks[1], heads)
+    return divmod(int(near.argmax()), heads), divmod(int(far.argmax()), heads)
 
 
 def _lettered_panel(axes: Axes, band: Tensor, tokens: Tensor) -> None:
     rows, width = band.shape
     shown = min(SHOWN_DISTANCE, width - 1)
-    weights = band[:, width - 1 - shown :]
-    axes.imshow(weights.sqrt(), cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=(-shown - 0.5, 0.5, rows - 0.5, -0.5))
-    for row in range(rows):
-        query = len(tokens) - rows + row
-        for back in range(min(shown, query) + 1):
-            colour = "white" if weights[row, shown - back] > 0.35 else INK
-            axes.text(
-                -back, row, letter(int(tokens[query - back])), ha="center", va="center", fontsize=6, family="DejaVu Sans Mono", color=colour
-            )
-    axes.set_yticks(range(rows), [letter(int(byte)) for byte in tokens[-rows:]], fontsize=6, family="DejaVu Sans Mono")
-    axes.set_xticks(range(-shown // 8 * 8 + 8, 1, 8), [str(-back) for back in range(-shown // 8 * 8 + 8, 1, 8)])
+    weights = band[:, width - 1 - shown :].numpy()
+    axes.imshow(np.sqrt(weights), cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=(-shown - 0.5, 0.5, rows - 0.5, -0.5))
+    query = len(tokens) - rows + np.arange(rows)[:, None]
+    key = query + np.arange(-shown, 1)
+    seen = np.where(key >= 0, tokens.numpy()[np.maximum(key, 0)], -1)  # (rows, shown + 1): the byte in each slot
+    for byte in np.unique(seen[seen >= 0]):
+        row, column = np.nonzero(seen == byte)
+        colours = np.where(weights[row, column] > 0.35, "white", INK)
+        _glyphs(axes, letter(int(byte)), column - shown, row, colours)
+    axes.set_yticks(range(rows), [letter(int(byte)) for byte in tokens[-rows:]], fontsize=LETTER_SIZE, family=LETTERS.get_family())
+    axes.xaxis.set_major_formatter(BYTES_BACK)
     axes.set(xlabel="bytes back", ylabel="query byte")
     axes.tick_params(length=0)
 
 
+def _glyphs(axes: Axes, character: str, x: np.ndarray, y: np.ndarray, colours: np.ndarray) -> None:
+    """One character at many places, as outlines: thousands of text objects would take seconds."""
+    outline = TextPath((-0.3 * LETTER_SIZE, -0.35 * LETTER_SIZE), character, size=LETTER_SIZE, prop=LETTERS)
+    points = axes.figure.dpi_scale_trans.frozen().scale(1 / 72)
+    places = np.column_stack((x, y))
+    axes.add_collection(
+        PathCollection([outline], offsets=places, offset_transform=axes.transData, transform=points, facecolors=colours, linewidths=0)
+    )
+
+
 def _small_panel(axes: Axes, band: Tensor, title: str) -> None:
     rows, width = band.shape
-    axes.imshow(band.sqrt(), cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=(1 - width - 0.5, 0.5, rows - 0.5, -0.5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):g}"))
+    axes.imshow(band.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=(1 - width - 0.5, 0.5, rows - 0.5, -0.5))
+    axes.xaxis.set_major_formatter(BYTES_BACK)
     axes.set_yticks([])
     axes.set_title(title, fontsize=8)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+HELD_OUT_BLOCK = 2048  # bytes
 HELD_OUT_EVERY = 16  # one block in 16 is held out
 
 
@@ -34,13 +35,14 @@ def without_repetitions(text: str) -> str:
     return "\n\n".join(first.values())
 
 
-def split(name: str, text: str, block: int) -> Corpus:
+def split(name: str, text: str, block: int = HELD_OUT_BLOCK) -> Corpus:
     data = torch.tensor(list(without_repetitions(text).encode()), dtype=torch.int64)
-    blocks = data[: len(data) // block * block].view(-1, block)
+    whole = len(data) // block * block
+    blocks, rest = data[:whole].view(-1, block), data[whole:]
     if len(blocks) < 2:
         raise ValueError(f"--text: {name} has {len(data)} bytes without its repetitions; at least {2 * block} are needed")
     held = torch.arange(len(blocks)) % HELD_OUT_EVERY == min(HELD_OUT_EVERY, len(blocks)) // 2
-    return Corpus(name, blocks[~held].flatten(), blocks[held])
+    return Corpus(name, torch.cat((blocks[~held].flatten(), rest)), blocks[held])
 
 
 def batch(corpus: Corpus, rows: int, length: int, generator: torch.Generator) -> Tensor:
