@@ -50,7 +50,7 @@ def _wanted(case: Case, options: Options) -> bool:
 
 
 def _cell(case: Case, name: str, malloc: str, options: Options) -> Job:
-    arguments = {"case": case.to_json(), "name": name, "seconds": 0.4 if options.quick else 1.0}
+    arguments = {"case": case.to_json(), "name": name, "seconds": 0.4 if options.quick else 0.8}
     return Job("cell", arguments, f"{case} {name}, malloc {malloc}", malloc)
 
 

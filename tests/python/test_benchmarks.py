@@ -169,7 +169,7 @@ def test_bars_are_judged() -> None:
 
 def test_a_second_reading_counts_only_where_it_is_less_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([cell_entry("ours", 0.010, 0.9), cell_entry("ours", 0.011, 0.1)])
-    monkeypatch.setattr(session, "run_job", lambda job: next(readings)["result"])
+    monkeypatch.setattr(session.Workers, "run", lambda self, job: next(readings)["result"])
     job = Job("cell", {}, "ours")
     assert session.run_all([job], 60, lambda line: None)[0]["result"]["forward"]["median"] == 0.011
     readings = iter([cell_entry("ours", 0.010, 0.5), cell_entry("ours", 0.002, 0.9)])
