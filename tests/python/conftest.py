@@ -53,6 +53,6 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(autouse=True)
 def same_start() -> None:
-    """Each test draws the same numbers, alone or in any order, on one thread: results do not depend on it, and tests about threads set more."""
+    """Each test draws the same numbers, alone or in any order, on one thread; tests about threads set more."""
     torch.manual_seed(20240229)
     torch.set_num_threads(1)

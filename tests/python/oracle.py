@@ -93,16 +93,17 @@ def rounding_of_sums(dtype: torch.dtype) -> float:
 def product_bound(exact: Tensor, magnitude: Tensor, terms: int, dtype: torch.dtype) -> Tensor:
     """Largest error of a sum of `terms` products rounded once to `dtype`. `magnitude` is the sum of the products' magnitudes.
 
-    A sum of n products in precision u errs by at most n u * magnitude to first order, in any order, fused or not; the oracle's own sum by as
-    much in float64. The last term is the smallest number of the dtype, for results that underflow.
+    A sum of n products in precision u errs by at most n u * magnitude to first order, in any order, fused or not; the oracle's own sum
+    by as much in float64. The last term is the smallest number of the dtype, for results that underflow.
     """
     sums = (terms + 2) * (rounding_of_sums(dtype) + ROUNDING[torch.float64])
     return magnitude * sums + exact.abs() * ROUNDING[dtype] * 1.01 + torch.finfo(dtype).tiny * torch.finfo(dtype).eps
 
 
 def softmax_bound(exact: Tensor, a: Tensor, dtype: torch.dtype) -> Tensor:
-    """Largest error of a softmax of the rows of `a`. The argument of exp is rounded (an error of u * |a - top| in the exponent), exp is good
-    to two units in the last place (4 u), in numerator and denominator; the sum adds W u; a weight below the normal numbers may vanish."""
+    """Largest error of a softmax of the rows of `a`. The argument of exp is rounded (an error of u * |a - top| in the exponent), exp is
+    good to two units in the last place (4 u), in numerator and denominator; the sum adds W u; a weight below the normal numbers may
+    vanish."""
     finite = torch.where(a.double().isfinite(), a.double(), 0.0)
     spread = finite.abs().amax(-1, keepdim=True) * 2 if a.shape[-1] else finite
     relative = (a.shape[-1] + spread * 2 + 10) * rounding_of_sums(dtype)
@@ -131,5 +132,6 @@ def check(actual: Tensor, exact: Tensor, bound: Tensor | float, dtype: torch.dty
         at = tuple(int(x) for x in wrong.nonzero()[0])
         allowed = torch.as_tensor(bound, dtype=torch.float64).expand(exact.shape)
         raise AssertionError(
-            f"{int(wrong.sum())} of {wrong.numel()} wrong; first at {at}: {actual[at]:.9g}, expected {exact[at]:.9g}, allowed error {allowed[at]:.3g}"
+            f"{int(wrong.sum())} of {wrong.numel()} wrong; first at {at}: {actual[at]:.9g}, expected {exact[at]:.9g}, "
+            f"allowed error {allowed[at]:.3g}"
         )

@@ -1,4 +1,4 @@
-"""tests/python/test_compile.py: torch.compile, torch.export, fake tensors and opcheck: nothing falls out of the graph, nothing changes in it."""
+"""tests/python/test_compile.py: torch.compile, torch.export, fake tensors, opcheck: all stays in the graph, nothing changes in it."""
 
 from __future__ import annotations
 
@@ -176,7 +176,12 @@ def test_meta_tensors(backend: str) -> None:
 
 @by_operator
 def test_fake_tensors_are_as_the_real_ones(backend: str, name: str, ours: Any, theirs: Any, make: Any) -> None:
-    layouts = (lambda x: x, lambda x: x.mT.contiguous().mT, lambda x: x.transpose(0, 1).contiguous().transpose(0, 1), lambda x: x[:1].expand_as(x))
+    layouts = (
+        lambda x: x,
+        lambda x: x.mT.contiguous().mT,
+        lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+        lambda x: x[:1].expand_as(x),
+    )
     for layout in layouts:
         args = [layout(x).requires_grad_() for x in make(3)]
         real = value_and_gradients(ours, args)

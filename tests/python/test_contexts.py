@@ -59,7 +59,7 @@ def test_autocast_leaves_float64_alone(backend: str) -> None:
     args = inputs(2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(attend(*args), attend(*args)) and attend(*args).dtype == torch.float64
-        with pytest.raises(TypeError, match="k is torch.bfloat16 beside q of torch.float64"):
+        with pytest.raises(TypeError, match=r"k is torch.bfloat16.*q.*torch.float64"):
             window_matmul(args[0], args[1].float().mT, 2)
     assert torch.equal(attend(*args), attend(*args))
 
@@ -92,7 +92,7 @@ def test_grad_modes(backend: str) -> None:
     assert inference.is_inference() and torch.equal(inference, plain)
     with torch.inference_mode():
         attend(own, own, own)
-    with pytest.raises(RuntimeError, match="[Ii]nference"):
+    with pytest.raises(RuntimeError, match=r"[Ii]nference"):
         attend(args[0], own, own)  # as torch's own products: an inference tensor cannot be saved for backward
     with torch.no_grad(), torch.enable_grad():
         assert attend(*args).requires_grad

@@ -70,7 +70,11 @@ def test_memory_layouts_do_not_matter(backend: str, dtype: torch.dtype, layout: 
     for case in (Case(37, 45, 24, Band(6, 9), (2, 3)), Case(19, 19, 7, Band(2, 1, (1, 4)), (3, 2)), Case(66, 70, 33, Band(33, 4, 2), ())):
         band, options = case.band, case.band.options
         q, k, a, v = case.tensors(dtype)
-        scores, mixed, soft = expected_window_matmul(q, k, band), expected_unwindow_matmul(a, v, band), expected_window_softmax(a, band, case.keys)
+        scores, mixed, soft = (
+            expected_window_matmul(q, k, band),
+            expected_unwindow_matmul(a, v, band),
+            expected_window_softmax(a, band, case.keys),
+        )
         for other in LAYOUTS:
             check(window_matmul(layout(q), other(k), band.window, **options), *scores, dtype)
             check(unwindow_matmul(layout(a), other(v), band.window, **options), *mixed, dtype)
@@ -90,8 +94,8 @@ def test_stride_zero(backend: str, dtype: torch.dtype) -> None:
 
 
 BATCHES = [
-    ((), (3,)), ((3,), ()), ((2, 3), (3,)), ((3,), (2, 3)), ((2, 1), (1, 3)), ((1,), (4,)), ((2, 3), (1, 1)), ((2, 1, 3), (4, 1)), ((0,), (1,)),
-    ((1, 1, 1), ()), ((1,), (2, 0)), ((5, 1, 1, 2), (1, 2)),
+    ((), (3,)), ((3,), ()), ((2, 3), (3,)), ((3,), (2, 3)), ((2, 1), (1, 3)), ((1,), (4,)), ((2, 3), (1, 1)),
+    ((2, 1, 3), (4, 1)), ((0,), (1,)), ((1, 1, 1), ()), ((1,), (2, 0)), ((5, 1, 1, 2), (1, 2)),
 ]  # fmt: skip
 
 
@@ -193,7 +197,7 @@ def test_half_precision_is_at_least_as_good_as_torch(backend: str, dtype: torch.
 
 
 def _at_most(ours: Tensor, theirs: Tensor, exact: Tensor) -> None:
-    """In the largest and in the mean square error; a thousandth is left for ties of rounding, which a sum in float32 may break either way."""
+    """In the largest and in the mean square error; a thousandth is for ties of rounding, which a float32 sum may break either way."""
     ours, theirs = (ours - exact).abs(), (theirs - exact).abs()
     assert ours.max() <= theirs.max() * 1.001
     assert ours.square().mean() <= theirs.square().mean() * 1.001

@@ -1,4 +1,4 @@
-"""tests/python/test_functional_transforms.py: torch.func in every nesting, vmap over every combination of arguments, against the oracle."""
+"""tests/python/test_functional_transforms.py: torch.func in every nesting, vmap over all arguments, against the oracle."""
 
 from __future__ import annotations
 

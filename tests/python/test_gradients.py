@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import oracle
 from cases import CASES, LAYOUTS, SMALL_CASES, Case
-from oracle import DTYPES, ROUNDING, Band, check, rounding_of_sums
+from oracle import DTYPES, ROUNDING, Band, check
 from window_matmul import unwindow_matmul, window_matmul, window_softmax
 
 CHECKED = [
@@ -175,7 +175,10 @@ def test_cotangents_of_any_layout(backend: str, dtype: torch.dtype) -> None:
         for g in cotangents:
             exact = torch.autograd.grad(z, wide, g.double(), retain_graph=True)
             for x, e, bound in zip(
-                torch.autograd.grad(y, leaf, g, retain_graph=True), exact, gradient_bound(name, case, leaf, g, list(exact), dtype), strict=True
+                torch.autograd.grad(y, leaf, g, retain_graph=True),
+                exact,
+                gradient_bound(name, case, leaf, g, list(exact), dtype),
+                strict=True,
             ):
                 check(x, e, bound, dtype)
 

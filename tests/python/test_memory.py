@@ -1,4 +1,4 @@
-"""tests/python/test_memory.py: peak memory, in bytes, is what is returned and a little for each thread: it grows with L * W, never with L * L.
+"""tests/python/test_memory.py: peak memory is what is returned and a little for each thread: it grows with L * W, never with L * L.
 
 Measured as the growth of the resident set over inputs that are there already, in a process where nothing else happens.
 """

@@ -1,4 +1,4 @@
-"""tests/python/test_oracle.py: the oracle itself, against the definition written out in loops, and the package's reference against the oracle."""
+"""tests/python/test_oracle.py: the oracle against the definition written out in loops, the package's reference against the oracle."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def test_the_reference_is_the_oracle(case: Case) -> None:
     check(actual, exact, oracle.product_bound(exact, oracle.window_matmul(q.abs(), k.abs(), case.band), case.dim, q.dtype), q.dtype)
     exact = oracle.unwindow_matmul(a, v, case.band)
     actual = reference.unwindow_matmul(a, v, case.band.window, **case.band.options)
-    check(actual, exact, oracle.product_bound(exact, oracle.unwindow_matmul(a.abs(), v.abs(), case.band), case.band.width, q.dtype), q.dtype)
+    check(
+        actual, exact, oracle.product_bound(exact, oracle.unwindow_matmul(a.abs(), v.abs(), case.band), case.band.width, q.dtype), q.dtype
+    )
     exact = oracle.window_softmax(a, case.band, case.keys)
     actual = reference.window_softmax(a, case.band.window, num_keys=case.keys, **case.band.options)
     check(actual, exact, oracle.softmax_bound(exact, a, q.dtype), q.dtype)
@@ -88,7 +90,7 @@ def test_the_reference_is_the_oracle(case: Case) -> None:
 @pytest.mark.best_backend
 def test_the_reference_never_lets_what_is_outside_in() -> None:
     for case in SMALL_CASES:
-        q, k, a, v = case.tensors()
+        _, _, a, v = case.tensors()
         _, exists = case.band.keys(case.queries, case.keys)
         poisoned = torch.where(exists, a, torch.nan)
         options = case.band.options

@@ -54,7 +54,9 @@ def test_repr_says_it_all() -> None:
     assert re.findall(r"\d+|None", repr(Window(2, -1, 3))) == ["2", "None", "3"]
 
 
-@pytest.mark.parametrize("value", [True, False, 1.0, 2.5, "2", (1,), [1], {}, 1j, np.float32(2), np.bool_(True), torch.tensor([1, 2])], ids=repr)
+@pytest.mark.parametrize(
+    "value", [True, False, 1.0, 2.5, "2", (1,), [1], {}, 1j, np.float32(2), np.bool_(True), torch.tensor([1, 2])], ids=repr
+)
 @pytest.mark.parametrize("name", ["left", "right", "dilation"])
 def test_wrong_types(name: str, value: Any) -> None:
     with pytest.raises(TypeError, match=name):
@@ -62,7 +64,8 @@ def test_wrong_types(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, value", [("left", -2), ("left", -BIG), ("right", -2), ("right", np.int8(-5)), ("dilation", 0), ("dilation", -1), ("dilation", -BIG)]
+    "name, value",
+    [("left", -2), ("left", -BIG), ("right", -2), ("right", np.int8(-5)), ("dilation", 0), ("dilation", -1), ("dilation", -BIG)],
 )
 def test_wrong_values(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"{name}.*{int(value)}"):
