@@ -59,7 +59,7 @@ def window_matmul(
     q_shape, k_shape = q.shape, k.shape
     if q_shape[-1] != k_shape[-2]:
         raise ValueError(f"k is {tuple(k_shape)} beside q of {tuple(q_shape)}; its dim -2 needs to be q's dim -1, {q_shape[-1]}")
-    if taps:
+    if type(dilation) is not int:
         check_heads(dilation, "q", q)
     if type(fill) is not float or fill != fill:
         fill = as_fill(fill)
@@ -96,7 +96,7 @@ def unwindow_matmul(a: Tensor, v: Tensor, window_size: WindowSize, *, dilation: 
     a_shape = a.shape
     if a_shape[-1] != left + 1 + right:
         raise ValueError(f"a is {tuple(a_shape)}; its dim -1 needs to be left + 1 + right = {left + 1 + right}")
-    if taps:
+    if type(dilation) is not int:
         check_heads(dilation, "a", a)
     shift = v.shape[-2] - a_shape[-2] if query_offset is None else as_offset(query_offset)
     return _autograd.band_in(a, v, left, right, taps, shift)
@@ -140,7 +140,7 @@ def window_softmax(
     a_shape = a.shape
     if a_shape[-1] != left + 1 + right:
         raise ValueError(f"a is {tuple(a_shape)}; its dim -1 needs to be left + 1 + right = {left + 1 + right}")
-    if taps:
+    if type(dilation) is not int:
         check_heads(dilation, "a", a)
     num_keys = a_shape[-2] if num_keys is None else as_count("num_keys", num_keys)
     shift = num_keys - a_shape[-2] if query_offset is None else as_offset(query_offset)
