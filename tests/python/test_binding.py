@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from child import run
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
+
+from child import run
 from window_matmul import Window, _autograd, unwindow_matmul, window_matmul, window_softmax
 from window_matmul.plot import plot_band, plot_scores
 
