@@ -1,6 +1,7 @@
 // src/ops.cpp: every operator: validate -> select -> configure -> run.
 #include "window_matmul/ops.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "validate.hpp"
@@ -9,7 +10,10 @@
 namespace window_matmul {
 namespace {
 
+bool is_empty(const TensorView& t) { return std::find(t.shape, t.shape + t.rank, 0) != t.shape + t.rank; }
+
 Status run(const Call& call, const RunOptions& options) {
+  if (options.stats != nullptr) *options.stats = {};
   Problem problem;
   Args args;
   if (Status status = validate(call, &problem, &args); !status.ok()) return status;
@@ -20,6 +24,7 @@ Status run(const Call& call, const RunOptions& options) {
   const Kernel* kernel = nullptr;
   const char* forced = options.backend != nullptr ? options.backend : std::getenv("WINDOW_MATMUL_BACKEND");
   if (Status status = select(problem, device, forced, &kernel); !status.ok()) return status;
+  if (is_empty(args.out)) return {};
   return kernel->run(problem, kernel->configure(problem, device), args);
 }
 

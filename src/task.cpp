@@ -4,9 +4,12 @@
 namespace window_matmul {
 namespace {
 
+// Products modulo 2^64: those that wrap belong to rows that do not exist.
+index_t times(index_t a, index_t b) { return static_cast<index_t>(static_cast<std::uint64_t>(a) * static_cast<std::uint64_t>(b)); }
+
 Matrix strided_rows(const Matrix& m, DType dtype, index_t first, index_t step) {
-  const index_t bytes = static_cast<index_t>(size_of(dtype));
-  return {m.data == nullptr ? nullptr : m.data + first * m.row_stride * bytes, m.row_stride * step, m.col_stride};
+  const index_t skipped = times(times(first, m.row_stride), static_cast<index_t>(size_of(dtype)));
+  return {m.address + static_cast<std::uintptr_t>(skipped), times(m.row_stride, step), m.col_stride};
 }
 
 }  // namespace
@@ -17,8 +20,8 @@ Matrix matrix_of(const TensorView& tensor, index_t index) {
     offset += index % tensor.shape[dim] * tensor.stride[dim];
     index /= tensor.shape[dim];
   }
-  char* data = static_cast<char*>(tensor.data);
-  return {data == nullptr ? nullptr : data + offset * static_cast<index_t>(size_of(tensor.dtype)), tensor.step(2), tensor.step(1)};
+  const index_t bytes = offset * static_cast<index_t>(size_of(tensor.dtype));
+  return {reinterpret_cast<std::uintptr_t>(tensor.data) + static_cast<std::uintptr_t>(bytes), tensor.step(2), tensor.step(1)};
 }
 
 Task task_of(const Problem& problem, const Args& args, index_t index, index_t part) {

@@ -5,8 +5,9 @@
 
 namespace window_matmul {
 
-struct Matrix {  // element (r, c) at data + (r * row_stride + c * col_stride) elements
-  char* data = nullptr;
+// Element (r, c) at address + (r * row_stride + c * col_stride) elements. A number, not a pointer: a part without columns may begin anywhere.
+struct Matrix {
+  std::uintptr_t address = 0;
   index_t row_stride = 0, col_stride = 0;
 };
 

@@ -5,9 +5,9 @@
 
 namespace window_matmul::cpu {
 
-struct Operand {  // element (r, c) at origin + r * row_stride + c * col_stride elements
-  char* data = nullptr;
-  index_t origin = 0, row_stride = 0, col_stride = 0;
+struct Operand {  // element (r, c) at address + (r * row_stride + c * col_stride) elements; (0, 0) itself need not exist
+  std::uintptr_t address = 0;
+  index_t row_stride = 0, col_stride = 0;
 };
 
 // One work item: some output rows of one band. The band is seen from the output: its rows are the rows of `out`.
@@ -38,6 +38,7 @@ struct IsaKernels {
 // Sizes that scratch is laid out by: the most of any instruction set, so that one formula serves all.
 inline constexpr index_t kMaxLanes = 16, kMaxTileRows = 8;
 inline constexpr index_t kPackedColumns = 256;  // columns of the summed matrix (band_in) that are packed at a time
+inline constexpr index_t kPackedDepth = 1024;   // of the head dim (band_out), likewise
 inline constexpr index_t kCacheLine = 64;
 
 const IsaKernels& scalar_kernels();

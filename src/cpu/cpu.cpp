@@ -23,11 +23,14 @@ namespace {
 // Rows of a work item. A multiple of every ISA's tile rows; enough to share the packed keys of a block, few enough to spread over threads.
 constexpr index_t kBlockRows = 192;
 
+// Of a softmax's row, for the size of its scratch: there is no memory for wider ones.
+constexpr index_t kMaxWidth = index_t{1} << 50;
+
 index_t element_bytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }  // of sums and packed operands
 
 Config configure(const Problem& problem, const DeviceInfo& device) {
-  // band_out packs block_keys * N elements, of which a row tile reads all; band_in reads block_keys * min(N, 256). Half the second level.
-  const index_t columns = problem.op == Op::band_out ? problem.dim : smaller(problem.dim, kPackedColumns);
+  // A row tile reads all that is packed for block_keys keys. Half the second level.
+  const index_t columns = smaller(problem.dim, problem.op == Op::band_out ? kPackedDepth : kPackedColumns);
   const index_t fits = static_cast<index_t>(device.l2_bytes) / 2 / (larger(columns, 1) * element_bytes(problem.dtype));
   return {kBlockRows, clamp(fits / 64 * 64, 64, 1024)};
 }
@@ -37,15 +40,20 @@ std::size_t scratch_bytes(const Problem& problem, const Config& config) {
   const index_t line = kCacheLine / element_bytes(problem.dtype), tile = kMaxTileRows * 4 * kMaxLanes;
   index_t elements = 0;
   switch (problem.op) {
-    case Op::band_out: elements = problem.dim * (config.block_keys + kMaxLanes + 2 * line + kMaxTileRows) + tile; break;
+    case Op::band_out: {
+      const index_t depth = smaller(problem.dim, kPackedDepth);
+      elements = depth * (config.block_keys + kMaxLanes + 2 * line + kMaxTileRows) + tile;
+      if (depth < problem.dim) elements += config.block_rows * (config.block_keys + 4 * kMaxLanes);
+      break;
+    }
     case Op::band_in:
     case Op::band_in_transposed: {
       const index_t width = round_up(smaller(problem.dim, kPackedColumns), kMaxLanes);
       elements = (config.block_rows + config.block_keys) * width + (kMaxLanes + 1) * config.block_keys + 4 * kMaxTileRows * kMaxTileRows + tile;
       break;
     }
-    case Op::softmax: elements = problem.band.width() + 2 * kMaxLanes; break;
-    case Op::softmax_backward: elements = 2 * (problem.band.width() + 3 * kMaxLanes); break;
+    case Op::softmax:
+    case Op::softmax_backward: elements = 2 * (smaller(problem.band.width(), kMaxWidth) + 3 * kMaxLanes); break;
   }
   return static_cast<std::size_t>(elements * element_bytes(problem.dtype));
 }
@@ -53,18 +61,20 @@ std::size_t scratch_bytes(const Problem& problem, const Config& config) {
 // ---- WHERE --------------------------------------------------------------------------------------------------------------------------
 
 // Band storage in (row, column) coordinates of a band whose rows are queries: slot = column - first(row).
-Operand by_columns(const Matrix& m, const Band& band) {
-  return {m.data, (band.left - band.shift) * m.col_stride, m.row_stride - m.col_stride, m.col_stride};
+Operand by_columns(const Matrix& m, const Band& band, DType dtype) {
+  const auto unsigned_of = [](index_t n) { return static_cast<std::uintptr_t>(n); };  // products modulo 2^64, as addresses are
+  const std::uintptr_t skipped = unsigned_of(band.left - band.shift) * unsigned_of(m.col_stride) * size_of(dtype);
+  return {m.address + skipped, m.row_stride - m.col_stride, m.col_stride};
 }
-Operand transposed(const Operand& o) { return {o.data, o.origin, o.col_stride, o.row_stride}; }
-Operand as_it_is(const Matrix& m) { return {m.data, 0, m.row_stride, m.col_stride}; }
+Operand transposed(const Operand& o) { return {o.address, o.col_stride, o.row_stride}; }
+Operand as_it_is(const Matrix& m) { return {m.address, m.row_stride, m.col_stride}; }
 
 Block block_of(const Problem& problem, const Config& config, const Task& task, Range rows) {
   Block block{};
   block.band = output_band(problem.op, task.band);
   block.rows = rows;
   const bool sums = problem.op == Op::band_in || problem.op == Op::band_in_transposed;
-  block.x = sums ? by_columns(task.x, task.band) : as_it_is(task.x);
+  block.x = sums ? by_columns(task.x, task.band, problem.dtype) : as_it_is(task.x);
   if (writes_keys(problem.op)) block.x = transposed(block.x);
   block.y = as_it_is(task.y);
   block.out = as_it_is(task.out);
@@ -80,35 +90,33 @@ class WorkList {
  public:
   WorkList(const Problem& problem, index_t block_rows) : problem_(problem), block_rows_(block_rows), band_(output_band(problem.op, problem.band)) {
     index_t end = 0;
-    for (index_t head = 0; head < problem.heads; ++head) ends_.push_back(end += parts(head) * blocks_of_a_part(head));
+    for (index_t head = 0; head < heads_of_a_round(); ++head) ends_.push_back(end += items_of(head));
   }
 
-  index_t size() const { return ends_.empty() ? 0 : problem_.batch * ends_.back(); }
+  index_t size() const { return problem_.batch * problem_.heads / heads_of_a_round() * ends_.back(); }
 
   // Calls f(index of the head in all batches, part, rows) for item `item`; not at all where the part has no such rows.
   template <class F>
   void visit(index_t item, F&& f) const {
-    const index_t batch = item / ends_.back(), in_batch = item % ends_.back();
-    index_t head = 0;
-    if (problem_.dilation.size() == 1)
-      head = in_batch / ends_.front();
-    else
-      while (in_batch >= ends_[static_cast<std::size_t>(head)]) ++head;
-    const index_t in_head = in_batch - (head == 0 ? 0 : ends_[static_cast<std::size_t>(head - 1)]);
-    const index_t part = in_head / blocks_of_a_part(head), block = in_head % blocks_of_a_part(head);
+    const index_t round = item / ends_.back();
+    index_t rest = item % ends_.back(), head = 0;
+    while (rest >= ends_[static_cast<std::size_t>(head)]) ++head;
+    if (head > 0) rest -= ends_[static_cast<std::size_t>(head - 1)];
+    const index_t part = rest / blocks_of_a_part(head), block = rest % blocks_of_a_part(head);
     const index_t rows_of_part = dilated_part(band_, problem_.dilation_of(head), part).band.rows;
     const Range rows{block * block_rows_, smaller((block + 1) * block_rows_, rows_of_part)};
-    if (!rows.empty()) f(batch * problem_.heads + head, part, rows);
+    if (!rows.empty()) f(round * heads_of_a_round() + head, part, rows);
   }
 
  private:
-  index_t parts(index_t head) const { return dilated_parts(band_, problem_.dilation_of(head)); }
+  index_t heads_of_a_round() const { return static_cast<index_t>(problem_.dilation.size()); }  // after which the dilations repeat
   index_t blocks_of_a_part(index_t head) const { return ceil_div(ceil_div(band_.rows, problem_.dilation_of(head)), block_rows_); }
+  index_t items_of(index_t head) const { return dilated_parts(band_, problem_.dilation_of(head)) * blocks_of_a_part(head); }
 
   const Problem& problem_;
   index_t block_rows_;
   Band band_;
-  std::vector<index_t> ends_;  // of each head's items
+  std::vector<index_t> ends_;  // of the items of each head of a round
 };
 
 int kernel_of(Op op) {

@@ -22,11 +22,15 @@ struct BandOut {
   const Block& block;
   const Matrix2<const E> q{block.x}, k{block.y};
   const Matrix2<E> out{block.out};
-  // Scratch: packed Kt [N][ld], one row tile of widened queries [kTileRows][N], one chunk [kTileRows][chunk].
-  const index_t ld = packed_stride(block.block_keys);
+  // Scratch: packed Kt [depth][ld], one row tile of widened queries [kTileRows][depth], one chunk [kTileRows][kChunk], and where the head
+  // dim is taken in several steps their sums [rows][sums_stride].
+  static constexpr index_t kChunk = S::kTileVecs * S::kLanes;
+  const index_t depth = smaller(block.dim, kPackedDepth);
+  const index_t ld = packed_stride(block.block_keys), sums_stride = block.block_keys + kChunk;
   T* const packed = static_cast<T*>(block.scratch);
-  T* const queries = packed + block.dim * ld;
-  T* const chunk = queries + (kSameType ? 0 : kMaxTileRows * block.dim);
+  T* const queries = packed + depth * ld;
+  T* const chunk = queries + (kSameType ? 0 : kMaxTileRows * depth);
+  T* const sums = chunk + kMaxTileRows * kChunk;
 
   // An odd number of cache lines and room for a vector behind the last key: the N rows spread over all sets of the caches.
   static index_t packed_stride(index_t keys) {
@@ -37,8 +41,12 @@ struct BandOut {
   void run() {
     for (index_t row = block.rows.begin; row < block.rows.end; ++row) fill(row);
     for_each_key_tile(block.band, block.rows, block.block_keys, [&](Range keys, bool) {
-      pack_transposed<S>(k, keys, block.dim, packed, ld);
-      for_each_row_tile<S>(block.rows, [&]<int Rows>(index_t row) { row_tile<Rows>(row, keys); });
+      Range ns{0, depth};
+      do {
+        pack_transposed<S>(k, keys, ns, packed, ld);
+        for_each_row_tile<S>(block.rows, [&]<int Rows>(index_t row) { row_tile<Rows>(row, keys, ns); });
+        ns = {ns.end, smaller(ns.end + depth, block.dim)};
+      } while (!ns.empty());
     });
   }
 
@@ -50,42 +58,48 @@ struct BandOut {
     fill_row(value, to, out.col_stride, {slots.end, block.band.width()});
   }
 
-  Scalars<T> query_rows(index_t row, index_t rows) {
-    if constexpr (kSameType) return {q.at(row, 0), q.row_stride, q.col_stride};
-    pack<S>(q, {row, row + rows}, {0, block.dim}, queries, block.dim);
-    return {queries, block.dim, 1};
+  Scalars<T> query_rows(index_t row, index_t rows, Range ns) {
+    if constexpr (kSameType) return {q.at(row, ns.begin), q.row_stride, q.col_stride};
+    pack<S>(q, {row, row + rows}, ns, queries, depth);
+    return {queries, depth, 1};
   }
 
   template <int Rows>
-  void row_tile(index_t row, Range packed_keys) {
+  void row_tile(index_t row, Range packed_keys, Range ns) {
     const Range tile{row, row + Rows};
     const Range any = block.band.keys_any(tile).intersect(packed_keys), all = block.band.keys_all(tile);
     if (any.empty()) return;
-    const Scalars<T> scalars = query_rows(row, Rows);
-    constexpr index_t kChunk = S::kTileVecs * S::kLanes;
+    const Scalars<T> scalars = query_rows(row, Rows, ns);
     for (index_t key = any.begin; key < any.end; key += kChunk) {
       const Range keys{key, smaller(key + kChunk, any.end)};
       const Vectors<T> vectors{packed + (key - packed_keys.begin), ld};
+      T* const kept = sums + (row - block.rows.begin) * sums_stride + (key - packed_keys.begin);
+      const T* const from = ns.begin == 0 ? nullptr : kept;
       with_vecs<S::kTileVecs>(ceil_div(keys.size(), S::kLanes), [&]<int Vecs>() {
-        const bool whole = out.col_stride == 1 && all.contains({key, key + Vecs * S::kLanes});
-        if (whole) {
-          sum_products<Rows, Vecs>(scalars, vectors, out.at(row, block.band.slot(row, key)), out.row_stride - 1);
+        constexpr index_t width = Vecs * S::kLanes;
+        if (ns.end < block.dim) {
+          sum_products<Rows, Vecs>(scalars, vectors, ns.size(), from, kept, sums_stride);
+        } else if (out.col_stride == 1 && all.contains({key, key + width})) {
+          sum_products<Rows, Vecs>(scalars, vectors, ns.size(), from, out.at(row, block.band.slot(row, key)), out.row_stride - 1);
         } else {
-          sum_products<Rows, Vecs>(scalars, vectors, chunk, Vecs * S::kLanes);
+          sum_products<Rows, Vecs>(scalars, vectors, ns.size(), from, chunk, width);
           copy_edge<Rows, Vecs>(row, keys);
         }
-        *block.multiply_adds += Rows * Vecs * S::kLanes * block.dim;
+        *block.multiply_adds += Rows * width * ns.size();
       });
     }
   }
 
-  // Not inlined: the loop needs all registers for itself.
+  // Adds to the sums at `from` (zeros if null). Not inlined: the loop needs all registers for itself.
   template <int Rows, int Vecs, class To>
-  [[gnu::noinline]] void sum_products(Scalars<T> scalars, Vectors<T> vectors, To* to, index_t to_stride) const {
-    Tile<S, Rows, Vecs> sums;
-    sums.clear();
-    sums.accumulate(scalars, vectors, block.dim);
-    sums.store(to, to_stride);
+  [[gnu::noinline]] void sum_products(Scalars<T> scalars, Vectors<T> vectors, index_t steps, const T* from, To* to, index_t to_stride) const {
+    Tile<S, Rows, Vecs> tile;
+    if (from == nullptr)
+      tile.clear();
+    else
+      tile.load(from, sums_stride);
+    tile.accumulate(scalars, vectors, steps);
+    tile.store(to, to_stride);
   }
 
   template <int Rows, int Vecs>

@@ -11,11 +11,13 @@ namespace {
 
 template <class E>
 struct Matrix2 {  // an Operand with its element type
-  E* data;
+  std::uintptr_t address;
   index_t row_stride, col_stride;
 
-  explicit Matrix2(const Operand& o) : data(reinterpret_cast<E*>(o.data) + o.origin), row_stride(o.row_stride), col_stride(o.col_stride) {}
-  E* at(index_t r, index_t c) const { return data + r * row_stride + c * col_stride; }
+  explicit Matrix2(const Operand& o) : address(o.address), row_stride(o.row_stride), col_stride(o.col_stride) {}
+  E* at(index_t r, index_t c) const {
+    return reinterpret_cast<E*>(address + static_cast<std::uintptr_t>(r * row_stride + c * col_stride) * sizeof(E));
+  }
 };
 
 template <Simd S, class E>
@@ -51,12 +53,12 @@ void transpose_square(const E* from, index_t row_stride, typename S::Scalar* to,
   for (int c = 0; c < S::kLanes; ++c) S::store(to + c * ld, square[c]);
 }
 
-// to[c * ld + r] = m(rows.begin + r, c) for c in [0, cols), with zeros after the last row up to a whole vector.
+// to[c * ld + r] = m(rows.begin + r, columns.begin + c), with zeros after the last row up to a whole vector.
 template <Simd S, class E>
-void pack_transposed(const Matrix2<E>& m, Range rows, index_t cols, typename S::Scalar* to, index_t ld) {
+void pack_transposed(const Matrix2<E>& m, Range rows, Range columns, typename S::Scalar* to, index_t ld) {
   constexpr index_t lanes = S::kLanes;
-  const index_t count = rows.size();
-  const E* from = m.at(rows.begin, 0);
+  const index_t count = rows.size(), cols = columns.size();
+  const E* from = m.at(rows.begin, columns.begin);
   for (index_t c = 0; c < cols; ++c) S::store(to + c * ld + count, S::zero());
   if (m.col_stride != 1 || count < lanes || cols < lanes) {
     for (index_t c = 0; c < cols; ++c) read_row<S>(from + c * m.col_stride, m.row_stride, count, to + c * ld);
