@@ -21,8 +21,26 @@ _MAX_DISTANCE = 1 << 60
 # ---- window_size, dilation ----------------------------------------------------------------------------------------------------------
 def as_band(window_size: object, dilation: object) -> tuple[int, int, tuple[int, ...]]:
     """left, right, and the dilation: () for 1, one int, or one for each entry of dim -3."""
-    if type(window_size) is int and 0 <= window_size < _MAX_SIDE and type(dilation) is int and dilation == 1:
-        return window_size, window_size, ()
+    left = right = None
+    if type(window_size) is int:
+        left = right = window_size
+    elif type(window_size) is tuple and len(window_size) == 2:
+        left, right = window_size
+    elif type(window_size) is Window and window_size.dilation == 1:
+        left, right = window_size.left, window_size.right
+    if (
+        type(left) is int
+        and type(right) is int
+        and 0 <= left < _MAX_SIDE
+        and 0 <= right < _MAX_SIDE
+        and type(dilation) is int
+        and dilation == 1
+    ):
+        return left, right, ()
+    return _as_any_band(window_size, dilation)
+
+
+def _as_any_band(window_size: object, dilation: object) -> tuple[int, int, tuple[int, ...]]:
     left, right = _bounded_sides(window_size)
     taps = _taps(dilation)
     if isinstance(window_size, Window) and any(tap != window_size.dilation for tap in taps):
