@@ -4,6 +4,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+
 from window_matmul import unwindow_matmul, window_matmul, window_softmax
 
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+
 import window_matmul
 
 from .bound import BROKEN
