@@ -147,11 +147,12 @@ def as_operands(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor,
         raise ValueError(f"{y_name} is on {y.device} beside {x_name} on {x.device}; it needs to be on the same device")
     try:
         leading = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+        return x.expand(*leading, *x.shape[-2:]), y.expand(*leading, *y.shape[-2:])
     except RuntimeError:
         raise ValueError(
-            f"{y_name} is {tuple(y.shape)} beside {x_name} of {tuple(x.shape)}; the leading dims (all but two) need to be broadcastable"
+            f"{y_name} is {tuple(y.shape)} beside {x_name} of {tuple(x.shape)}; the leading dims (all but two) need to be broadcastable, "
+            "to a size that fits into 64 bits"
         ) from None
-    return x.expand(*leading, *x.shape[-2:]), y.expand(*leading, *y.shape[-2:])
 
 
 def as_operand(name: str, x: Tensor) -> Tensor:
