@@ -136,7 +136,8 @@ class Window:
         Window(left=128, right=0, dilation=1)
         """
         if not isinstance(window_size, tuple | list) or len(window_size) != 2:
-            raise TypeError(f"window_size is {window_size!r}; it needs to be a pair (left, right)")
+            error = ValueError if isinstance(window_size, tuple | list) else TypeError
+            raise error(f"window_size is {window_size!r}; it needs to be a pair (left, right)")
         left, right = as_side("window_size[0]", window_size[0]), as_side("window_size[1]", window_size[1])
         if not _flag("causal", causal):
             return cls(left, right)
