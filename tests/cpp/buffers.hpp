@@ -129,6 +129,7 @@ class Tensor {
   }
 
   void set_offsets() {
+    if (volume(shape_) == 0) return;
     offsets_ = {0};
     for (std::size_t d = 0; d < shape_.size(); ++d) {
       std::vector<index_t> longer;
@@ -138,7 +139,6 @@ class Tensor {
       }
       offsets_ = std::move(longer);
     }
-    if (offsets_.empty()) return;
     lowest_ = *std::min_element(offsets_.begin(), offsets_.end());
     highest_ = *std::max_element(offsets_.begin(), offsets_.end()) + 1;
   }

@@ -100,7 +100,7 @@ class NonFiniteRows : public OnEachRow {
 
 TEST_P(NonFiniteRows, ReachTheRowsThatSeeThemAndNoOthers) {
   for (const DType dtype : kDTypes) {
-    const Case c{.rows = 230, .cols = 230, .window = {40, 25}, .dim = 20, .dtype = dtype};
+    const Case c{.rows = 210, .cols = 210, .window = {40, 25}, .dim = 20, .dtype = dtype};
     expect_reach(Op::band_in, c, [](index_t query, index_t key) { return query - 40 <= key && key <= query + 25; });
     expect_reach(Op::band_in_transposed, c, [](index_t key, index_t query) { return query - 40 <= key && key <= query + 25; });
   }

@@ -111,7 +111,7 @@ TEST(ThisDevice, IsTheSameEachTime) {
 
 TEST(Configure, IsAFunctionOfProblemAndDeviceAlone) {
   for (const Kernel& kernel : kernel_table()) {
-    for (const index_t dim : {0, 1, 64, 100'000}) {
+    for (const index_t dim : {index_t{0}, index_t{1}, index_t{64}, index_t{100'000}, kUnbounded}) {
       const Problem problem{.band = {4096, 4096, 128, 128, 0}, .dim = dim};
       const Config config = kernel.configure(problem, kAvx512);
       EXPECT_EQ(config, kernel.configure(problem, kAvx512)) << kernel.name;

@@ -121,6 +121,7 @@ class Trial {
 
   // Which elements the definition looks at.
   void mark_used(Flags& in_x, Flags& in_y) const {
+    if (x.size() == 0) return;
     for (index_t index = 0; index < volume(c.lead()); ++index) {
       const index_t x0 = first_of(x, index), y0 = op == Op::softmax ? 0 : first_of(y, index);
       geometry(index).for_each_pair([&](index_t i, index_t slot, index_t j) {
