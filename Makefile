@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS := $(shell nproc 2>/dev/null || echo 2)
+PYTEST := $(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile
 ifeq ($(origin CXX), default)
 CXX := c++
 endif
@@ -38,14 +39,16 @@ test-cpp: install $(VENV)/.gtest ## C++ tests
 	cmake --workflow --preset release
 
 test-python: install ## Python tests, doctests, tests of the wheel, the sdist and the C++ package
-	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest --doctest-modules --pyargs window_matmul
+	$(PYTEST) tests
+	$(BIN)/python -m pytest --quiet --doctest-modules --pyargs window_matmul
 
-test-backends: install ## Python tests again on every other kernel of this machine
+# test-python has run every test on the best kernel, and those of values and gradients on each. Here all of a process is on another kernel,
+# for the tests whose answer can depend on it.
+test-backends: install ## Python tests again with WINDOW_MATMUL_BACKEND set to each other kernel
 	@backends=$$($(BIN)/python -c 'from window_matmul.testing import backends; print(*backends()[1:])') && \
 	for backend in $$backends; do \
 	  echo "WINDOW_MATMUL_BACKEND=$$backend"; \
-	  WINDOW_MATMUL_BACKEND=$$backend $(BIN)/python -m pytest -q tests/python || exit 1; \
+	  WINDOW_MATMUL_BACKEND=$$backend $(PYTEST) -m "not best_backend" tests/python || exit 1; \
 	done
 
 test-sanitizers: install $(VENV)/.gtest ## C++ tests under the address and undefined-behaviour sanitizers
