@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
 from window_matmul import Window, window_matmul
 from window_matmul.plot import plot_band
@@ -22,8 +23,9 @@ def draw_storage(ax: Axes) -> None:
     for q, row in enumerate(band.int().tolist()):
         for slot, key in enumerate(row):
             colour = "no key" if key == 0 else "aligned" if slot == WINDOW.left else "seen"
-            ax.add_patch(plt.Rectangle((slot - 0.5, q - 0.5), 1, 1, color=COLOURS[colour], ec="white", lw=1))
-            ax.text(slot, q, "fill" if key == 0 else str(key - 1), ha="center", va="center", fontsize=8, color="#667" if key == 0 else "white")
+            ax.add_patch(Rectangle((slot - 0.5, q - 0.5), 1, 1, color=COLOURS[colour], ec="white", lw=1))
+            text, ink = ("fill", "#667") if key == 0 else (str(key - 1), "white")
+            ax.text(slot, q, text, ha="center", va="center", fontsize=8, color=ink)
     ax.set(xlim=(-0.5, len(row) - 0.5), ylim=(LENGTH - 0.5, -0.5), aspect="equal", xlabel="slot", ylabel="query")
     ax.set(xticks=range(len(row)), yticks=range(LENGTH), title="stored: left + 1 + right columns")
     ax.tick_params(length=0)

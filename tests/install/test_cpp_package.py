@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from commands import ROOT, run
 
 CXX = os.environ.get("CXX", "c++")

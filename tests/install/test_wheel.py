@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from commands import ROOT, SITE_PACKAGES, run
 
 LIBRARY = "window_matmul/lib/libwindow_matmul_torch_cpu.so"
