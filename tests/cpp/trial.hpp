@@ -3,12 +3,19 @@
 
 #include <gtest/gtest.h>
 
+#include <ostream>
 #include <string>
 #include <vector>
 
 #include "cases.hpp"
 #include "definition.hpp"
 #include "window_matmul/ops.hpp"
+
+namespace window_matmul {
+
+inline void PrintTo(Op op, std::ostream* out) { *out << name_of(op); }  // how GoogleTest names it
+
+}  // namespace window_matmul
 
 namespace window_matmul::testing_tools {
 
