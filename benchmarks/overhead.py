@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+
 from window_matmul import unwindow_matmul, window_matmul, window_softmax
 
 CALLS, BATCHES = 500, 40

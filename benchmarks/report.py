@@ -17,7 +17,8 @@ PROTOCOL = """\
 - Every competitor runs in a process of its own for each case. Before it is timed its output and all gradients are compared with the
   definition in float64; a wrong one is a failure, not a number.
 - Two settings of glibc's malloc: its default, which gives large blocks back to the system so that each call faults their pages in again,
-  and one that keeps them (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`, `MALLOC_TOP_PAD_` raised), as other allocators do.
+  and one that keeps them (`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`, `MALLOC_TOP_PAD_` raised, no thread cache), as other
+  allocators do.
 - Times are medians. `best PyTorch formulation` chooses the fastest of its tilings for each case, direction and process before it is
   measured.
 - `scaled_dot_product_attention` never shows its scores, so it is compared with whole attention: `window_matmul`, `window_softmax`,

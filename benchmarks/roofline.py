@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import torch
+
 from window_matmul.testing import backends
 
 from .cases import DTYPES

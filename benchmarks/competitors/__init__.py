@@ -39,11 +39,12 @@ def load(name: str) -> Competitor:
     return cast(Competitor, importlib.import_module(f"{__name__}.{name}"))
 
 
-def entrants(case: Case) -> list[str]:
+def entrants(case: Case, malloc: str) -> list[str]:
     """Who is measured on a case: everybody for whom it is no foregone conclusion."""
     if case.op == "attention":
         return ["ours", "sdpa"]
     if case.dtype != "fp32":
         return ["ours", "band_bmm"]
-    dense = ["dense"] if case.length <= 4096 and case.window >= 256 else []  # elsewhere its L x L matrix is 16 times the band and more
+    # Where the L x L matrix is more than 8 times the band, dense products are not even near.
+    dense = ["dense"] if case.length <= 4096 and case.window >= 256 and malloc == "default" else []
     return ["ours", "band_bmm", "sliding_chunks", *dense]

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+
 from window_matmul import unwindow_matmul, window_matmul, window_softmax
 
 from ..cases import Case

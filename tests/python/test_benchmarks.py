@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+
 from window_matmul import reference
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the benchmarks are run from the source tree, no part of the package
