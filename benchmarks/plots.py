@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from .cases import OPS
 from .compare import Entries, Row, pair_rows, rows
 from .competitors import NAMES, load
 
@@ -40,7 +41,7 @@ def draw(entries: Entries, folder: Path) -> list[str]:
 def _draw_grid(found: list[Row], axis: str, title: str, path: Path) -> bool:
     import matplotlib.pyplot as plt
 
-    panels = sorted({(row.case.op, row.direction) for row in found}, reverse=True)
+    panels = sorted({(row.case.op, row.direction) for row in found}, key=lambda panel: (OPS.index(panel[0]), panel[1]))
     if len({getattr(row.case, axis) for row in found}) < 2:
         return False
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.2), squeeze=False, layout="constrained")
@@ -52,6 +53,9 @@ def _draw_grid(found: list[Row], axis: str, title: str, path: Path) -> bool:
                 label = load(name).TITLE + (f", slope {slope(points):.2f}" if len(points) > 1 else "")
                 panel.plot(*zip(*points, strict=True), "o-", color=COLOURS[name], label=label, linewidth=2 if name == "ours" else 1.2)
         panel.set(xscale="log", yscale="log", xlabel=AXES[axis], ylabel="milliseconds")
+        values = sorted({int(getattr(row.case, axis)) for row in mine})
+        panel.set_xticks(values, [str(value) for value in values])
+        panel.minorticks_off()
         panel.set_title(f"{op}, {direction.replace('_', ' + ')}", fontsize=10)
         panel.grid(True, which="both", alpha=0.25)
         panel.legend(fontsize=7)
