@@ -18,7 +18,7 @@ from .model import LanguageModel, Shape
 from .muon import Muon
 from .text import Corpus, batch
 
-LEARNING_RATE = {"muon": 0.02, "adamw": 0.004}
+LEARNING_RATE = {"muon": 0.02, "adamw": 0.02}
 WARMUP = 0.02  # share of the steps in which the learning rate rises
 DECAY = 0.6  # share of the steps in which it falls to zero
 EVALUATIONS = 12
@@ -29,11 +29,11 @@ class Plan:
     """Everything that decides the trained weights: two runs of one plan on one machine agree bit for bit."""
 
     text: str | None = None  # a file; without one CPython's documentation
-    steps: int = 600
-    rows: int = 2  # sequences in a batch
-    context: int = 1024  # bytes in a sequence
+    steps: int = 500
+    rows: int = 4  # sequences in a batch
+    context: int = 512  # bytes in a sequence
     window: int = 128  # bytes before its own that a query sees
-    layers: int = 4
+    layers: int = 3
     width: int = 128
     heads: int = 4
     seed: int = 1
