@@ -1,42 +1,18 @@
-// python/bindings/torch_cpu.cpp: the operators' schemas and CPU kernels for PyTorch, and questions about them. Stable ABI only.
+// python/bindings/torch_cpu.cpp: the operators' schemas and CPU kernels for PyTorch. Stable ABI only.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <numeric>
 #include <string>
 #include <vector>
 
 #include "tensors.hpp"
-#include "window_matmul/window_matmul.hpp"
+#include "threads.hpp"
+#include "window_matmul/ops.hpp"
 
 namespace window_matmul::binding {
 namespace {
 
 using Dilation = std::vector<std::int64_t>;
-
-// ---- threads: torch's own pool, so that torch.set_num_threads is obeyed -----------------------------------------------------------
-
-struct Job {
-  index_t parts, count;
-  Executor::Body body;
-  void* body_context;
-
-  // One part a thread, their sizes differ by one at most.
-  index_t begin_of(index_t part) const { return count / parts * part + smaller(part, count % parts); }
-};
-
-void torch_threads(void*, index_t count, Executor::Body body, void* body_context) {
-  std::uint32_t threads = 1;
-  TORCH_ERROR_CODE_CHECK(torch_get_num_threads(&threads));
-  Job job{smaller(threads, count), count, body, body_context};
-  if (job.parts <= 1) return body(body_context, 0, count);
-  const auto run_parts = [](std::int64_t begin, std::int64_t end, void* context) {
-    const Job& j = *static_cast<const Job*>(context);
-    for (index_t part = begin; part < end; ++part) j.body(j.body_context, j.begin_of(part), j.begin_of(part + 1));
-  };
-  TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, job.parts, 1, run_parts, &job));
-}
 
 // `depth` is what an element of x (..., rows, cols) costs, in multiply-adds. Waking a thread takes 4 us, some 50 000 of them.
 RunOptions options_for(const TensorView& x, index_t depth) {
@@ -121,65 +97,35 @@ Tensor window_softmax_backward(const Tensor& g, const Tensor& p, std::int64_t le
   return d;
 }
 
-// ---- questions: no tensors, answers as text ---------------------------------------------------------------------------------------
+// ---- the same without an Autograd kernel, for calls from Python with nothing else to do: PyTorch needs as long for five numbers of
+// their own as for the rest of a small call, but a list of them costs as much as one. ------------------------------------------------
 
-template <class Enum>
-Enum find(const char* name, const std::string& got, int count) {
-  std::string all;
-  for (int i = 0; i < count; ++i) {
-    const Enum value{static_cast<std::uint8_t>(i)};
-    if (got == name_of(value)) return value;
-    all += (i ? ", " : "") + std::string(name_of(value));
-  }
-  throw std::invalid_argument(std::string(name) + " is '" + got + "'; it needs to be one of: " + all);
+using Numbers = std::vector<std::int64_t>;  // left, right, shift, number of keys, then the dilation's
+
+Dilation dilation_of(const Numbers& band) {
+  require(band.size() >= 4, "band", "a list of " + std::to_string(band.size()), "(left, right, shift, num_keys, *dilation)");
+  return {band.begin() + 4, band.end()};
 }
 
-Problem any_problem(const std::string& op, const std::string& dtype) {
-  Problem problem;
-  problem.op = find<Op>("op", op, 5), problem.dtype = find<DType>("dtype", dtype, 4);
-  problem.band = {64, 64, 8, 8, 0}, problem.dim = 64;
-  return problem;
+Tensor direct_band_out(const Tensor& q, const Tensor& k, const Numbers& band, double fill) {
+  const Dilation dilation = dilation_of(band);
+  return band_out(q, k, band[0], band[1], dilation, band[2], fill);
 }
-
-// A line a row of the kernel table: its name, a tab, and nothing or the reason why it refuses this op and dtype.
-std::string kernels(const std::string& op, const std::string& dtype) {
-  std::string lines;
-  for (const Verdict& verdict : verdicts(any_problem(op, dtype), this_device())) lines += verdict.name + '\t' + verdict.why_not + '\n';
-  return lines;
+Tensor direct_band_in(const Tensor& a, const Tensor& v, const Numbers& band) {
+  const Dilation dilation = dilation_of(band);
+  return band_in(a, v, band[0], band[1], dilation, band[2]);
 }
-
-// Runs a row's loop of independent multiply-adds in registers on so many threads; returns how many it did in all.
-std::int64_t multiply_adds(const std::string& backend, const std::string& dtype, std::int64_t steps, std::int64_t threads) {
-  std::uint32_t available = 1;
-  TORCH_ERROR_CODE_CHECK(torch_get_num_threads(&available));
-  require(steps >= 1, "steps", std::to_string(steps), "at least 1");
-  require(1 <= threads && threads <= available, "threads", std::to_string(threads), "from 1 to torch.get_num_threads()");
-  const Problem problem = any_problem("band_out", dtype);
-  const Kernel* kernel = nullptr;
-  check(select(problem, this_device(), backend.c_str(), &kernel));
-  require(kernel->spin != nullptr, "backend", backend, "one that has kernels of its own");
-  std::vector<index_t> done(static_cast<std::size_t>(threads));
-  const Executor executor{torch_threads};
-  executor.for_each_range(threads, [&](index_t begin, index_t end) {
-    for (index_t t = begin; t < end; ++t) done[static_cast<std::size_t>(t)] = kernel->spin(problem.dtype, steps);
-  });
-  return std::accumulate(done.begin(), done.end(), index_t{0});
+Tensor direct_band_in_transposed(const Tensor& a, const Tensor& x, const Numbers& band) {
+  const Dilation dilation = dilation_of(band);
+  return band_in_transposed(a, x, band[0], band[1], dilation, band[2], band[3]);
 }
-
-// A line a fact: its name, a tab, its value.
-std::string facts() {
-  const DeviceInfo& device = this_device();
-  const char* forced = std::getenv("WINDOW_MATMUL_BACKEND");
-  const auto yes_or_no = [](bool yes) { return yes ? "yes" : "no"; };
-  const auto target = static_cast<std::uint64_t>(TORCH_TARGET_VERSION);
-  const std::string compiler = __VERSION__;  // Clang's begins with its name
-  std::string lines = "version\t" WINDOW_MATMUL_VERSION "\ncompiler\t" + (compiler < ":" ? "GCC " + compiler : compiler) + "\n";
-  lines += "torch ABI target\t" + std::to_string(target >> 56) + "." + std::to_string(target >> 48 & 0xff) + "\n";
-  lines += std::string("AVX2 + FMA + F16C\t") + yes_or_no(device.avx2) + "\nAVX-512 F BW DQ VL\t" + yes_or_no(device.avx512) + "\n";
-  lines +=
-      "L1 data cache\t" + std::to_string(device.l1_bytes >> 10) + " KiB\nL2 cache\t" + std::to_string(device.l2_bytes >> 10) + " KiB\n";
-  lines += std::string("WINDOW_MATMUL_BACKEND\t") + (forced ? forced : "(not set)") + "\n";
-  return lines;
+Tensor direct_window_softmax(const Tensor& a, const Numbers& band) {
+  const Dilation dilation = dilation_of(band);
+  return window_softmax(a, band[0], band[1], dilation, band[2], band[3]);
+}
+Tensor direct_window_softmax_backward(const Tensor& g, const Tensor& p, const Numbers& band) {
+  const Dilation dilation = dilation_of(band);
+  return window_softmax_backward(g, p, band[0], band[1], dilation, band[2], band[3]);
 }
 
 }  // namespace
@@ -191,9 +137,11 @@ STABLE_TORCH_LIBRARY(window_matmul, library) {
   library.def("band_in_transposed(Tensor a, Tensor x, int left, int right, int[] dilation, SymInt shift, SymInt num_keys) -> Tensor");
   library.def("window_softmax(Tensor a, int left, int right, int[] dilation, SymInt shift, SymInt num_keys) -> Tensor");
   library.def("window_softmax_backward(Tensor g, Tensor p, int left, int right, int[] dilation, SymInt shift, SymInt num_keys) -> Tensor");
-  library.def("_kernels(str op, str dtype) -> str");
-  library.def("_multiply_adds(str backend, str dtype, int steps, int threads) -> int");
-  library.def("_facts() -> str");
+  library.def("_band_out(Tensor q, Tensor k, int[] band, float fill=0.0) -> Tensor");
+  library.def("_band_in(Tensor a, Tensor v, int[] band) -> Tensor");
+  library.def("_band_in_transposed(Tensor a, Tensor x, int[] band) -> Tensor");
+  library.def("_window_softmax(Tensor a, int[] band) -> Tensor");
+  library.def("_window_softmax_backward(Tensor g, Tensor p, int[] band) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(window_matmul, CPU, library) {
@@ -203,11 +151,9 @@ STABLE_TORCH_LIBRARY_IMPL(window_matmul, CPU, library) {
   library.impl("band_in_transposed", TORCH_BOX(&band_in_transposed));
   library.impl("window_softmax", TORCH_BOX(&window_softmax));
   library.impl("window_softmax_backward", TORCH_BOX(&window_softmax_backward));
-}
-
-STABLE_TORCH_LIBRARY_IMPL(window_matmul, CompositeExplicitAutograd, library) {
-  using namespace window_matmul::binding;
-  library.impl("_kernels", TORCH_BOX(&kernels));
-  library.impl("_multiply_adds", TORCH_BOX(&multiply_adds));
-  library.impl("_facts", TORCH_BOX(&facts));
+  library.impl("_band_out", TORCH_BOX(&direct_band_out));
+  library.impl("_band_in", TORCH_BOX(&direct_band_in));
+  library.impl("_band_in_transposed", TORCH_BOX(&direct_band_in_transposed));
+  library.impl("_window_softmax", TORCH_BOX(&direct_window_softmax));
+  library.impl("_window_softmax_backward", TORCH_BOX(&direct_window_softmax_backward));
 }

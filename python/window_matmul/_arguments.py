@@ -3,6 +3,7 @@
 precisely what is wrong: TypeError for a type or tensor dtype, ValueError for a value, shape or device.
 """
 
+import math
 from numbers import Real
 
 import torch
@@ -109,21 +110,24 @@ def as_count(name: str, value: object) -> int:
     return number
 
 
-def as_fill(fill: object) -> float:
+def as_fill(fill: object) -> tuple[float, ...]:
+    """Nothing for 0.0, which is the operator's own default."""
+    if type(fill) is float and fill == 0.0 and math.copysign(1.0, fill) == 1.0:
+        return ()
     if isinstance(fill, bool) or not isinstance(fill, Real):
         raise TypeError(f"fill is {fill!r} ({type(fill).__name__}); it needs to be a float")
     try:
         value = float(fill)
     except OverflowError:
-        value = float("nan")
-    if value != value:
+        value = math.nan
+    if math.isnan(value):
         raise ValueError(f"fill is {fill!r}; it needs to be a float other than NaN, infinities included")
-    return value
+    return (value,)
 
 
 # ---- tensors ------------------------------------------------------------------------------------------------------------------------
-def as_operands(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as the operators take them: one dtype, one device, equal leading dims. Nothing is copied, unless autocast casts it."""
+def as_operands(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor, Tensor, torch.Size, torch.Size]:
+    """Both, and their shapes, as the operators take them: one dtype, one device, equal leading dims. Only autocast copies."""
     if (
         isinstance(x, Tensor)
         and isinstance(y, Tensor)
@@ -139,7 +143,7 @@ def as_operands(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor,
         x_shape, y_shape = x.shape, y.shape
         dims = len(x_shape)
         if dims == len(y_shape) and (dims == 2 or (2 < dims <= _MAX_DIMS and x_shape[:-2] == y_shape[:-2])):
-            return x, y
+            return x, y, x_shape, y_shape
     x, y = as_operand(x_name, x), as_operand(y_name, y)
     if x.dtype is not y.dtype:
         raise TypeError(f"{y_name} is {y.dtype} beside {x_name} of {x.dtype}; it needs to be the same")
@@ -147,12 +151,13 @@ def as_operands(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor,
         raise ValueError(f"{y_name} is on {y.device} beside {x_name} on {x.device}; it needs to be on the same device")
     try:
         leading = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-        return x.expand(*leading, *x.shape[-2:]), y.expand(*leading, *y.shape[-2:])
+        x, y = x.expand(*leading, *x.shape[-2:]), y.expand(*leading, *y.shape[-2:])
     except RuntimeError:
         raise ValueError(
             f"{y_name} is {tuple(y.shape)} beside {x_name} of {tuple(x.shape)}; the leading dims (all but two) need to be broadcastable, "
             "to a size that fits into 64 bits"
         ) from None
+    return x, y, x.shape, y.shape
 
 
 def as_operand(name: str, x: Tensor) -> Tensor:

@@ -1,79 +1,101 @@
-# python/window_matmul/_ops.py: the five private operators as PyTorch sees them: their handles, the shapes they give, vmap.
+# python/window_matmul/_ops.py: the five private operators as PyTorch sees them: their names, the shapes they give, vmap.
 """Nothing here checks arguments: functional.py does, and the library does once more.
 
 Letters: Lq queries, Lk keys, N head dim, W = left + 1 + right slots; slot c of query i is key j = i + shift + (c - left) * dilation.
-Leading dims are equal; `dilation` is () for 1, one int, or one for each entry of dim -3.
+Leading dims are equal.
 
     band_out                 q (Lq, N), k (N, Lk)  -> (Lq, W)    a[i,c] = sum_n q[i,n] k[n,j]; `fill` where key j does not exist
     band_in                  a (Lq, W), v (Lk, N)  -> (Lq, N)    o[i,n] = sum_c a[i,c] v[j,n]
     band_in_transposed       a (Lq, W), x (Lq, N)  -> (Lk, N)    o[j,n] = sum of a[i,c] x[i,n] over the (i, c) whose key is j
     window_softmax           a (Lq, W)             -> (Lq, W)    over the slots whose key exists; 0 elsewhere
     window_softmax_backward  g (Lq, W), p (Lq, W)  -> (Lq, W)    p[i,c] (g[i,c] - sum_c' p[i,c'] g[i,c']); 0 elsewhere
+
+In Python a band is one tuple. PyTorch's graphs show its numbers one by one, as torch_cpu.cpp names them, so that lengths may be symbols.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_fake, register_vmap
+from torch.library import Library, fallthrough_kernel, register_fake, register_vmap
 
 from . import _load as _load
 
+Band = tuple[int, ...]  # left, right, shift, Lk, then the dilation: nothing for 1, one int, or one for each entry of dim -3
+
 library = Library("window_matmul", "FRAGMENT")  # lives as long as the module
 
-band_out = torch.ops.window_matmul.band_out.default  # (q, k, left, right, dilation, shift, fill)
-band_in = torch.ops.window_matmul.band_in.default  # (a, v, left, right, dilation, shift)
-band_in_transposed = torch.ops.window_matmul.band_in_transposed.default  # (a, x, left, right, dilation, shift, num_keys)
-window_softmax = torch.ops.window_matmul.window_softmax.default  # (a, left, right, dilation, shift, num_keys)
-window_softmax_backward = torch.ops.window_matmul.window_softmax_backward.default  # (g, p, left, right, dilation, shift, num_keys)
 
-TENSORS = {band_out: 2, band_in: 2, band_in_transposed: 2, window_softmax: 1, window_softmax_backward: 2}  # each op's first arguments
+class Operator(NamedTuple):
+    full: Any  # the operator: (*tensors, *arguments(band))
+    direct: Any  # the same without an Autograd kernel and for CPU tensors only, quicker to call: (*tensors, band)
+    tensors: int  # how many there are
+    arguments: Callable[..., tuple[Any, ...]]  # (band) -> (left, right, dilation, shift, ...)
+    num_keys: Callable[..., int]  # (*tensors, *what follows `shift`) -> Lk
+    shape: Callable[..., tuple[int, ...]]  # of the result, from the arguments of `full`
 
-
-# ---- shapes: results are contiguous, as the library makes them --------------------------------------------------------------------
-def _empty(like: Tensor, *shape: int) -> Tensor:
-    known = [size for size in shape if type(size) is int]  # symbols are not known yet
-    if math.prod(size or 1 for size in known) * like.element_size() >= 1 << 63:
-        raise ValueError(f"the shape of the result is {shape}; it needs to be so small that its size fits into 64 bits")
-    return like.new_empty(shape)
+    def band(self, args: tuple[Any, ...]) -> Band:
+        """Back from the arguments of `full`."""
+        tensors, (left, right, dilation, shift, *rest) = args[: self.tensors], args[self.tensors :]
+        return left, right, shift, self.num_keys(*tensors, *rest), *dilation
 
 
-def _like_band_out(q: Tensor, k: Tensor, left: int, right: int, *_: Any) -> Tensor:
-    return _empty(q, *q.shape[:-1], left + 1 + right)
+def _operator(name: str, tensors: int, arguments: Any, num_keys: Any, shape: Any) -> Operator:
+    namespace = torch.ops.window_matmul
+    return Operator(getattr(namespace, name).default, getattr(namespace, f"_{name}").default._op, tensors, arguments, num_keys, shape)
 
 
-def _like_band_in(a: Tensor, v: Tensor, *_: Any) -> Tensor:
-    return _empty(a, *a.shape[:-1], v.shape[-1])
+def _plain(band: Band) -> tuple[Any, ...]:
+    left, right, shift, _, *dilation = band
+    return left, right, dilation, shift
 
 
-def _like_band_in_transposed(a: Tensor, x: Tensor, left: int, right: int, dilation: Sequence[int], shift: int, num_keys: int) -> Tensor:
-    return _empty(a, *a.shape[:-2], num_keys, x.shape[-1])
+def _with_fill(band: Band, fill: float = 0.0) -> tuple[Any, ...]:
+    return *_plain(band), fill
 
 
-def _like_band(a: Tensor, *_: Any) -> Tensor:
-    return _empty(a, *a.shape)
+def _with_num_keys(band: Band) -> tuple[Any, ...]:
+    return *_plain(band), band[3]
 
 
-# ---- vmap: the mapped dim becomes the first of the leading dims, so that dim -3 stays what it was -----------------------------------
-def _vmap_rule(op: Any, tensors: int) -> Callable[..., tuple[Tensor, int]]:
-    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        pairs = zip(args[:tensors], in_dims[:tensors], strict=True)
+band_out = _operator(
+    "band_out", 2, _with_fill, lambda q, k, fill: k.shape[-1], lambda q, k, left, right, *_: (*q.shape[:-1], left + 1 + right)
+)
+band_in = _operator("band_in", 2, _plain, lambda a, v: v.shape[-2], lambda a, v, *_: (*a.shape[:-1], v.shape[-1]))
+band_in_transposed = _operator(
+    "band_in_transposed", 2, _with_num_keys, lambda a, x, n: n, lambda a, x, *numbers: (*a.shape[:-2], numbers[-1], x.shape[-1])
+)
+window_softmax = _operator("window_softmax", 1, _with_num_keys, lambda a, n: n, lambda a, *_: a.shape)
+window_softmax_backward = _operator("window_softmax_backward", 2, _with_num_keys, lambda g, p, n: n, lambda g, *_: g.shape)
+
+
+def _fake(op: Operator) -> Callable[..., Tensor]:
+    """Contiguous, as the library makes results."""
+
+    def fake(*args: Any) -> Tensor:
+        like, shape = args[0], op.shape(*args)
+        known = [size or 1 for size in shape if type(size) is int]  # symbols are not known yet
+        if math.prod(known) * like.element_size() >= 1 << 63:
+            raise ValueError(f"the shape of the result is {tuple(shape)}; it needs to be so small that its size fits into 64 bits")
+        return like.new_empty(shape)  # type: ignore[no-any-return]
+
+    return fake
+
+
+def _vmap_rule(op: Operator) -> Callable[..., tuple[Tensor, int]]:
+    """The mapped dim becomes the first of the leading dims: dim -3, whose entries may have their own dilation, stays what it was."""
+
+    def rule(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Tensor, int]:
+        pairs = zip(args[: op.tensors], in_dims[: op.tensors], strict=True)
         mapped = (x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0) for x, dim in pairs)
-        return op(*mapped, *args[tensors:]), 0
+        return op.full(*mapped, *args[op.tensors :]), 0
 
     return rule
 
 
-_SHAPES: dict[Any, Callable[..., Tensor]] = {
-    band_out: _like_band_out,
-    band_in: _like_band_in,
-    band_in_transposed: _like_band_in_transposed,
-    window_softmax: _like_band,
-    window_softmax_backward: _like_band,
-}
-
-for _op, _tensors in TENSORS.items():
-    register_fake(_op, _SHAPES[_op])
-    register_vmap(_op, _vmap_rule(_op, _tensors))
+for _op in (band_out, band_in, band_in_transposed, window_softmax, window_softmax_backward):
+    register_fake(_op.full, _fake(_op))
+    register_vmap(_op.full, _vmap_rule(_op))
+    library.impl(f"_{_op.full._opname}", fallthrough_kernel, "Autograd")

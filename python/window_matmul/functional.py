@@ -55,16 +55,14 @@ def window_matmul(
     "Longformer: The Long-Document Transformer" (arXiv:2004.05150), compute it with overlapping chunks.
     """
     left, right, taps = as_band(window_size, dilation)
-    q, k = as_operands("q", q, "k", k)
-    q_shape, k_shape = q.shape, k.shape
+    q, k, q_shape, k_shape = as_operands("q", q, "k", k)
     if q_shape[-1] != k_shape[-2]:
         raise ValueError(f"k is {tuple(k_shape)} beside q of {tuple(q_shape)}; its dim -2 needs to be q's dim -1, {q_shape[-1]}")
     if type(dilation) is not int:
         check_heads(dilation, "q", q)
-    if type(fill) is not float or fill != fill:
-        fill = as_fill(fill)
-    shift = k_shape[-1] - q_shape[-2] if query_offset is None else as_offset(query_offset)
-    return _autograd.band_out(q, k, left, right, taps, shift, fill)
+    num_keys = k_shape[-1]
+    shift = num_keys - q_shape[-2] if query_offset is None else as_offset(query_offset)
+    return _autograd.band_out(q, k, (left, right, shift, num_keys, *taps), *as_fill(fill))
 
 
 def unwindow_matmul(a: Tensor, v: Tensor, window_size: WindowSize, *, dilation: Dilation = 1, query_offset: int | None = None) -> Tensor:
@@ -92,14 +90,14 @@ def unwindow_matmul(a: Tensor, v: Tensor, window_size: WindowSize, *, dilation: 
     Source: the operator of this name in github.com/webis-de/pytorch-window-matmul.
     """
     left, right, taps = as_band(window_size, dilation)
-    a, v = as_operands("a", a, "v", v)
-    a_shape = a.shape
+    a, v, a_shape, v_shape = as_operands("a", a, "v", v)
     if a_shape[-1] != left + 1 + right:
         raise ValueError(f"a is {tuple(a_shape)}; its dim -1 needs to be left + 1 + right = {left + 1 + right}")
     if type(dilation) is not int:
         check_heads(dilation, "a", a)
-    shift = v.shape[-2] - a_shape[-2] if query_offset is None else as_offset(query_offset)
-    return _autograd.band_in(a, v, left, right, taps, shift)
+    num_keys = v_shape[-2]
+    shift = num_keys - a_shape[-2] if query_offset is None else as_offset(query_offset)
+    return _autograd.band_in(a, v, (left, right, shift, num_keys, *taps))
 
 
 def window_softmax(
@@ -144,4 +142,4 @@ def window_softmax(
         check_heads(dilation, "a", a)
     num_keys = a_shape[-2] if num_keys is None else as_count("num_keys", num_keys)
     shift = num_keys - a_shape[-2] if query_offset is None else as_offset(query_offset)
-    return _autograd.window_softmax(a, left, right, taps, shift, num_keys)
+    return _autograd.window_softmax(a, (left, right, shift, num_keys, *taps))
