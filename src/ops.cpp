@@ -30,7 +30,8 @@ Status run(const Call& call, const RunOptions& options) {
 
 }  // namespace
 
-Status band_out(const Window& window, const TensorView& q, const TensorView& k, const TensorView& a, double fill, const RunOptions& options) {
+Status band_out(const Window& window, const TensorView& q, const TensorView& k, const TensorView& a, double fill,
+                const RunOptions& options) {
   return run({Op::band_out, window, q, &k, a, 0, fill}, options);
 }
 

@@ -5,7 +5,8 @@
 
 namespace window_matmul {
 
-// Element (r, c) at address + (r * row_stride + c * col_stride) elements. A number, not a pointer: a part without columns may begin anywhere.
+// Element (r, c) at address + (r * row_stride + c * col_stride) elements. A number, not a pointer: a part without columns may begin
+// anywhere.
 struct Matrix {
   std::uintptr_t address = 0;
   index_t row_stride = 0, col_stride = 0;

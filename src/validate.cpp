@@ -13,11 +13,16 @@ struct Names {
 };
 Names names_of(Op op) {
   switch (op) {
-    case Op::band_out: return {"q", "k", "a"};
-    case Op::band_in: return {"a", "v", "o"};
-    case Op::band_in_transposed: return {"a", "x", "o"};
-    case Op::softmax: return {"a", "", "p"};
-    case Op::softmax_backward: return {"g", "p", "d"};
+    case Op::band_out:
+      return {"q", "k", "a"};
+    case Op::band_in:
+      return {"a", "v", "o"};
+    case Op::band_in_transposed:
+      return {"a", "x", "o"};
+    case Op::softmax:
+      return {"a", "", "p"};
+    case Op::softmax_backward:
+      return {"g", "p", "d"};
   }
   return {"", "", ""};
 }
@@ -46,7 +51,8 @@ std::string wrong_tensor(const char* name, const TensorView& t, DType dtype, con
     overflow = overflow || __builtin_mul_overflow(larger(t.shape[d], 1) - 1, t.stride[d] < 0 ? -t.stride[d] : t.stride[d], &step);
     overflow = overflow || __builtin_add_overflow(reach, step, &reach);
   }
-  if (overflow || count > kUnbounded || reach > kUnbounded) return what + shape_text(t) + " is too large: its elements cannot be counted in 64 bits";
+  if (overflow || count > kUnbounded || reach > kUnbounded)
+    return what + shape_text(t) + " is too large: its elements cannot be counted in 64 bits";
   if (!empty && t.data == nullptr) return what + shape_text(t) + " has no memory (data is null)";
   return "";
 }
@@ -55,7 +61,8 @@ std::string wrong_window(const Window& w) {
   if (w.left < 0) return "window: left is " + text(w.left) + "; it needs to be at least 0";
   if (w.right < 0) return "window: right is " + text(w.right) + "; it needs to be at least 0";
   if (w.left > kUnbounded || w.right > kUnbounded || w.left + 1 + w.right > kUnbounded)
-    return "window: left is " + text(w.left) + " and right is " + text(w.right) + "; band storage of left + 1 + right columns needs at most 2^60";
+    return "window: left is " + text(w.left) + " and right is " + text(w.right) +
+           "; band storage of left + 1 + right columns needs at most 2^60";
   for (index_t d : w.dilation)
     if (d < 1 || d > kUnbounded) return "dilation is " + text(d) + "; it needs to be from 1 to 2^60";
   if (w.query_offset && (*w.query_offset > kUnbounded || *w.query_offset < -kUnbounded))
@@ -137,10 +144,12 @@ std::string wrong_leading(const Call& call, const Names& names) {
     if (call.out.shape[d] != need)
       return std::string(names.out) + " " + shape_text(call.out) + ": dim " + text(d) + " needs to be " + text(need) +
              ", what the leading dims of the inputs broadcast to";
-    if (call.out.shape[d] > 1 && call.out.stride[d] == 0) return std::string(names.out) + " overlaps itself: dim " + text(d) + " has stride 0";
+    if (call.out.shape[d] > 1 && call.out.stride[d] == 0)
+      return std::string(names.out) + " overlaps itself: dim " + text(d) + " has stride 0";
   }
   for (int d = call.out.rank - 2; d < call.out.rank; ++d)
-    if (call.out.shape[d] > 1 && call.out.stride[d] == 0) return std::string(names.out) + " overlaps itself: dim " + text(d) + " has stride 0";
+    if (call.out.shape[d] > 1 && call.out.stride[d] == 0)
+      return std::string(names.out) + " overlaps itself: dim " + text(d) + " has stride 0";
   return "";
 }
 

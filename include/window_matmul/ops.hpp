@@ -14,8 +14,8 @@
 namespace window_matmul {
 
 struct Window {
-  index_t left = 0, right = 0;            // keys before and after the aligned one; at least 0
-  std::vector<index_t> dilation = {};     // empty: 1; one value: all heads; else one a head (dim -3); each at least 1
+  index_t left = 0, right = 0;  // keys before and after the aligned one; at least 0
+  std::vector<index_t> dilation = {};  // empty: 1; one value: all heads; else one a head (dim -3); each at least 1
   std::optional<index_t> query_offset{};  // the key aligned with query 0; by default Lk - Lq (the last query and the last key align)
 };
 

@@ -14,13 +14,13 @@ struct Operand {  // element (r, c) at address + (r * row_stride + c * col_strid
 struct Block {
   Band band;
   Range rows;          // the output rows of this item
-  Operand x;           // band_out: q (row, n).  band_in, both ways: band storage in (row, column) coordinates.  Else band storage (row, slot)
-  Operand y;           // band_out: k (key, n).  band_in: the matrix that is summed (column, n).  softmax_backward: band storage (row, slot)
-  Operand out;         // band_in: (row, n).  Else band storage (row, slot)
-  index_t dim;         // N
+  Operand x;  // band_out: q (row, n).  band_in, both ways: band storage in (row, column) coordinates.  Else band storage (row, slot)
+  Operand y;  // band_out: k (key, n).  band_in: the matrix that is summed (column, n).  softmax_backward: band storage (row, slot)
+  Operand out;  // band_in: (row, n).  Else band storage (row, slot)
+  index_t dim;  // N
   index_t block_keys;  // columns of the band that are packed at a time
   double fill;
-  void* scratch;           // scratch_bytes() of it, 64-byte aligned
+  void* scratch;  // scratch_bytes() of it, 64-byte aligned
   index_t* multiply_adds;  // counts those executed
 };
 
@@ -38,7 +38,7 @@ struct IsaKernels {
 // Sizes that scratch is laid out by: the most of any instruction set, so that one formula serves all.
 inline constexpr index_t kMaxLanes = 16, kMaxTileRows = 8;
 inline constexpr index_t kPackedColumns = 256;  // columns of the summed matrix (band_in) that are packed at a time
-inline constexpr index_t kPackedDepth = 1024;   // of the head dim (band_out), likewise
+inline constexpr index_t kPackedDepth = 1024;  // of the head dim (band_out), likewise
 inline constexpr index_t kCacheLine = 64;
 
 const IsaKernels& scalar_kernels();

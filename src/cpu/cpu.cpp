@@ -49,11 +49,14 @@ std::size_t scratch_bytes(const Problem& problem, const Config& config) {
     case Op::band_in:
     case Op::band_in_transposed: {
       const index_t width = round_up(smaller(problem.dim, kPackedColumns), kMaxLanes);
-      elements = (config.block_rows + config.block_keys) * width + (kMaxLanes + 1) * config.block_keys + 4 * kMaxTileRows * kMaxTileRows + tile;
+      elements =
+          (config.block_rows + config.block_keys) * width + (kMaxLanes + 1) * config.block_keys + 4 * kMaxTileRows * kMaxTileRows + tile;
       break;
     }
     case Op::softmax:
-    case Op::softmax_backward: elements = 2 * (smaller(problem.band.width(), kMaxWidth) + 3 * kMaxLanes); break;
+    case Op::softmax_backward:
+      elements = 2 * (smaller(problem.band.width(), kMaxWidth) + 3 * kMaxLanes);
+      break;
   }
   return static_cast<std::size_t>(elements * element_bytes(problem.dtype));
 }
@@ -88,7 +91,8 @@ Block block_of(const Problem& problem, const Config& config, const Task& task, R
 // on the executor: neither do the results.
 class WorkList {
  public:
-  WorkList(const Problem& problem, index_t block_rows) : problem_(problem), block_rows_(block_rows), band_(output_band(problem.op, problem.band)) {
+  WorkList(const Problem& problem, index_t block_rows)
+      : problem_(problem), block_rows_(block_rows), band_(output_band(problem.op, problem.band)) {
     index_t end = 0;
     for (index_t head = 0; head < heads_of_a_round(); ++head) ends_.push_back(end += items_of(head));
   }
@@ -121,11 +125,15 @@ class WorkList {
 
 int kernel_of(Op op) {
   switch (op) {
-    case Op::band_out: return IsaKernels::kBandOut;
+    case Op::band_out:
+      return IsaKernels::kBandOut;
     case Op::band_in:
-    case Op::band_in_transposed: return IsaKernels::kBandIn;
-    case Op::softmax: return IsaKernels::kSoftmax;
-    case Op::softmax_backward: return IsaKernels::kSoftmaxBackward;
+    case Op::band_in_transposed:
+      return IsaKernels::kBandIn;
+    case Op::softmax:
+      return IsaKernels::kSoftmax;
+    case Op::softmax_backward:
+      return IsaKernels::kSoftmaxBackward;
   }
   return 0;
 }

@@ -21,20 +21,32 @@ struct Elements {  // a matrix of any dtype read and written as double
   double operator()(index_t r, index_t c) const {
     const void* p = at(r, c);
     switch (dtype) {
-      case DType::f64: return *static_cast<const double*>(p);
-      case DType::f32: return *static_cast<const float*>(p);
-      case DType::bf16: return widen(*static_cast<const bf16*>(p));
-      case DType::f16: return widen(*static_cast<const f16*>(p));
+      case DType::f64:
+        return *static_cast<const double*>(p);
+      case DType::f32:
+        return *static_cast<const float*>(p);
+      case DType::bf16:
+        return widen(*static_cast<const bf16*>(p));
+      case DType::f16:
+        return widen(*static_cast<const f16*>(p));
     }
     return 0;
   }
   void set(index_t r, index_t c, double value) const {
     void* p = at(r, c);
     switch (dtype) {
-      case DType::f64: *static_cast<double*>(p) = value; break;
-      case DType::f32: *static_cast<float*>(p) = static_cast<float>(value); break;
-      case DType::bf16: *static_cast<bf16*>(p) = narrow<bf16>(static_cast<float>(value)); break;
-      case DType::f16: *static_cast<f16*>(p) = narrow<f16>(static_cast<float>(value)); break;
+      case DType::f64:
+        *static_cast<double*>(p) = value;
+        break;
+      case DType::f32:
+        *static_cast<float*>(p) = static_cast<float>(value);
+        break;
+      case DType::bf16:
+        *static_cast<bf16*>(p) = narrow<bf16>(static_cast<float>(value));
+        break;
+      case DType::f16:
+        *static_cast<f16*>(p) = narrow<f16>(static_cast<float>(value));
+        break;
     }
   }
 };
@@ -96,11 +108,16 @@ void softmax_backward(const Scene& s) {
 
 void evaluate(Op op, const Scene& scene) {
   switch (op) {
-    case Op::band_out: return band_out(scene);
-    case Op::band_in: return band_in(scene);
-    case Op::band_in_transposed: return band_in_transposed(scene);
-    case Op::softmax: return softmax(scene);
-    case Op::softmax_backward: return softmax_backward(scene);
+    case Op::band_out:
+      return band_out(scene);
+    case Op::band_in:
+      return band_in(scene);
+    case Op::band_in_transposed:
+      return band_in_transposed(scene);
+    case Op::softmax:
+      return softmax(scene);
+    case Op::softmax_backward:
+      return softmax_backward(scene);
   }
 }
 

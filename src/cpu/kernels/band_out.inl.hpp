@@ -92,7 +92,8 @@ struct BandOut {
 
   // Adds to the sums at `from` (zeros if null). Not inlined: the loop needs all registers for itself.
   template <int Rows, int Vecs, class To>
-  [[gnu::noinline]] void sum_products(Scalars<T> scalars, Vectors<T> vectors, index_t steps, const T* from, To* to, index_t to_stride) const {
+  [[gnu::noinline]] void sum_products(Scalars<T> scalars, Vectors<T> vectors, index_t steps, const T* from, To* to,
+                                      index_t to_stride) const {
     Tile<S, Rows, Vecs> tile;
     if (from == nullptr)
       tile.clear();
