@@ -58,6 +58,14 @@ struct BandOut {
     fill_row(value, to, out.col_stride, {slots.end, block.band.width()});
   }
 
+  // The queries of the next tile, and keys that the next block sees and this one does not.
+  template <int Rows>
+  [[gnu::always_inline]] void prefetch_next(index_t row, Range ns) const {
+    prefetch_rows(q, Range{row + Rows, row + 2 * Rows}.intersect({0, block.band.rows}), ns);
+    const index_t key = block.band.last(row + block.rows.size());
+    prefetch_rows(k, Range{key, key + Rows}.intersect({0, block.band.cols}), ns);
+  }
+
   Scalars<T> query_rows(index_t row, index_t rows, Range ns) {
     if constexpr (kSameType) return {q.at(row, ns.begin), q.row_stride, q.col_stride};
     pack<S>(q, {row, row + rows}, ns, queries, depth);
@@ -69,10 +77,13 @@ struct BandOut {
     const Range tile{row, row + Rows};
     const Range any = block.band.keys_any(tile).intersect(packed_keys), all = block.band.keys_all(tile);
     if (any.empty()) return;
+    prefetch_next<Rows>(row, ns);
     const Scalars<T> scalars = query_rows(row, Rows, ns);
     for (index_t key = any.begin; key < any.end; key += kChunk) {
       const Range keys{key, smaller(key + kChunk, any.end)};
       const Vectors<T> vectors{packed + (key - packed_keys.begin), ld};
+      const index_t slot = block.band.slot(row, key);
+      prefetch_rows(out, {row + Rows, row + 2 * Rows}, {slot, slot + kChunk});
       T* const kept = sums + (row - block.rows.begin) * sums_stride + (key - packed_keys.begin);
       const T* const from = ns.begin == 0 ? nullptr : kept;
       with_vecs<S::kTileVecs>(ceil_div(keys.size(), S::kLanes), [&]<int Vecs>() {
@@ -80,7 +91,7 @@ struct BandOut {
         if (ns.end < block.dim) {
           sum_products<Rows, Vecs>(scalars, vectors, ns.size(), from, kept, sums_stride);
         } else if (out.col_stride == 1 && all.contains({key, key + width})) {
-          sum_products<Rows, Vecs>(scalars, vectors, ns.size(), from, out.at(row, block.band.slot(row, key)), out.row_stride - 1);
+          sum_products<Rows, Vecs>(scalars, vectors, ns.size(), from, out.at(row, slot), out.row_stride - 1);
         } else {
           sum_products<Rows, Vecs>(scalars, vectors, ns.size(), from, chunk, width);
           copy_edge<Rows, Vecs>(row, keys);

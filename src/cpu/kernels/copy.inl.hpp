@@ -20,6 +20,17 @@ struct Matrix2 {  // an Operand with its element type
   }
 };
 
+// Fetches rows that are needed soon, where they are contiguous: tiles jump between rows, and the hardware does not follow them.
+// Inlined: GCC takes a function that only prefetches for one without effect and drops its calls.
+template <class M>
+[[gnu::always_inline]] inline void prefetch_rows(const M& m, Range rows, Range columns) {
+  if (m.col_stride != 1) return;
+  const auto* row = m.at(rows.begin, columns.begin);
+  constexpr index_t line = kCacheLine / static_cast<index_t>(sizeof(*row));
+  for (index_t r = rows.begin; r < rows.end; ++r, row += m.row_stride)
+    for (index_t c = 0; c < columns.size(); c += line) __builtin_prefetch(row + c, 0, 2);
+}
+
 template <Simd S, class E>
 void read_row(const E* from, index_t stride, index_t count, typename S::Scalar* to) {
   index_t i = 0;
