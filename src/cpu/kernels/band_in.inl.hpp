@@ -24,6 +24,8 @@ struct BandIn {
   static constexpr index_t kPackedRows = round_up(S::kTileRows, S::kLanes);
   static constexpr index_t kEdge = 2 * kMaxTileRows;  // an edge has fewer columns than this, also where the window is narrower than a tile
 
+  static constexpr index_t kSlice = 64;  // columns between two prefetches
+
   const Block& block;
   const Matrix2<const E> band{block.x}, y{block.y};
   const Matrix2<E> out{block.out};
@@ -64,6 +66,7 @@ struct BandIn {
     Segment segments[3];
     const int count = cut<Rows>(row, columns, segments);
     if (count == 0 && !single) return;
+    prefetch_next<Rows>(row, columns, ns);
     constexpr index_t kPanel = S::kTileVecs * S::kLanes;
     for (index_t n = ns.begin; n < ns.end; n += kPanel) {
       const Range panel{n, smaller(n + kPanel, ns.end)};
@@ -75,13 +78,31 @@ struct BandIn {
     }
   }
 
+  // What the next tile touches and this one does not: the last rows of y and its output.
+  template <int Rows>
+  [[gnu::always_inline]] void prefetch_next(index_t row, Range columns, Range ns) const {
+    const Range next = Range{row + Rows, row + 2 * Rows}.intersect({0, block.band.rows});
+    if (next.empty()) return;
+    const index_t column = block.band.last(row + Rows);
+    if (in_place) prefetch_rows(y, Range{column, column + Rows}.intersect(columns), ns);
+    if (single) prefetch_rows(out, next, ns);
+  }
+
   // False, with nothing written, where a sum is not finite. Not inlined: the loop needs all registers for itself.
   template <int Rows, int Vecs>
   [[gnu::noinline]] bool sum_products(const Segment* segments, int count, index_t row, Range columns, Range panel, Range ns) const {
     Tile<S, Rows, Vecs> tile;
     start(tile, row, panel.begin - ns.begin);
-    for (int i = 0; i < count; ++i)
-      tile.accumulate(segments[i].scalars, vectors(segments[i].columns, columns, panel.begin, ns), segments[i].columns.size());
+    for (int i = 0; i < count; ++i) {
+      Segment rest = segments[i];
+      while (!rest.columns.empty()) {  // in slices, and with each the same slice of the next tile's rows of the band
+        const Range slice{rest.columns.begin, smaller(rest.columns.begin + kSlice, rest.columns.end)};
+        prefetch_rows(band, {row + Rows, row + 2 * Rows}, slice);
+        tile.accumulate(rest.scalars, vectors(slice, columns, panel.begin, ns), slice.size());
+        rest.scalars.data += slice.size() * rest.scalars.step_stride;
+        rest.columns.begin = slice.end;
+      }
+    }
     if (!tile.all_finite()) return false;
     finish(tile, row, panel, ns);
     return true;
