@@ -39,6 +39,7 @@ struct IsaKernels {
 inline constexpr index_t kMaxLanes = 16, kMaxTileRows = 8;
 inline constexpr index_t kPackedColumns = 256;  // columns of the summed matrix (band_in) that are packed at a time
 inline constexpr index_t kPackedDepth = 1024;  // of the head dim (band_out), likewise
+inline constexpr index_t kGroupRows = 48, kGroupStride = kGroupRows + kMaxLanes;  // of a transposed band that are packed together
 inline constexpr index_t kCacheLine = 64;
 
 const IsaKernels& scalar_kernels();

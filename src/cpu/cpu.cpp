@@ -49,8 +49,8 @@ std::size_t scratch_bytes(const Problem& problem, const Config& config) {
     case Op::band_in:
     case Op::band_in_transposed: {
       const index_t width = round_up(smaller(problem.dim, kPackedColumns), kMaxLanes);
-      elements =
-          (config.block_rows + config.block_keys) * width + (kMaxLanes + 1) * config.block_keys + 4 * kMaxTileRows * kMaxTileRows + tile;
+      elements = (config.block_rows + config.block_keys) * width + kMaxLanes + (kGroupStride + 1) * config.block_keys +
+                 4 * kMaxTileRows * kMaxTileRows + tile;
       break;
     }
     case Op::softmax:

@@ -20,8 +20,7 @@ template <Simd S, class E>
 struct BandIn {
   using T = typename S::Scalar;
   static constexpr bool kSameType = std::is_same_v<E, T>;
-  // Rows of scalars that are packed together: whole vectors.
-  static constexpr index_t kPackedRows = round_up(S::kTileRows, S::kLanes);
+  static_assert(kGroupRows % S::kTileRows == 0);
   static constexpr index_t kEdge = 2 * kMaxTileRows;  // an edge has fewer columns than this, also where the window is narrower than a tile
 
   static constexpr index_t kSlice = 64;  // columns between two prefetches
@@ -32,12 +31,14 @@ struct BandIn {
   const index_t width = round_up(smaller(block.dim, kPackedColumns), kMaxLanes);  // of a row of sums and of packed y
   const bool in_place = kSameType && y.col_stride == 1 && block.dim % S::kLanes == 0;
   const bool single = block.band.keys_any(block.rows).size() <= block.block_keys;  // all columns at once: no sums to keep
-  // Scratch: sums [rows][width], packed y [block_keys][width], packed scalars [block_keys][kPackedRows], one row of scalars [block_keys],
-  // two edges, one tile of output.
+  const bool by_groups = band.row_stride == 1 && band.col_stride != 1;
+  Range group{};  // the columns in packed_scalars, if by_groups
+  // Scratch: sums [rows][width], packed y [block_keys][width], packed scalars [block_keys][kGroupStride] behind a gap, one row of scalars
+  // [block_keys], two edges, one tile of output.
   T* const sums = static_cast<T*>(block.scratch);
   T* const packed_y = sums + block.rows.size() * width;
-  T* const packed_scalars = packed_y + block.block_keys * width;
-  T* const line = packed_scalars + block.block_keys * kMaxLanes;
+  T* const packed_scalars = packed_y + block.block_keys * width + kMaxLanes;
+  T* const line = packed_scalars + block.block_keys * kGroupStride;
   T* const edges = line + block.block_keys;
   T* const staging = edges + 2 * kEdge * kMaxTileRows;
 
@@ -127,14 +128,18 @@ struct BandIn {
     };
     const Range left{any.begin, inner.begin}, right{inner.end, any.end};
     add(left, pack_rows<Rows>(row, left, edges));
-    add(inner, inner_scalars<Rows>(row, inner));
+    add(inner, inner_scalars<Rows>(row, inner, columns));
     add(right, pack_rows<Rows>(row, right, edges + kEdge * kMaxTileRows));
     return count;
   }
 
   template <int Rows>
-  Scalars<T> inner_scalars(index_t row, Range inner) {
-    if (Rows == S::kTileRows && band.row_stride == 1 && band.col_stride != 1) return pack_columns(row, inner);
+  Scalars<T> inner_scalars(index_t row, Range inner, Range columns) {
+    if (Rows == S::kTileRows && by_groups) {
+      const index_t row_in_group = (row - block.rows.begin) % kGroupRows;
+      if (row_in_group == 0) pack_group({row, smaller(row + kGroupRows, block.rows.end)}, columns);
+      return {packed_scalars + (inner.begin - group.begin) * kGroupStride + row_in_group, 1, kGroupStride};
+    }
     if constexpr (kSameType) return {band.at(row, inner.begin), band.row_stride, band.col_stride};
     return pack_rows<Rows>(row, inner, packed_scalars);
   }
@@ -154,19 +159,29 @@ struct BandIn {
     return {to, length, 1};
   }
 
-  // [columns][kPackedRows]: for rows that are neighbours in memory, seen by all of the tile's rows.
-  Scalars<T> pack_columns(index_t row, Range inner) {
-    // Whole vectors are read where the rows behind the tile exist and see the column too: then they lie in its slots.
-    const Range whole = row + kPackedRows <= block.band.rows ? block.band.keys_all({row, row + kPackedRows}) : Range{};
-    const E* from = band.at(row, inner.begin);
+  // packed_scalars [columns of the group][kGroupStride]: for rows that are neighbours in memory, as those of a transposed band are. Each
+  // line of it is read once for all tiles of the group: neighbouring columns lie a power of two apart as a rule, and soon push each other
+  // out of the caches. Where a row does not see a column there is anything.
+  void pack_group(Range rows, Range columns) {
+    constexpr index_t lanes = S::kLanes;
+    constexpr index_t kAhead = 32;  // columns
+    const Matrix2<const E> by_columns{Operand{band.address, band.col_stride, band.row_stride}};
+    const index_t slots = block.band.width();
+    group = block.band.keys_any(rows).intersect(columns);
     T* to = packed_scalars;
-    for (index_t c = inner.begin; c < inner.end; ++c, from += band.col_stride, to += kPackedRows) {
-      if (whole.contains(c))
-        for (index_t r = 0; r < kPackedRows; r += S::kLanes) S::store(to + r, S::load(from + r));
-      else
-        for (int r = 0; r < S::kTileRows; ++r) to[r] = widen(from[r]);
+    for (index_t c = group.begin; c < group.end; ++c, to += kGroupStride) {
+      const E* from = band.at(rows.begin, c);
+      prefetch_rows(by_columns, {c + kAhead, c + kAhead + 1}, rows);
+      const index_t slot = slots - 1 - block.band.slot(rows.begin, c);  // of the group's first row in band storage; one more for each row
+      const index_t first = larger(0, -slot), end = smaller(rows.size(), slots - slot);
+      if (slots < lanes)
+        for (index_t r = first; r < end; ++r) to[r] = widen(from[r]);
+      else  // whole vectors inside the slots of this column; those that stick out of the group write into the gap between two columns
+        for (index_t r = first; r < end; r += lanes) {
+          const index_t inside = smaller(r, slots - lanes - slot);
+          S::store(to + inside, S::load(from + inside));
+        }
     }
-    return {packed_scalars, 1, kPackedRows};
   }
 
   template <int Rows, int Vecs>
