@@ -31,12 +31,13 @@ void fill_with_minus_infinity(const TensorView& lse) {
 }
 
 // Where there are no queries or no keys at all, nothing is seen.
-void write_nothing_seen(Op op, const AttentionArgs& args) {
-  if (op == Op::attention) {
-    clear(args.out);
-    fill_with_minus_infinity(args.lse);
+void write_nothing_seen(const AttentionCall& call) {
+  if (call.op() == Op::attention) {
+    clear(call.out);
+    fill_with_minus_infinity(call.lse);
   } else {
-    for (const TensorView* gradient : {&args.d_q, &args.d_k, &args.d_v, &args.d_bias, &args.d_sinks}) clear(*gradient);
+    const AttentionGradients& g = *call.gradients;
+    for (const TensorView* gradient : {&g.d_q, &g.d_k, &g.d_v, &g.d_bias, &g.d_sinks}) clear(*gradient);
   }
 }
 
@@ -47,7 +48,7 @@ Status run(const AttentionCall& call, const RunOptions& options) {
   if (Status status = validate(call, &problem, &args); !status.ok()) return status;
   const bool nothing_to_see = problem.batch == 0 || problem.heads == 0 || problem.band.rows == 0 || problem.band.cols == 0;
   Status status = launch(problem, args, options, nothing_to_see);
-  if (status.ok() && nothing_to_see) write_nothing_seen(problem.op, args.attention);
+  if (status.ok() && nothing_to_see) write_nothing_seen(call);
   return status;
 }
 
