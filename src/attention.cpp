@@ -1,6 +1,7 @@
 // src/attention.cpp: fused attention: validate -> launch.
 #include "window_matmul/attention.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -17,12 +18,14 @@ void for_each_element(const TensorView& t, F f, int dim = 0, index_t offset = 0)
   for (index_t i = 0; i < t.shape[dim]; ++i) for_each_element(t, f, dim + 1, offset + i * t.stride[dim]);
 }
 
+bool has_elements(const TensorView& t) { return t.data != nullptr && std::find(t.shape, t.shape + t.rank, 0) == t.shape + t.rank; }
+
 void clear(const TensorView& t) {
-  if (t.data != nullptr) for_each_element(t, [&](std::byte* at) { std::memset(at, 0, size_of(t.dtype)); });
+  if (has_elements(t)) for_each_element(t, [&](std::byte* at) { std::memset(at, 0, size_of(t.dtype)); });
 }
 
 void fill_with_minus_infinity(const TensorView& lse) {
-  if (lse.data == nullptr) return;
+  if (!has_elements(lse)) return;
   for_each_element(lse, [&](std::byte* at) {
     const double wide = -std::numeric_limits<double>::infinity();
     const float narrow = -std::numeric_limits<float>::infinity();
