@@ -143,9 +143,9 @@ class AttentionDefinition {
   // j = i + shift + t * dilation for t from -left to right is slot t + left; -1 for other keys.
   std::vector<index_t> slots_of(const Piece& piece, index_t h, index_t i) const {
     std::vector<index_t> slots(static_cast<std::size_t>(piece.keys), -1);
-    const index_t far = piece.queries + piece.keys + std::abs(piece.shift);
+    const index_t dilation = c_.dilation_of(h), far = (piece.queries + piece.keys + std::abs(piece.shift)) / dilation + 1;
     for (index_t t = -std::min(c_.window.left, far); t <= std::min(c_.window.right, far); ++t) {
-      const index_t j = i + piece.shift + t * c_.dilation_of(h);
+      const index_t j = i + piece.shift + t * dilation;
       if (0 <= j && j < piece.keys) slots[static_cast<std::size_t>(j)] = t + c_.window.left;
     }
     return slots;
