@@ -18,8 +18,24 @@ enum class Op : std::uint8_t {
   band_in_transposed,  // out[j,n] = sum over (i,c) with j(i,c) = j of x[i,c] * y[i,n]   x (Lq, W), y (Lq, N)  -> (Lk, N)
   softmax,             // softmax over the slots of a row whose key exists, 0 elsewhere  x (Lq, W)             -> (Lq, W)
   softmax_backward,    // out = y * (x - sum_c y*x)                          x = gradient, y = probabilities   -> (Lq, W)
+  attention,           // AttentionArgs: q, k, v -> out, lse
+  attention_backward,  // AttentionArgs: q, k, v, out, lse, d_out, d_lse -> d_q, d_k, d_v, d_bias, d_sinks
 };
 const char* name_of(Op op);
+constexpr bool is_attention(Op op) { return op == Op::attention || op == Op::attention_backward; }
+
+// What is asked of fused attention beyond the band; attention.hpp says what each option means.
+struct AttentionOptions {
+  enum class Bias : std::uint8_t { none, per_slot, full };  // (H, W) or (B, H, Lq, W)
+  index_t kv_heads = 0, value_dim = 0;
+  double scale = 1, softcap = 0, dropout_p = 0;
+  Bias bias = Bias::none;
+  bool key_mask = false, sinks = false, global_mask = false;
+  index_t global_tokens = 0;     // at most Lk
+  bool global_queries = false;   // the symmetric rule holds in some sequence: a global token's query sees every key
+  std::vector<index_t> cu_q = {}, cu_k = {};  // packed sequences; empty: `batch` sequences of equal lengths
+  friend bool operator==(const AttentionOptions&, const AttentionOptions&) = default;
+};
 
 struct Problem {  // WHAT: holds no pointer; one line of text names it in logs, tests and benchmarks
   Op op = Op::band_out;
@@ -29,9 +45,10 @@ struct Problem {  // WHAT: holds no pointer; one line of text names it in logs, 
   index_t batch = 1, heads = 1;        // heads is the last leading dim, batch the product of those before it
   index_t dim = 0;                     // N; 0 for the softmax
   double fill = 0;                     // band_out: what slots without a key hold
+  AttentionOptions attention = {};     // for the attention ops
 
   index_t dilation_of(index_t head) const { return dilation.size() == 1 ? dilation[0] : dilation[static_cast<std::size_t>(head)]; }
-  // The multiply-adds the definition asks for (in-band pairs times N, over all heads).
+  // The multiply-adds the definition asks for: in-band pairs over all heads times N; for attention times D + Dv, backward 3 D + 2 Dv.
   index_t multiply_adds() const;
   friend bool operator==(const Problem&, const Problem&) = default;
 };
@@ -48,11 +65,39 @@ struct RunStats {  // what the kernels did; for tests of complexity
   index_t multiply_adds = 0;  // those executed, edge waste included
 };
 
+struct MaskView {  // (B, Lk) bytes, one a key, nonzero means true; packed sequences: (1, total_k)
+  const std::uint8_t* data = nullptr;
+  index_t batch_stride = 0, key_stride = 1;
+};
+
+// WHERE, for the attention ops. Views have the shapes that attention.hpp gives, (B, H, L, n) even for bias, which is expanded with stride 0
+// where it is (H, W). What is not given or not wanted has no data.
+struct AttentionArgs {
+  TensorView q, k, v, bias, sinks;
+  MaskView key_mask, global_mask;
+  std::uint64_t dropout_seed = 0;
+  TensorView out, lse;      // backward only reads them
+  TensorView d_out, d_lse;  // backward
+  TensorView d_q, d_k, d_v, d_bias, d_sinks;
+};
+
 struct Args {  // WHERE
   TensorView x, y, out;  // as the table of Op says; leading dims (..., heads) equal, missing ones expanded with stride 0
+  AttentionArgs attention;  // the attention ops use these instead
   Executor executor;
   RunStats* stats = nullptr;  // may be null
 };
+
+// A batch entry, or a packed sequence: its rows of the tensors and the band over them, without dilation.
+struct Sequence {
+  index_t batch;        // entry of dim 0 of the tensors
+  Range queries, keys;  // their rows there
+  Band band;            // queries.size() x keys.size()
+};
+index_t num_sequences(const Problem& problem);
+Sequence sequence_of(const Problem& problem, index_t index);
+// Whether the queries of global tokens see every key of this sequence.
+bool has_global_queries(const Problem& problem, const Sequence& sequence);
 
 }  // namespace window_matmul
 
