@@ -147,7 +147,7 @@ Tensor gradient(const Given& given, const TensorView& like, bool wanted, const i
     *view = like;
     return allocate(given.q, view, order);
   }
-  TensorView nothing{nullptr, like.dtype, 1};
+  TensorView nothing{nullptr, dtype_of(given.q, "q"), 1};
   return allocate(given.q, &nothing);
 }
 
