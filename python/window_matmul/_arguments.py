@@ -114,13 +114,14 @@ def as_offset(query_offset: object) -> int:
     return offset
 
 
-def as_count(name: str, value: object) -> int:
+def as_count(name: str, value: object, need: str = "an int of at least 0, or None", at_most: int | None = None) -> int:
+    """A number from 0 to 2**60; of one beyond `at_most`, that."""
     if isinstance(value, torch.SymInt):
         return value  # type: ignore[return-value]
-    number = as_int(name, value, "an int of at least 0, or None")
-    if not 0 <= number <= _MAX_DISTANCE:
-        raise ValueError(f"{name} is {number}; it needs to be from 0 to 2**60")
-    return number
+    number = as_int(name, value, need)
+    if number < 0 or (number > _MAX_DISTANCE and at_most is None):
+        raise ValueError(f"{name} is {number}; it needs to be " + ("from 0 to 2**60" if at_most is None else need))
+    return number if at_most is None else min(number, at_most)
 
 
 def as_fill(fill: object) -> tuple[float, ...]:

@@ -45,22 +45,24 @@ def _empty(like: Tensor, shape: Sequence[int], heads_inside: int) -> Tensor:
     return like.new_empty(batch, length, heads, last).transpose(1, 2)
 
 
-@register_fake(attention)
-def _(q: Tensor, k: Tensor, v: Tensor, *args: Any) -> Tensors:
+def _fake_attention(q: Tensor, k: Tensor, v: Tensor, *args: Any) -> Tensors:
     *_, band, _reals = args
     dtype = torch.float64 if q.dtype is torch.float64 else torch.float32
     return _empty(q, (*q.shape[:3], v.shape[3]), band[4]), q.new_empty(q.shape[:3], dtype=dtype)
 
 
-@register_fake(attention_backward)
-def _(d_out: Tensor, d_lse: Tensor | None, out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, *args: Any) -> Tensors:
-    bias, sinks, *_, band, _reals, wanted = args
+def _fake_backward(d_out: Tensor, d_lse: Tensor | None, out: Tensor, lse: Tensor, *args: Any) -> Tensors:
+    q, k, v, bias, sinks, *_, band, _reals, wanted = args
     likes = (q, k, v, bias, sinks)
     layouts = (band[4], band[4], band[4], False, False)
     return tuple(
         _empty(like, like.shape, layout) if wanted >> n & 1 else q.new_empty(0)
         for n, (like, layout) in enumerate(zip(likes, layouts, strict=True))
     )
+
+
+register_fake(attention, _fake_attention)
+register_fake(attention_backward, _fake_backward)
 
 
 # ---- vmap ----------------------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ autograd.Function around a bare operator would lose its gradients under torch.co
 """
 
 from collections.abc import Callable
-from functools import partial
 from types import new_class
 from typing import Any, NamedTuple
 
