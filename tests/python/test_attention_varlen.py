@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attention_cases import DIFFERENTIABLE
-from oracle import DTYPES
+from oracle import DTYPES, ROUNDING
 from window_matmul import Window, window_attention, window_attention_varlen
 
 OPERATOR = "attention"
@@ -91,7 +91,8 @@ def check_packed(queries: list[int], keys: list[int], chosen: set[str], dtype: t
         if name in "qkv":
             assert torch.equal(got[name], want[name]), name
         else:
-            torch.testing.assert_close(got[name], want[name])
+            slack = 64 * ROUNDING[dtype]  # sums over sequences of what was rounded in each
+            torch.testing.assert_close(got[name], want[name], rtol=slack, atol=slack)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
