@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ._arguments import _DTYPES, as_operand
-from .window import Window, as_int, as_positive, as_side
+from .window import Window, as_int, as_positive, as_size, as_window
 
 _MAX_BYTES = 1 << 62  # what a size in bytes may be in torch, with room
 
@@ -52,28 +52,12 @@ class Sizes:
         )
 
 
-def as_size(name: str, value: object) -> int:
-    number = as_int(name, value, "an int of at least 0")
-    if number < 0:
-        raise ValueError(f"{name} is {number}; it needs to be an int of at least 0")
-    return number
-
-
 def as_causal(window_size: object) -> Window:
-    need = "a pair (left, 0) with a bounded left, or a Window of that kind"
-    if isinstance(window_size, Window):
-        window = window_size
-    elif isinstance(window_size, tuple | list) and len(window_size) == 2:
-        window = Window(as_side("window_size[0]", window_size[0]), as_side("window_size[1]", window_size[1]))
-    elif isinstance(window_size, tuple | list) or window_size is None:
-        raise ValueError(f"window_size is {window_size!r}; it needs to be {need}")
-    else:
-        side = as_int("window_size", window_size, need)
-        if side < 0:
-            raise ValueError(f"window_size is {side}; it needs to be {need}")
-        window = Window(side, side)
+    window = as_window(window_size)
     if window.left is None or window.right != 0:
-        raise ValueError(f"window_size is {window_size!r}; it needs to be {need}: a cache looks back, and not without end")
+        raise ValueError(
+            f"window_size is {window_size!r}; a cache needs a bounded left side and right = 0: it looks back, and not without end"
+        )
     return window
 
 
