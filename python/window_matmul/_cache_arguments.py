@@ -81,7 +81,7 @@ def check_attend(
         need = (sizes.batch_size, sizes.num_kv_heads, new, dim)
         if x.shape != need:
             raise ValueError(f"{name} is {tuple(x.shape)} beside q of {tuple(q.shape)}; it needs to be {need}")
-    _check_options(q.shape, sizes.left + 1, sinks, bias)
+    _check_options(q, sizes.left + 1, sinks, bias)
     return q, k, v
 
 
@@ -96,15 +96,20 @@ def _as_tokens(name: str, x: Tensor, dtype: torch.dtype, device: torch.device) -
     return x
 
 
-def _check_options(q_shape: torch.Size, width: int, sinks: Tensor | None, bias: Tensor | None) -> None:
-    batch, heads, new, _ = q_shape
+def _check_options(q: Tensor, width: int, sinks: Tensor | None, bias: Tensor | None) -> None:
+    """What `window_attention` cannot say of its own call: shapes beside all of q, and sinks, which it may not get to see."""
+    batch, heads, new, _ = q.shape
     for name, x, shapes in (("sinks", sinks, [(heads,)]), ("bias", bias, [(heads, width), (batch, heads, new, width)])):
         if x is None:
             continue
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} is of type {type(x).__name__}; it needs to be a torch.Tensor")
         if tuple(x.shape) not in shapes:
-            raise ValueError(f"{name} is {tuple(x.shape)} beside q of {tuple(q_shape)}; it needs to be {' or '.join(map(str, shapes))}")
+            raise ValueError(f"{name} is {tuple(x.shape)} beside q of {tuple(q.shape)}; it needs to be {' or '.join(map(str, shapes))}")
+        if x.device != q.device:
+            raise ValueError(f"{name} is on {x.device}; it needs to be on {q.device}, where the cache is")
+    if sinks is not None and sinks.dtype not in (q.dtype, torch.float32):
+        raise TypeError(f"sinks is {sinks.dtype}; it needs to be {q.dtype} or float32")
 
 
 # ---- rows and states ----------------------------------------------------------------------------------------------------------------
