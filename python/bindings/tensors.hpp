@@ -88,24 +88,36 @@ inline void ask_for_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] std
 #endif
 }
 
-// A new row-major tensor (..., rows, cols) with the leading dims, dtype and device of `like`, not yet written.
-inline Tensor empty(const Tensor& like, const TensorView& like_view, index_t rows, index_t cols, TensorView* view) {
-  *view = like_view;
-  view->shape[view->rank - 2] = rows, view->shape[view->rank - 1] = cols;
+inline std::int32_t torch_dtype(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+      return aoti_torch_dtype_float64();
+    case DType::f32:
+      return aoti_torch_dtype_float32();
+    case DType::bf16:
+      return aoti_torch_dtype_bfloat16();
+    default:
+      return aoti_torch_dtype_float16();
+  }
+}
+
+// A new dense tensor of the view's dtype and shape on the device of `like`, not yet written; sets the view's strides and data. `order`
+// names the dims as they lie in memory, outermost first; without it they lie in their own order.
+inline Tensor allocate(const Tensor& like, TensorView* view, const int* order = nullptr) {
   index_t count = 1, bytes = 0;
   bool fits = true, nothing = false;
-  for (int dim = view->rank; dim-- > 0;) {
+  for (int at = view->rank; at-- > 0;) {
+    const int dim = order ? order[at] : at;
     view->stride[dim] = count;
     fits = fits && !__builtin_mul_overflow(count, std::max<index_t>(view->shape[dim], 1), &count);
     nothing = nothing || view->shape[dim] == 0;
   }
   fits = fits && !__builtin_mul_overflow(count, static_cast<index_t>(size_of(view->dtype)), &bytes);
   require(fits, "the shape of the result", text_of_shape(*view), "so small that its size fits into 64 bits");
-  std::int32_t dtype = 0, device = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  std::int32_t device = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   AtenTensorHandle handle = nullptr;
-  if (aoti_torch_empty_strided(view->rank, view->shape, view->stride, dtype, device, like.get_device_index(), &handle)) {
+  if (aoti_torch_empty_strided(view->rank, view->shape, view->stride, torch_dtype(view->dtype), device, like.get_device_index(), &handle)) {
     throw std::runtime_error("cannot allocate the result of shape " + text_of_shape(*view) + ", " + std::to_string(bytes) +
                              " bytes: " + torch_error());
   }
@@ -113,6 +125,13 @@ inline Tensor empty(const Tensor& like, const TensorView& like_view, index_t row
   view->data = tensor.mutable_data_ptr();
   if (!nothing) ask_for_huge_pages(view->data, bytes);
   return tensor;
+}
+
+// A new row-major tensor (..., rows, cols) with the leading dims, dtype and device of `like`, not yet written.
+inline Tensor empty(const Tensor& like, const TensorView& like_view, index_t rows, index_t cols, TensorView* view) {
+  *view = like_view;
+  view->shape[view->rank - 2] = rows, view->shape[view->rank - 1] = cols;
+  return allocate(like, view);
 }
 
 }  // namespace window_matmul::binding

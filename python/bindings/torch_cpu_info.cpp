@@ -26,8 +26,9 @@ Enum find(const char* name, const std::string& got, int count) {
 
 Problem any_problem(const std::string& op, const std::string& dtype) {
   Problem problem;
-  problem.op = find<Op>("op", op, 5), problem.dtype = find<DType>("dtype", dtype, 4);
+  problem.op = find<Op>("op", op, 7), problem.dtype = find<DType>("dtype", dtype, 4);
   problem.band = {64, 64, 8, 8, 0}, problem.dim = 64;
+  problem.attention.kv_heads = 1, problem.attention.value_dim = 64;
   return problem;
 }
 

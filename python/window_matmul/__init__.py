@@ -1,8 +1,18 @@
 # python/window_matmul/__init__.py: the public names.
-"""Matrix products over a sliding window, exact and differentiable: window_matmul, window_softmax, unwindow_matmul."""
+"""Attention over a sliding window, exact and differentiable: window_attention in one pass, or the scores as a tensor between
+window_matmul, window_softmax and unwindow_matmul."""
 
 from ._load import version as __version__
+from .attention import window_attention, window_attention_varlen
 from .functional import unwindow_matmul, window_matmul, window_softmax
 from .window import Window
 
-__all__ = ["Window", "__version__", "unwindow_matmul", "window_matmul", "window_softmax"]
+__all__ = [
+    "Window",
+    "__version__",
+    "unwindow_matmul",
+    "window_attention",
+    "window_attention_varlen",
+    "window_matmul",
+    "window_softmax",
+]

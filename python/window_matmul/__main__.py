@@ -12,7 +12,7 @@ import torch
 from . import __version__
 from ._load import facts, kernels
 
-_OPS = ("band_out", "band_in", "band_in_transposed", "softmax", "softmax_backward")
+_OPS = ("band_out", "band_in", "band_in_transposed", "softmax", "softmax_backward", "attention", "attention_backward")
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 _VARIABLES = {
     "WINDOW_MATMUL_BACKEND": "the row of the kernel table that is used; by default the first that can",

@@ -17,6 +17,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _MAX_DIMS = 16
 _MAX_SIDE = 1 << 59  # left + 1 + right stays within 2**60, what the library takes
 _MAX_DISTANCE = 1 << 60
+UNBOUNDED = 1 << 60  # a side that reaches beyond every sequence
 
 
 # ---- window_size, dilation ----------------------------------------------------------------------------------------------------------
@@ -42,43 +43,55 @@ def as_band(window_size: object, dilation: object) -> tuple[int, int, tuple[int,
 
 
 def _as_any_band(window_size: object, dilation: object) -> tuple[int, int, tuple[int, ...]]:
-    left, right = _bounded_sides(window_size)
-    taps = _taps(dilation)
+    left, right = _sides(window_size)
+    if left is None or right is None or left >= _MAX_SIDE or right >= _MAX_SIDE:
+        raise ValueError(
+            f"window_size is {window_size!r}; each side needs to be bounded, and below 2**59: a band is stored in left + 1 + right columns"
+        )
+    return left, right, as_dilation(window_size, dilation, "entry of dim -3")
+
+
+def as_window(window_size: object, dilation: object) -> tuple[int, int, tuple[int, ...]]:
+    """As `as_band`, for fused attention: a side may be UNBOUNDED, and the dilation is one for each head."""
+    if type(window_size) is int and 0 <= window_size < _MAX_SIDE and type(dilation) is int and dilation == 1:
+        return window_size, window_size, ()
+    left, right = (UNBOUNDED if side is None or side >= _MAX_SIDE else side for side in _sides(window_size))
+    return left, right, as_dilation(window_size, dilation, "head")
+
+
+def _sides(window_size: object) -> tuple[int | None, int | None]:
+    need = "an int of at least 0, a pair (left, right) of such, or a Window"
+    if isinstance(window_size, Window):
+        return window_size.left, window_size.right
+    if isinstance(window_size, tuple | list):
+        if len(window_size) != 2:
+            raise ValueError(f"window_size is {window_size!r}; it needs to be {need}")
+        return as_side("window_size[0]", window_size[0]), as_side("window_size[1]", window_size[1])
+    if window_size is None:
+        return None, None
+    side = as_int("window_size", window_size, need)
+    if side < 0:
+        raise ValueError(f"window_size is {side}; it needs to be {need}")
+    return side, side
+
+
+def as_dilation(window_size: object, dilation: object, each: str) -> tuple[int, ...]:
+    """The dilation, which a Window brings along: () for 1, one int, or one for `each`."""
+    taps = _taps(dilation, each)
     if isinstance(window_size, Window) and any(tap != window_size.dilation for tap in taps):
         if taps != (1,):
             raise ValueError(f"dilation is {dilation!r} beside {window_size!r}; it needs to be the same, or left away")
         taps = (window_size.dilation,)
     if max(taps) > _MAX_DISTANCE:
         raise ValueError(f"dilation is {max(taps)}; it needs to be at most 2**60")
-    return left, right, () if taps == (1,) else taps
+    return () if taps == (1,) else taps
 
 
-def _bounded_sides(window_size: object) -> tuple[int, int]:
-    need = "an int of at least 0, a pair (left, right) of such, or a Window"
-    left: int | None
-    right: int | None
-    if isinstance(window_size, Window):
-        left, right = window_size.left, window_size.right
-    elif isinstance(window_size, tuple | list):
-        if len(window_size) != 2:
-            raise ValueError(f"window_size is {window_size!r}; it needs to be {need}")
-        left, right = as_side("window_size[0]", window_size[0]), as_side("window_size[1]", window_size[1])
-    else:
-        left = right = None if window_size is None else as_int("window_size", window_size, need)
-        if left is not None and left < 0:
-            raise ValueError(f"window_size is {left}; it needs to be {need}")
-    if left is None or right is None or left >= _MAX_SIDE or right >= _MAX_SIDE:
-        raise ValueError(
-            f"window_size is {window_size!r}; each side needs to be bounded, and below 2**59: a band is stored in left + 1 + right columns"
-        )
-    return left, right
-
-
-def _taps(dilation: object) -> tuple[int, ...]:
+def _taps(dilation: object, each: str) -> tuple[int, ...]:
     if not isinstance(dilation, tuple | list):
-        return (as_positive("dilation", dilation, "an int of at least 1, or a tuple or list of one for each entry of dim -3"),)
+        return (as_positive("dilation", dilation, f"an int of at least 1, or a tuple or list of one for each {each}"),)
     if not dilation:
-        raise ValueError(f"dilation is {dilation!r}; it needs an int for each entry of dim -3")
+        raise ValueError(f"dilation is {dilation!r}; it needs an int for each {each}")
     return tuple(as_positive(f"dilation[{head}]", tap) for head, tap in enumerate(dilation))
 
 
@@ -101,13 +114,14 @@ def as_offset(query_offset: object) -> int:
     return offset
 
 
-def as_count(name: str, value: object) -> int:
+def as_count(name: str, value: object, need: str = "an int of at least 0, or None", at_most: int | None = None) -> int:
+    """A number from 0 to 2**60; of one beyond `at_most`, that."""
     if isinstance(value, torch.SymInt):
         return value  # type: ignore[return-value]
-    number = as_int(name, value, "an int of at least 0, or None")
-    if not 0 <= number <= _MAX_DISTANCE:
-        raise ValueError(f"{name} is {number}; it needs to be from 0 to 2**60")
-    return number
+    number = as_int(name, value, need)
+    if number < 0 or (number > _MAX_DISTANCE and at_most is None):
+        raise ValueError(f"{name} is {number}; it needs to be " + ("from 0 to 2**60" if at_most is None else need))
+    return number if at_most is None else min(number, at_most)
 
 
 def as_fill(fill: object) -> tuple[float, ...]:
@@ -145,10 +159,7 @@ def as_operands(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor,
         if dims == len(y_shape) and (dims == 2 or (2 < dims <= _MAX_DIMS and x_shape[:-2] == y_shape[:-2])):
             return x, y, x_shape, y_shape
     x, y = as_operand(x_name, x), as_operand(y_name, y)
-    if x.dtype is not y.dtype:
-        raise TypeError(f"{y_name} is {y.dtype} beside {x_name} of {x.dtype}; it needs to be the same")
-    if x.device != y.device:
-        raise ValueError(f"{y_name} is on {y.device} beside {x_name} on {x.device}; it needs to be on the same device")
+    check_beside(y_name, y, x_name, x)
     try:
         leading = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])
         x, y = x.expand(*leading, *x.shape[-2:]), y.expand(*leading, *y.shape[-2:])
@@ -162,17 +173,42 @@ def as_operands(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor,
 
 def as_operand(name: str, x: Tensor) -> Tensor:
     """A tensor that the operators take, cast if autocast asks for it."""
+    check_dense(name, x)
+    if not 2 <= x.ndim <= _MAX_DIMS:
+        raise ValueError(f"{name} is {tuple(x.shape)}; it needs to have 2 to {_MAX_DIMS} dims")
+    return as_autocast(x)
+
+
+def check_dense(name: str, x: Tensor) -> None:
+    """A dense tensor of a dtype and on a device that the operators take."""
+    check_strided(name, x)
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"{name} is {x.dtype}; it needs to be float32, float64, bfloat16 or float16")
+    if x.device.type not in ("cpu", "meta"):
+        raise ValueError(f"{name} is on the device {x.device}; it needs to be on the CPU: this build of window_matmul has no other kernels")
+
+
+def check_strided(name: str, x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is of type {type(x).__name__}; it needs to be a torch.Tensor")
     if x.layout is not _STRIDED or x.is_nested:
         raise TypeError(f"{name} has the layout {x.layout}{' (nested)' * x.is_nested}; it needs to be a dense tensor")
-    if x.dtype not in _DTYPES:
-        raise TypeError(f"{name} is {x.dtype}; it needs to be float32, float64, bfloat16 or float16")
+
+
+def as_autocast(x: Tensor) -> Tensor:
     device = x.device.type
-    if device not in ("cpu", "meta"):
-        raise ValueError(f"{name} is on the device {x.device}; it needs to be on the CPU: this build of window_matmul has no other kernels")
-    if not 2 <= x.ndim <= _MAX_DIMS:
-        raise ValueError(f"{name} is {tuple(x.shape)}; it needs to have 2 to {_MAX_DIMS} dims")
     if device != "meta" and x.dtype is not torch.float64 and torch.is_autocast_enabled(device):
         return x.to(torch.get_autocast_dtype(device))
     return x
+
+
+def check_beside(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """One dtype, one device."""
+    if x.dtype is not other.dtype:
+        raise TypeError(f"{name} is {x.dtype} beside {other_name} of {other.dtype}; it needs to be the same")
+    check_device(name, x, other_name, other)
+
+
+def check_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    if x.device != other.device:
+        raise ValueError(f"{name} is on {x.device} beside {other_name} on {other.device}; it needs to be on the same device")

@@ -6,7 +6,6 @@ autograd.Function around a bare operator would lose its gradients under torch.co
 """
 
 from collections.abc import Callable
-from functools import partial
 from types import new_class
 from typing import Any, NamedTuple
 
@@ -129,23 +128,53 @@ def _softmax_backward_jvp(tangents: MaybeTensors, saved: Tensors, band: Band) ->
 
 
 # ---- registration -------------------------------------------------------------------------------------------------------------------
-def _function(op: _ops.Operator, **methods: Callable[..., Any]) -> Any:
+def function(name: str, **methods: Callable[..., Any]) -> Any:
     """An autograd.Function, with a name that `grad_fn` shows. No level between it and its base: PyTorch looks names up at each call."""
-    name = op.full._opname.title().replace("_", "")
-    return new_class(name, (_SingleLevelFunction,), exec_body=lambda body: body.update({n: staticmethod(f) for n, f in methods.items()}))
+    body = {n: staticmethod(f) for n, f in methods.items()}
+    return new_class(name.title().replace("_", ""), (_SingleLevelFunction,), exec_body=lambda namespace: namespace.update(body))
+
+
+def run_below(op: Any, keyset: Any, *args: Any) -> Any:
+    """The kernels below the Autograd key, from within a Function's forward."""
+    if _are_functorch_transforms_active():  # `apply` has disabled recording; the levels below this one need it
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _AutoDispatchBelowAutograd():
+            return op.redispatch(keyset, *args)
+    with _AutoDispatchBelowAutograd():
+        return op.redispatch(keyset, *args)
+
+
+def register_kernel(op: Any, num_tensors: int, function: Any) -> None:
+    """The kernel on the Autograd key: function.apply(keyset, numbers, *tensors) where something is recorded. A tensor may be None."""
+
+    def kernel(keyset: Any, *args: Any) -> Any:
+        keyset = keyset & _after_autograd_keyset
+        tensors, numbers = args[:num_tensors], args[num_tensors:]
+        recording = is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+        if not recording and forward_ad._current_level < 0:
+            with _AutoDispatchBelowAutograd():
+                return op.redispatch(keyset, *args)
+        if not _are_functorch_transforms_active():
+            return function.apply(keyset, numbers, *tensors)
+        with enable_single_level_autograd_function():  # functorch calls this kernel once for each of its levels
+            return function.apply(keyset, numbers, *tensors)
+
+    _ops.library.impl(op, kernel, "Autograd", with_keyset=True)
+
+
+def is_watched() -> bool:
+    """Whether a transform, a mode or a tracer wants to see the operators themselves, or tangents are to be carried along."""
+    return (
+        is_dynamo_compiling()
+        or forward_ad._current_level >= 0
+        or _are_functorch_transforms_active()
+        or _len_torch_dispatch_stack() > 0
+        or _is_tracing()
+    )
 
 
 def _register(op: _ops.Operator, derivative: Derivative) -> None:
-    """The kernel on the Autograd key."""
-
     def forward(ctx: Any, keyset: Any, numbers: tuple[Any, ...], *tensors: Tensor) -> Tensor:
-        below: Operator = partial(op.full.redispatch, keyset, *tensors, *numbers)
-        if _are_functorch_transforms_active():  # `apply` has disabled recording; the levels below this one need it
-            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _AutoDispatchBelowAutograd():
-                output = below()
-        else:
-            with _AutoDispatchBelowAutograd():
-                output = below()
+        output: Tensor = run_below(op.full, keyset, *tensors, *numbers)
         saved = (output,) if derivative.saves_output else tensors
         ctx.band = op.band((*tensors, *numbers))
         ctx.save_for_backward(*saved)
@@ -158,25 +187,11 @@ def _register(op: _ops.Operator, derivative: Derivative) -> None:
     def jvp(ctx: Any, _keyset: None, _numbers: None, *tangents: Tensor | None) -> Tensor:
         if not _are_functorch_transforms_active():
             return derivative.jvp(tangents, ctx.saved_tensors, ctx.band)
-        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):  # as in forward, without the tangents of this level
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):  # as in run_below, without the tangents of this level
             saved = tuple(forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors)
             return derivative.jvp(tangents, saved, ctx.band)
 
-    function = _function(op, forward=forward, backward=backward, jvp=jvp)
-
-    def kernel(keyset: Any, *args: Any) -> Tensor:
-        keyset = keyset & _after_autograd_keyset
-        tensors, numbers = args[: op.tensors], args[op.tensors :]
-        recording = is_grad_enabled() and any(x.requires_grad for x in tensors)
-        if not recording and forward_ad._current_level < 0:
-            with _AutoDispatchBelowAutograd():
-                return op.full.redispatch(keyset, *args)  # type: ignore[no-any-return]
-        if not _are_functorch_transforms_active():
-            return function.apply(keyset, numbers, *tensors)  # type: ignore[no-any-return]
-        with enable_single_level_autograd_function():  # functorch calls this kernel once for each of its levels
-            return function.apply(keyset, numbers, *tensors)  # type: ignore[no-any-return]
-
-    _ops.library.impl(op.full, kernel, "Autograd", with_keyset=True)
+    register_kernel(op.full, op.tensors, function(op.full._opname, forward=forward, backward=backward, jvp=jvp))
 
 
 def _differentiable(op: _ops.Operator, derivative: Derivative) -> Operator:
@@ -194,23 +209,14 @@ def _differentiable(op: _ops.Operator, derivative: Derivative) -> Operator:
         needs = ctx.needs_input_grad
         return *derivative.backward(g, ctx.saved_tensors, ctx.band, needs), *(None for _ in needs[tensors:])
 
-    function = _function(op, forward=forward, backward=backward)
+    recorded = function(op.full._opname, forward=forward, backward=backward)
 
     def call(*args: Any) -> Tensor:
         x, y = args[0], args[last]
-        if (
-            is_dynamo_compiling()
-            or type(x) is not Tensor
-            or type(y) is not Tensor
-            or not x.is_cpu
-            or forward_ad._current_level >= 0
-            or _are_functorch_transforms_active()
-            or _len_torch_dispatch_stack()
-            or _is_tracing()
-        ):
+        if is_watched() or type(x) is not Tensor or type(y) is not Tensor or not x.is_cpu:
             return op.full(*args[:tensors], *op.arguments(*args[tensors:]))  # type: ignore[no-any-return]
         if (x.requires_grad or y.requires_grad) and is_grad_enabled():
-            return function.apply(*args)  # type: ignore[no-any-return]
+            return recorded.apply(*args)  # type: ignore[no-any-return]
         return direct(*args)  # type: ignore[no-any-return]
 
     return call

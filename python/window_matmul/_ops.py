@@ -71,15 +71,19 @@ window_softmax = _operator("window_softmax", 1, _with_num_keys, lambda a, n: n, 
 window_softmax_backward = _operator("window_softmax_backward", 2, _with_num_keys, lambda g, p, n: n, lambda g, *_: g.shape)
 
 
+def check_size(like: Tensor, shape: Sequence[int]) -> None:
+    known = [size or 1 for size in shape if type(size) is int]  # symbols are not known yet
+    if math.prod(known) * like.element_size() >= 1 << 63:
+        raise ValueError(f"the shape of the result is {tuple(shape)}; it needs to be so small that its size fits into 64 bits")
+
+
 def _fake(op: Operator) -> Callable[..., Tensor]:
     """Contiguous, as the library makes results."""
 
     def fake(*args: Any) -> Tensor:
-        like, shape = args[0], op.shape(*args)
-        known = [size or 1 for size in shape if type(size) is int]  # symbols are not known yet
-        if math.prod(known) * like.element_size() >= 1 << 63:
-            raise ValueError(f"the shape of the result is {tuple(shape)}; it needs to be so small that its size fits into 64 bits")
-        return like.new_empty(shape)  # type: ignore[no-any-return]
+        shape = op.shape(*args)
+        check_size(args[0], shape)
+        return args[0].new_empty(shape)  # type: ignore[no-any-return]
 
     return fake
 

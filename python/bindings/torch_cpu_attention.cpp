@@ -1,0 +1,216 @@
+// python/bindings/torch_cpu_attention.cpp: fused attention's schemas and CPU kernels for PyTorch. Stable ABI only.
+#include "window_matmul/attention.hpp"
+
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "tensors.hpp"
+#include "threads.hpp"
+
+namespace window_matmul::binding {
+namespace {
+
+using MaybeTensor = std::optional<Tensor>;
+using Numbers = std::vector<std::int64_t>;
+using Reals = std::vector<double>;
+
+constexpr int kRank = 4;                                // (B, H, L, n), and B = 1 for packed sequences
+constexpr int kHeadsInside[kRank] = {0, 2, 1, 3};       // stored as (B, L, H, n)
+enum : std::size_t { left, right, shift, global_tokens, heads_inside, first_dilation };  // Numbers
+enum : std::size_t { softcap, dropout_p, scale };                                        // Reals; the last may be missing
+
+struct Given {  // the arguments that both operators have
+  const Tensor &q, &k, &v;
+  const MaybeTensor &bias, &sinks, &key_mask, &global_mask, &cu_q, &cu_k, &seed;
+  const Numbers& band;
+  const Reals& reals;
+};
+
+// ---- tensors as the core takes them ----------------------------------------------------------------------------------------------
+
+TensorView view_of_rank(const Tensor& tensor, const char* name, int rank) {
+  const TensorView view = view_of(tensor, name);
+  require(view.rank == rank, name, text_of_shape(view), ("a tensor of " + std::to_string(rank) + " dims").c_str());
+  return view;
+}
+
+TensorView view_of_sinks(const Tensor& sinks) {
+  require(sinks.dim() == 1, "sinks", "a tensor of " + std::to_string(sinks.dim()) + " dims", "one of 1 dim");
+  TensorView view{const_cast<void*>(sinks.const_data_ptr()), dtype_of(sinks, "sinks"), 1};
+  view.shape[0] = sinks.size(0), view.stride[0] = sinks.stride(0);
+  return view;
+}
+
+// The core's masks have no shape of their own, so that it is checked here.
+MaskView view_of_mask(const Tensor& mask, const char* name, index_t batch, index_t num_keys) {
+  require(mask.scalar_type() == torch::headeronly::ScalarType::Bool, name, "of another dtype", "bool");
+  require(mask.dim() == 2 && mask.size(0) == batch && mask.size(1) == num_keys, name, "of another shape",
+          ("(" + std::to_string(batch) + ", " + std::to_string(num_keys) + ")").c_str());
+  return {static_cast<const std::uint8_t*>(mask.const_data_ptr()), mask.stride(0), mask.stride(1)};
+}
+
+template <class T>
+std::vector<index_t> copy_of(const Tensor& tensor) {
+  std::vector<index_t> numbers(static_cast<std::size_t>(tensor.size(0)));
+  const T* data = static_cast<const T*>(tensor.const_data_ptr());
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = data[static_cast<index_t>(i) * tensor.stride(0)];
+  return numbers;
+}
+
+std::vector<index_t> bounds_of(const Tensor& cu, const char* name, index_t total) {
+  using enum torch::headeronly::ScalarType;
+  require(cu.scalar_type() == Int || cu.scalar_type() == Long, name, "of another dtype", "int32 or int64");
+  require(cu.dim() == 1 && cu.size(0) >= 1, name, "of another shape", "(number of sequences + 1,)");
+  const std::vector<index_t> bounds = cu.scalar_type() == Int ? copy_of<std::int32_t>(cu) : copy_of<std::int64_t>(cu);
+  const auto fall = std::is_sorted_until(bounds.begin(), bounds.end());
+  if (fall != bounds.end()) {
+    require(false, name, std::to_string(*fall) + " after " + std::to_string(*(fall - 1)), "a sequence that never falls");
+  }
+  require(bounds.front() == 0, name, "a sequence from " + std::to_string(bounds.front()), "one from 0");
+  require(bounds.back() == total, name, "a sequence to " + std::to_string(bounds.back()),
+          ("one to the number of rows, " + std::to_string(total)).c_str());
+  return bounds;
+}
+
+// ---- the arguments as the core takes them ----------------------------------------------------------------------------------------
+
+void set_band(const Given& given, AttentionInputs* inputs) {
+  const Numbers& band = given.band;
+  require(band.size() >= first_dilation, "band", "a list of " + std::to_string(band.size()),
+          "(left, right, shift, global_tokens, heads_inside, *dilation)");
+  inputs->window = {band[left], band[right], {band.begin() + first_dilation, band.end()}, band[shift]};
+  inputs->global_tokens = band[global_tokens];
+}
+
+void set_reals(const Given& given, AttentionInputs* inputs) {
+  const Reals& reals = given.reals;
+  require(reals.size() == scale || reals.size() == scale + 1, "reals", "a list of " + std::to_string(reals.size()),
+          "(softcap, dropout_p), or these and the scale");
+  inputs->softcap = reals[softcap], inputs->dropout_p = reals[dropout_p];
+  if (reals.size() > scale) inputs->scale = reals[scale];
+  if (inputs->dropout_p == 0) return;
+  require(given.seed && given.seed->scalar_type() == torch::headeronly::ScalarType::Long && given.seed->numel() == 1, "seed", "missing",
+          "an int64 tensor of one element beside dropout");
+  inputs->dropout_seed = static_cast<std::uint64_t>(*static_cast<const std::int64_t*>(given.seed->const_data_ptr()));
+}
+
+void set_sequences(const Given& given, AttentionInputs* inputs) {
+  require(given.cu_q.has_value() == given.cu_k.has_value(), "cu_seqlens_q", "given alone", "beside cu_seqlens_k");
+  if (!given.cu_q) return;
+  require(inputs->q.shape[0] == 1, "q", text_of_shape(inputs->q), "of batch size 1 where sequences are packed");
+  inputs->window.query_offset.reset();
+  inputs->cu_q = bounds_of(*given.cu_q, "cu_seqlens_q", inputs->q.shape[2]);
+  inputs->cu_k = bounds_of(*given.cu_k, "cu_seqlens_k", inputs->k.shape[2]);
+  require(inputs->cu_q.size() == inputs->cu_k.size(), "cu_seqlens_k", "of length " + std::to_string(inputs->cu_k.size()),
+          ("as long as cu_seqlens_q, " + std::to_string(inputs->cu_q.size())).c_str());
+}
+
+AttentionInputs inputs_of(const Given& given) {
+  AttentionInputs inputs;
+  inputs.q = view_of_rank(given.q, "q", kRank);
+  inputs.k = view_of_rank(given.k, "k", kRank);
+  inputs.v = view_of_rank(given.v, "v", kRank);
+  set_band(given, &inputs);
+  set_reals(given, &inputs);
+  set_sequences(given, &inputs);
+  if (given.bias) inputs.bias = view_of(*given.bias, "bias");
+  if (given.sinks) inputs.sinks = view_of_sinks(*given.sinks);
+  const index_t batch = inputs.q.shape[0], num_keys = inputs.k.shape[2];
+  if (given.key_mask) inputs.key_mask = view_of_mask(*given.key_mask, "key_mask", batch, num_keys);
+  if (given.global_mask) inputs.global_mask = view_of_mask(*given.global_mask, "global_mask", batch, num_keys);
+  return inputs;
+}
+
+// Waking a thread takes 4 us, some 50 000 multiply-adds.
+RunOptions options_for(const AttentionInputs& inputs) {
+  const Window& window = inputs.window;
+  const double seen = std::min(static_cast<double>(window.left) + static_cast<double>(window.right) + 1, double(inputs.k.shape[2]));
+  double work = seen * static_cast<double>(inputs.q.shape[3] + inputs.v.shape[3]);
+  for (int dim = 0; dim < 3; ++dim) work *= static_cast<double>(inputs.q.shape[dim]);
+  RunOptions options;
+  if (work > 100'000) options.executor.parallel_for = torch_threads;
+  return options;
+}
+
+// ---- results ---------------------------------------------------------------------------------------------------------------------
+
+const int* order_of(const Given& given) { return given.band[heads_inside] ? kHeadsInside : nullptr; }
+
+// A gradient shaped as `like`; without elements where it is not wanted.
+Tensor gradient(const Given& given, const TensorView& like, bool wanted, const int* order, TensorView* view) {
+  if (wanted) {
+    *view = like;
+    return allocate(given.q, view, order);
+  }
+  TensorView nothing{nullptr, dtype_of(given.q, "q"), 1};
+  return allocate(given.q, &nothing);
+}
+
+// ---- the operators ---------------------------------------------------------------------------------------------------------------
+
+std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Tensor& v, const MaybeTensor& bias, const MaybeTensor& sinks,
+                                     const MaybeTensor& key_mask, const MaybeTensor& global_mask, const MaybeTensor& cu_q,
+                                     const MaybeTensor& cu_k, const MaybeTensor& seed, const Numbers& band, const Reals& reals) {
+  const Given given{q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, band, reals};
+  const AttentionInputs inputs = inputs_of(given);
+  TensorView out_view = inputs.q, lse_view = inputs.q;
+  out_view.shape[3] = inputs.v.shape[3];
+  lse_view.rank = 3, lse_view.dtype = inputs.q.dtype == DType::f64 ? DType::f64 : DType::f32;
+  Tensor out = allocate(q, &out_view, order_of(given)), lse = allocate(q, &lse_view);
+  check(window_attention(inputs, out_view, lse_view, options_for(inputs)));
+  return {std::move(out), std::move(lse)};
+}
+
+// Bit n of `wanted` asks for the n-th result.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
+    const Tensor& d_out, const MaybeTensor& d_lse, const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
+    const MaybeTensor& bias, const MaybeTensor& sinks, const MaybeTensor& key_mask, const MaybeTensor& global_mask, const MaybeTensor& cu_q,
+    const MaybeTensor& cu_k, const MaybeTensor& seed, const Numbers& band, const Reals& reals, std::int64_t wanted) {
+  const Given given{q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, band, reals};
+  const AttentionInputs inputs = inputs_of(given);
+  const auto wants = [&](int result) { return (wanted >> result & 1) != 0; };
+  require(!wants(3) || bias, "wanted", std::to_string(wanted), "without bit 3 where there is no bias");
+  require(!wants(4) || sinks, "wanted", std::to_string(wanted), "without bit 4 where there are no sinks");
+  AttentionGradients views;
+  Tensor d_q = gradient(given, inputs.q, wants(0), order_of(given), &views.d_q);
+  Tensor d_k = gradient(given, inputs.k, wants(1), order_of(given), &views.d_k);
+  Tensor d_v = gradient(given, inputs.v, wants(2), order_of(given), &views.d_v);
+  Tensor d_bias = gradient(given, inputs.bias, wants(3), nullptr, &views.d_bias);
+  Tensor d_sinks = gradient(given, inputs.sinks, wants(4), nullptr, &views.d_sinks);
+  const TensorView d_lse_view = d_lse ? view_of_rank(*d_lse, "d_lse", 3) : TensorView{};
+  check(window_attention_backward(inputs, view_of_rank(out, "out", kRank), view_of_rank(lse, "lse", 3), view_of_rank(d_out, "d_out", kRank),
+                                  d_lse_view, views, options_for(inputs)));
+  return {std::move(d_q), std::move(d_k), std::move(d_v), std::move(d_bias), std::move(d_sinks)};
+}
+
+const std::string kGiven =
+    "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? sinks, Tensor? key_mask, Tensor? global_mask, Tensor? cu_q, Tensor? cu_k, "
+    "Tensor? seed, SymInt[] band, float[] reals";
+const std::string kAttention = "attention(" + kGiven + ") -> (Tensor out, Tensor lse)";
+const std::string kBackward = "attention_backward(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, " + kGiven +
+                              ", int wanted) -> (Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_bias, Tensor d_sinks)";
+
+}  // namespace
+}  // namespace window_matmul::binding
+
+// With an underscore: the same without an Autograd kernel, for calls from Python with nothing else to do.
+STABLE_TORCH_LIBRARY_FRAGMENT(window_matmul, library) {
+  using namespace window_matmul::binding;
+  library.def(kAttention.c_str());
+  library.def(kBackward.c_str());
+  library.def(("_" + kAttention).c_str());
+  library.def(("_" + kBackward).c_str());
+}
+
+STABLE_TORCH_LIBRARY_IMPL(window_matmul, CPU, library) {
+  using namespace window_matmul::binding;
+  library.impl("attention", TORCH_BOX(&attention));
+  library.impl("attention_backward", TORCH_BOX(&attention_backward));
+  library.impl("_attention", TORCH_BOX(&attention));
+  library.impl("_attention_backward", TORCH_BOX(&attention_backward));
+}
