@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._arguments import _DTYPES, as_operand
-from .window import Window, as_int, as_positive, as_size, as_window
+from ._arguments import _DTYPES, _sides, as_count, as_operand
+from .window import Window, as_int, as_positive
 
 _MAX_BYTES = 1 << 62  # what a size in bytes may be in torch, with room
 
@@ -50,6 +50,14 @@ class Sizes:
             f"batch_size={self.batch_size}, num_kv_heads={self.num_kv_heads}, head_dim={self.head_dim}, "
             f"value_head_dim={self.value_head_dim}, window=({self.left}, 0){dilation}, num_pinned={self.num_pinned}"
         )
+
+
+def as_size(name: str, value: object) -> int:
+    return as_count(name, value, "an int of at least 0")
+
+
+def as_window(window_size: object) -> Window:
+    return window_size if isinstance(window_size, Window) else Window(*_sides(window_size))
 
 
 def as_causal(window_size: object) -> Window:

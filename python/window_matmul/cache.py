@@ -151,7 +151,7 @@ class RollingCache:
             mask = None
             if len(set(used)) > 1:
                 mask = torch.arange(most, device=k.device) < torch.tensor(used, device=k.device)[:, None]
-            out = window_attention(q, self._keys[:, :, :most], self._values[:, :, :most], (None, 0), key_mask=mask, **options)
+            out = _attention(q, self._keys[:, :, :most], self._values[:, :, :most], None, options | {"key_mask": mask})
         except BaseException:
             self._exchange(slots, *before)
             raise
@@ -173,14 +173,15 @@ class RollingCache:
 
     def _attend_in_place(self, rows: slice, length: int, qkv: tuple[Tensor, Tensor, Tensor], options: dict[str, Any]) -> Tensor:
         q, k, v = qkv
+        places = [(token, slice(slot, slot + count)) for token, slot, count in self._ring.past(length)] if q.shape[2] else []
+        runs = [(token, self._keys[rows, :, run], self._values[rows, :, run]) for token, run in places]
         sinks = options.pop("sinks")
-        options |= {"dilation": self.window.dilation, "return_lse": True}
-        sides, pinned = (self.window.left, 0), self._ring.pinned
         parts = []
-        for token, slot, count in self._ring.past(length) if q.shape[2] else ():
-            past = self._keys[rows, :, slot : slot + count], self._values[rows, :, slot : slot + count]
-            parts.append(window_attention(q, *past, sides, query_offset=length - token, global_tokens=max(pinned - token, 0), **options))
-        parts.append(window_attention(q, k, v, sides, global_tokens=max(pinned - length, 0), **options))
+        for token, keys, values in [*runs, (length, k, v)]:
+            here: dict[str, Any] = {"query_offset": length - token, "global_tokens": max(self.num_pinned - token, 0), "return_lse": True}
+            part = window_attention(q, keys, values, self.window, **here, **options)
+            assert isinstance(part, tuple)
+            parts.append(part)
         return merge(parts, sinks)
 
     def _attend_to_copy(self, rows: slice, length: int, qkv: tuple[Tensor, Tensor, Tensor], options: dict[str, Any]) -> Tensor:
@@ -189,8 +190,7 @@ class RollingCache:
         past = [slice(slot, slot + count) for _, slot, count in self._ring.past(length)]
         keys = torch.cat([*(self._keys[rows, :, run] for run in past), k], 2) if past else k
         values = torch.cat([*(self._values[rows, :, run] for run in past), v], 2) if past else v
-        sides = (self.window.left, 0)
-        return window_attention(q, keys, values, sides, dilation=self.window.dilation, global_tokens=self._ring.pinned, **options)
+        return _attention(q, keys, values, self.window, options | {"global_tokens": self.num_pinned})
 
     def _append(self, k: Tensor, v: Tensor) -> None:
         new = k.shape[2]
@@ -239,3 +239,9 @@ class RollingCache:
         self._keys.copy_(keys)
         self._values.copy_(values)
         self._lengths = lengths
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, window: Window | None, options: dict[str, Any]) -> Tensor:
+    out = window_attention(q, k, v, window, **options)
+    assert isinstance(out, Tensor)
+    return out

@@ -5,11 +5,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ._arguments import as_dilation
+from ._attention_arguments import as_flag, as_reals
+from ._cache_arguments import as_size, as_window
 from ._rotary import check_base, turn, turns
-from .attention import window_attention
+from .attention import AnyWindow, window_attention
 from .cache import RollingCache
-from .functional import Dilation, WindowSize
-from .window import Window, as_flag, as_positive, as_size, as_window
+from .functional import Dilation
+from .window import Window, as_positive
 
 Device = torch.device | str | None
 
@@ -64,7 +67,7 @@ class WindowAttention(nn.Module):
         self,
         embed_dim: int,
         num_heads: int,
-        window_size: WindowSize,
+        window_size: AnyWindow,
         *,
         num_kv_heads: int | None = None,
         dilation: Dilation = 1,
@@ -86,6 +89,7 @@ class WindowAttention(nn.Module):
         self.window, self.dilation = _as_window(window_size, dilation, self.num_heads)
         self.global_tokens = as_size("global_tokens", global_tokens)
         self.dropout, self.rotary = _as_probability("dropout", dropout), check_base(rotary, self.head_dim)
+        as_reals(scale, softcap, 0.0, self.head_dim)
         self.scale, self.softcap = scale, softcap
         if as_flag("relative_bias", relative_bias) and self.window.width is None:
             raise ValueError(f"window_size is {window_size!r} with relative_bias; both sides need to be bounded")
@@ -151,21 +155,26 @@ class WindowAttention(nn.Module):
         if cache is not None:
             out = cache.attend(q, k, v, scale=self.scale, softcap=self.softcap, sinks=self.sinks, bias=bias)
         else:
-            out = window_attention(
-                q,
-                k,
-                v,
-                Window(self.window.left, self.window.right),
-                dilation=self.dilation,
-                scale=self.scale,
-                key_mask=key_mask,
-                bias=bias,
-                softcap=self.softcap,
-                sinks=self.sinks,
-                global_tokens=self.global_tokens if global_tokens is None else global_tokens,
-                dropout_p=self.dropout if self.training else 0.0,
-            )
+            out = self._attend(q, k, v, bias, key_mask, self.global_tokens if global_tokens is None else global_tokens)
         return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key_mask: Tensor | None, global_tokens: int | Tensor) -> Tensor:
+        out = window_attention(
+            q,
+            k,
+            v,
+            (self.window.left, self.window.right),
+            dilation=self.dilation,
+            scale=self.scale,
+            key_mask=key_mask,
+            bias=bias,
+            softcap=self.softcap,
+            sinks=self.sinks,
+            global_tokens=global_tokens,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        assert isinstance(out, Tensor)
+        return out
 
     def new_cache(self, batch_size: int, *, dtype: torch.dtype | None = None) -> RollingCache:
         """An empty cache for `forward`; the window needs right = 0 and a bounded left, and all heads one dilation.
@@ -233,21 +242,15 @@ def _head_dim(embed_dim: int, num_heads: int, num_kv_heads: int) -> int:
     return embed_dim // num_heads
 
 
-def _as_window(window_size: object, dilation: object, num_heads: int) -> tuple[Window, int | tuple[int, ...]]:
+def _as_window(window_size: AnyWindow, dilation: object, num_heads: int) -> tuple[Window, int | tuple[int, ...]]:
     """The window, with the dilation that all heads share, and the dilation."""
-    window = as_window(window_size)
-    if isinstance(dilation, tuple | list):
-        taps = tuple(as_positive(f"dilation[{head}]", tap) for head, tap in enumerate(dilation))
-        if len(taps) != num_heads:
-            raise ValueError(f"dilation is {dilation!r}; it needs an int for each of the {num_heads} heads")
-    else:
-        taps = (as_positive("dilation", dilation),)
-    if window.dilation != 1 and set(taps) != {window.dilation}:
-        if taps != (1,):
-            raise ValueError(f"dilation is {dilation!r} beside {window!r}; it needs to be the same, or left away")
-        taps = (window.dilation,)
-    one = set(taps) == {taps[0]}
-    return Window(window.left, window.right, taps[0] if one else 1), taps[0] if one else taps
+    window, taps = as_window(window_size), as_dilation(window_size, dilation, "head")
+    if len(taps) > 1 and len(taps) != num_heads:
+        raise ValueError(f"dilation is {dilation!r}; it needs an int for each of the {num_heads} heads")
+    one = taps[0] if taps else 1
+    if set(taps) <= {one}:
+        return Window(window.left, window.right, one), one
+    return Window(window.left, window.right), taps
 
 
 def _as_probability(name: str, value: float) -> float:

@@ -36,19 +36,6 @@ def as_positive(name: str, value: object, need: str = "an int of at least 1") ->
     return number
 
 
-def as_flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it needs to be True or False")
-    return value
-
-
-def as_size(name: str, value: object) -> int:
-    number = as_int(name, value, "an int of at least 0")
-    if number < 0:
-        raise ValueError(f"{name} is {number}; it needs to be an int of at least 0")
-    return number
-
-
 def _peer_size(name: str, value: object) -> int | None:
     """A peer's window size: at least 1; None and -1 mean unbounded."""
     need = "an int of at least 1, or None or -1 for unbounded"
@@ -139,7 +126,7 @@ class Window:
         Window(left=256, right=0, dilation=2)
         """
         side = as_side("attention_window", attention_window)
-        return cls(side, 0 if as_flag("autoregressive", autoregressive) else side, dilation)
+        return cls(side, 0 if _flag("autoregressive", autoregressive) else side, dilation)
 
     @classmethod
     def from_flash_attn(cls, window_size: tuple[int | None, int | None], *, causal: bool = False) -> "Window":
@@ -152,7 +139,7 @@ class Window:
             error = ValueError if isinstance(window_size, tuple | list) else TypeError
             raise error(f"window_size is {window_size!r}; it needs to be a pair (left, right)")
         left, right = as_side("window_size[0]", window_size[0]), as_side("window_size[1]", window_size[1])
-        if not as_flag("causal", causal):
+        if not _flag("causal", causal):
             return cls(left, right)
         if right:
             raise ValueError(f"window_size is {window_size!r} with causal=True; its right side needs to be 0 or -1")
@@ -188,11 +175,11 @@ class Window:
         """
         size = _peer_size("window_size", window_size)
         if look_forward is None:
-            look_forward = 0 if as_flag("causal", causal) else 1
+            look_forward = 0 if _flag("causal", causal) else 1
         back, forward = as_int("look_backward", look_backward), as_int("look_forward", look_forward)
         if back < 0 or forward < 0:
             raise ValueError(f"look_backward and look_forward are {back} and {forward}; they need to be at least 0")
-        if as_flag("causal", causal) and forward > 0:
+        if _flag("causal", causal) and forward > 0:
             raise ValueError(f"look_forward is {forward} with causal=True; it needs to be 0 or None")
         left, right = (0 if looks == 0 else None if size is None else size * looks for looks in (back, forward))
         return cls(left, right)
@@ -206,18 +193,7 @@ class Window:
         )
 
 
-def as_window(window_size: object) -> Window:
-    """A Window from what users may give for one: an int w for (w, w), a pair, None for all keys, or a Window itself."""
-    need = "an int of at least 0, a pair (left, right), None, or a Window"
-    if isinstance(window_size, Window):
-        return window_size
-    if window_size is None:
-        return Window(None, None)
-    if isinstance(window_size, tuple | list):
-        if len(window_size) != 2:
-            raise ValueError(f"window_size is {window_size!r}; it needs to be {need}")
-        return Window(as_side("window_size[0]", window_size[0]), as_side("window_size[1]", window_size[1]))
-    side = as_int("window_size", window_size, need)
-    if side < 0:
-        raise ValueError(f"window_size is {side}; it needs to be {need}")
-    return Window(side, side)
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it needs to be True or False")
+    return value
