@@ -20,6 +20,13 @@ VARIABLE = "WINDOW_MATMUL_BACKEND"
 FORCED = os.environ.get(VARIABLE, "")
 ROWS = [FORCED] if FORCED else backends()
 
+
+def rows_of(module: object) -> list[str]:
+    """Those that can run what this module tests: OPERATOR, where it says so."""
+    operator = getattr(module, "OPERATOR", "")
+    return [row for row in ROWS if row in backends(operator)] if operator else ROWS
+
+
 hypothesis.settings.register_profile(
     "same examples every time",
     derandomize=True,
@@ -41,7 +48,8 @@ def pytest_report_header() -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         only_best = metafunc.definition.get_closest_marker("best_backend") is not None
-        metafunc.parametrize("backend", ROWS[:1] if only_best else ROWS, indirect=True)
+        rows = rows_of(metafunc.module)
+        metafunc.parametrize("backend", rows[:1] if only_best else rows, indirect=True)
 
 
 @pytest.fixture

@@ -1,0 +1,201 @@
+"""tests/python/attention_oracle.py: the definition of fused attention in dense float64, and how far a correct kernel may be from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oracle import ROUNDING, rounding_of_sums
+
+Dilation = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Who sees whom before any mask. None is an unbounded side, and a query_offset of Lk - Lq."""
+
+    left: int | None
+    right: int | None
+    dilation: Dilation = 1
+    query_offset: int | None = None
+
+    @property
+    def width(self) -> int:
+        assert self.left is not None and self.right is not None
+        return self.left + 1 + self.right
+
+    def shift(self, queries: int, keys: int) -> int:
+        return keys - queries if self.query_offset is None else self.query_offset
+
+    def taps(self, heads: int, queries: int, keys: int) -> tuple[Tensor, Tensor]:
+        """(H, Lq, Lk): whether the window of query i holds key j, and at which tap t."""
+        steps = torch.tensor([self.dilation] * heads if isinstance(self.dilation, int) else self.dilation, dtype=torch.int64)[:, None, None]
+        offset = torch.arange(keys) - torch.arange(queries)[:, None] - self.shift(queries, keys)
+        tap = offset // steps
+        inside = tap * steps == offset
+        for bound, beyond in ((self.left, lambda b: tap < -b), (self.right, lambda b: tap > b)):
+            inside = inside if bound is None else inside & ~beyond(bound)
+        return inside, tap
+
+    def visible(self, heads: int, queries: int, keys: int, is_global: Tensor | None) -> Tensor:
+        """(B or 1, H, Lq, Lk). `is_global` (B, Lk)."""
+        inside = self.taps(heads, queries, keys)[0][None]
+        if is_global is None:
+            return inside
+        shift = self.shift(queries, keys)
+        columns = is_global[:, None, None, :]
+        if self.right == 0:
+            columns = columns & (torch.arange(keys) <= torch.arange(queries)[:, None] + shift)
+        seen = inside | columns
+        return seen | is_global[:, None, :, None] if queries == keys and shift == 0 and self.right != 0 else seen
+
+
+@dataclass
+class Dense:
+    """One call, dense: everything (B, H, Lq, Lk) in float64, differentiable."""
+
+    out: Tensor
+    lse: Tensor
+    p: Tensor  # weights before dropout
+    visible: Tensor
+    magnitude: Tensor  # of what a score is summed from
+    slope: Tensor  # of the softcap
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, rule: Rule, *, kept: Tensor | None = None, **options: Any) -> Dense:
+    """`kept` (B, H, Lq, Lk) is what dropout multiplies the weights with."""
+    q, k, v = q.double(), k.double(), v.double()
+    batch, heads, queries, dim = q.shape
+    keys = k.shape[2]
+    group = heads // max(k.shape[1], 1)
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scale = options.get("scale")
+    scale = dim**-0.5 if scale is None else scale
+    scores, magnitude = scale * (q @ k.mT), abs(scale) * (q.detach().abs() @ k.detach().abs().mT)
+    slope = torch.ones_like(magnitude)
+    if cap := options.get("softcap", 0.0):
+        scores = cap * torch.tanh(scores / cap)
+        slope = 1 - (scores.detach() / cap) ** 2
+    added, hidden = _bias_of(options.get("bias"), rule, batch, heads, queries, keys)
+    visible = rule.visible(heads, queries, keys, global_mask(options.get("global_tokens"), batch, keys)) & ~hidden
+    if (key_mask := options.get("key_mask")) is not None:
+        visible = visible & key_mask[:, None, None, :]
+    visible = visible.expand(batch, heads, queries, keys)
+    p, lse = _softmax(scores + added, visible, options.get("sinks"))
+    out = (p if kept is None else p * kept) @ v
+    return Dense(out, lse, p, visible, magnitude + added.detach().abs(), slope)
+
+
+def global_mask(global_tokens: Any, batch: int, keys: int) -> Tensor | None:
+    if global_tokens is None or isinstance(global_tokens, Tensor):
+        return global_tokens
+    return (torch.arange(keys) < global_tokens).expand(batch, keys)
+
+
+def _bias_of(bias: Tensor | None, rule: Rule, batch: int, heads: int, queries: int, keys: int) -> tuple[Tensor, Tensor]:
+    """What is added to each score, and which keys a bias of -inf hides. A gather by slot."""
+    shape = (batch, heads, queries, keys)
+    if bias is None:
+        return torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.bool)
+    inside, tap = rule.taps(heads, queries, keys)
+    slot = torch.where(inside, tap + rule.left, 0).expand(shape)
+    wide = (bias[None, :, None, :] if bias.ndim == 2 else bias).double().expand(*shape[:3], rule.width)
+    values = wide.gather(-1, slot)
+    hidden = inside & (values == -torch.inf)
+    return torch.where(inside & ~hidden, values, 0.0), hidden
+
+
+def _softmax(scores: Tensor, visible: Tensor, sinks: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weights, and the log-sum-exp without the sink. Rows that see nothing: 0 and -inf."""
+    empty = ~visible.any(-1, keepdim=True)
+    sink = None if sinks is None else sinks.double()[:, None, None]
+    tops = torch.where(visible, scores.detach(), -torch.inf).amax(-1, keepdim=True) if scores.shape[-1] else empty * -torch.inf
+    tops = torch.where(empty, 0.0, tops if sink is None else torch.maximum(tops, sink.detach()))
+    weights = torch.where(visible, (scores - tops).where(visible, 0.0).exp(), 0.0)
+    total = torch.where(empty, 1.0, weights.sum(-1, keepdim=True))
+    lse = torch.where(empty, -torch.inf, total.log() + tops).squeeze(-1)
+    return weights / (total if sink is None else total + torch.where(empty, 0.0, (sink - tops).exp())), lse
+
+
+# ---- how far a correct kernel may be off ---------------------------------------------------------------------------------------------
+@dataclass
+class Bounds:
+    out: Tensor
+    lse: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    bias: Tensor | None = None
+    sinks: Tensor | None = None
+
+
+def smallest(dtype: torch.dtype) -> float:
+    """The smallest number above 0: what a result that underflows may be off."""
+    return torch.finfo(dtype).tiny * torch.finfo(dtype).eps
+
+
+def bounds(dense: Dense, d_out: Tensor, d_lse: Tensor | None, tensors: dict[str, Tensor], rule: Rule, kept: Tensor | None) -> Bounds:
+    """Largest errors, to first order. In units of u, the rounding of sums: a score errs by `magnitude` times the number of its terms, and
+    a weight by that of its row's worst score, by the length of the sum below it, and a few for exp; so do scores' gradients, which also
+    have the error of `out` as it was rounded to its dtype, times d_out. Sums of such have the sum of the errors. Then the rounding of the
+    result. Doubled: the reference's own errors, and what is of second order.
+    """
+    q, k, v = (tensors[name].detach().double() for name in "qkv")
+    dtype, group = tensors["q"].dtype, q.shape[1] // max(k.shape[1], 1)
+    u, rounding = 2 * rounding_of_sums(dtype), ROUNDING[dtype] * 1.01
+    wide_k, wide_v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    p, size = dense.p.detach(), torch.where(dense.visible, dense.magnitude, 0.0)
+    terms = max(q.shape[2], k.shape[2]) * group * max(q.shape[0], 1) + q.shape[3] + v.shape[3] + 30
+    worst = size.amax(-1, keepdim=True) if size.shape[-1] else size.sum(-1, keepdim=True)
+    lse_size = torch.where(dense.lse.detach().isfinite(), dense.lse.detach(), 0.0).abs()[..., None]
+    relative = u * (terms + (q.shape[3] + 8) * worst + 2 * lse_size)  # of a weight
+    kept_p = p if kept is None else p * kept
+    d_out = d_out.detach().double().abs()
+    tiny = smallest(dtype) + 4 * terms * torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).tiny
+
+    def rounded(exact_size: Tensor, error: Tensor) -> Tensor:
+        return error + exact_size * rounding + tiny
+
+    d_p = (d_out @ wide_v.abs().mT) * (1 if kept is None else kept)
+    from_out = (d_out * (rounding * dense.out.detach().abs() + relative * (kept_p @ wide_v.abs()))).sum(-1, keepdim=True)
+    d_score = p * (d_p + (p * d_p).sum(-1, keepdim=True))
+    if d_lse is not None:
+        alone = torch.where(dense.visible, p / torch.where(p.sum(-1, keepdim=True) > 0, p.sum(-1, keepdim=True), 1.0), 0.0)
+        d_score = d_score + alone * d_lse.detach().double().abs()[..., None]
+    d_score_error = d_score * relative * 3 + p * from_out
+    scale = abs(tensors.get("scale_value", 1.0))  # type: ignore[arg-type]
+    product, product_error = (scale * dense.slope * x for x in (d_score, d_score_error + d_score * u * 4))
+
+    def shared(x: Tensor) -> Tensor:
+        return x.unflatten(1, (k.shape[1], group)).sum(2)
+
+    def summed(weights: Tensor, errors: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        return weights @ other.abs(), (errors + u * terms * weights) @ other.abs()
+
+    result = Bounds(
+        out=rounded(kept_p @ wide_v.abs(), relative * (kept_p @ wide_v.abs())),
+        lse=(relative + u * lse_size).squeeze(-1) + tiny,
+        q=rounded(*summed(product, product_error, wide_k)),
+        k=rounded(*map(shared, summed(product.mT, product_error.mT, q))),
+        v=rounded(*map(shared, summed(kept_p.mT, (kept_p * relative).mT, d_out))),
+    )
+    if (bias := tensors.get("bias")) is not None:
+        result.bias = _bound_of_bias(bias, rule, d_score, d_score_error + u * terms * d_score)
+    if (sinks := tensors.get("sinks")) is not None:
+        own = (1 - p.sum(-1)).clamp(min=0) * (p * d_p).sum(-1)
+        error = (own * relative.squeeze(-1) * 4 + u * terms * (p * d_p).sum(-1) + from_out.squeeze(-1)).sum((0, 2))
+        result.sinks = error + own.sum((0, 2)) * ROUNDING[sinks.dtype] * 1.01 + tiny
+    return result
+
+
+def _bound_of_bias(bias: Tensor, rule: Rule, size: Tensor, error: Tensor) -> Tensor:
+    """Scores' gradients and errors, gathered from their keys into slots."""
+    inside, tap = rule.taps(*size.shape[1:])
+    slot = torch.where(inside, tap + rule.left, rule.width).expand(size.shape)
+    sizes, errors = (x.new_zeros(*x.shape[:3], rule.width + 1).scatter_add(-1, slot, x)[..., :-1] for x in (size, error))
+    if bias.ndim == 2:
+        sizes, errors = sizes.sum((0, 2)), errors.sum((0, 2))
+    return errors + sizes * ROUNDING[bias.dtype] * 1.01 + 4 * smallest(bias.dtype)
