@@ -197,6 +197,8 @@ class WindowAttention(nn.Module):
         )
 
     def _check_cache(self, cache: RollingCache, key_mask: Tensor | None, global_tokens: int | Tensor | None) -> None:
+        if not isinstance(cache, RollingCache):
+            raise TypeError(f"cache is of type {type(cache).__name__}; it needs to be a RollingCache, of new_cache")
         for name, value in (("key_mask", key_mask), ("global_tokens", global_tokens)):
             if value is not None:
                 raise ValueError(f"{name} is given beside cache; it needs to be left away: the cache keeps no mask of its tokens")

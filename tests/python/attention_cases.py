@@ -148,12 +148,19 @@ def _cases() -> list[Case]:
     same = replace(base, queries=9)
     cases += [replace(same, global_tokens=2, rule=Rule(2, 1, query_offset=offset)) for offset in (0, 1, -2)]
     cases += [replace(same, global_mask=True, rule=Rule(0, 0, query_offset=offset)) for offset in (0, 2, -2)]
-    cases += [replace(same, global_mask=True, rule=Rule(None, None)), replace(same, global_tokens=4, bias="slots", hides=True, key_mask=True)]
+    cases += [
+        replace(same, global_mask=True, rule=Rule(None, None)),
+        replace(same, global_tokens=4, bias="slots", hides=True, key_mask=True),
+    ]
     cases += [replace(base, kv_heads=1), replace(base, heads=6, kv_heads=2), replace(base, heads=6, kv_heads=3, sinks=True, bias="slots")]
     cases += [replace(base, dim=d, value_dim=dv) for d, dv in ((1, 1), (17, 5), (64, 64), (5, 33), (130, 96))]
     everything = Case(Rule(2, 1, (1, 2)), 9, 9, 2, 2, 1, 5, 6, 0.7, 2.0, "full", False, True, True, True, None, True)
     cases += [everything, replace(everything, bias="slots", queries=5), replace(everything, rule=Rule(3, 0)), replace(everything, keys=40)]
-    cases += [Case(Rule(9, 4), 70, 70, 1, 2, 1, 33, 32), Case(Rule(16, 16), 130, 130, 1, 1, 1, 64, 64), Case(Rule(40, 0), 33, 97, 1, 2, 2, 8, 8)]
+    cases += [
+        Case(Rule(9, 4), 70, 70, 1, 2, 1, 33, 32),
+        Case(Rule(16, 16), 130, 130, 1, 1, 1, 64, 64),
+        Case(Rule(40, 0), 33, 97, 1, 2, 2, 8, 8),
+    ]
     return cases
 
 
@@ -162,4 +169,7 @@ EMPTY = [
     replace(Case(Rule(2, 1), bias="slots", sinks=True, key_mask=True, global_tokens=1), **{name: 0})
     for name in ("queries", "keys", "batch", "dim", "value_dim")
 ]
-EMPTY = [replace(case, scale=0.5) for case in EMPTY] + [replace(EMPTY[0], heads=0, kv_heads=0), replace(EMPTY[0], queries=3, keys=0, bias="full")]
+EMPTY = [replace(case, scale=0.5) for case in EMPTY] + [
+    replace(EMPTY[0], heads=0, kv_heads=0),
+    replace(EMPTY[0], queries=3, keys=0, bias="full"),
+]

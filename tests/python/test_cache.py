@@ -14,6 +14,7 @@ from decoding import Decoder, Shape
 from oracle import DTYPES
 from window_matmul import RollingCache, Window, window_attention
 
+OPERATOR = "attention"
 WINDOWS = [Window(0, 0), Window(1, 0), Window(5, 0), Window(30, 0), Window(3, 0, 2), Window(2, 0, 5), Window(0, 0, 4)]
 CHUNKS = [[1] * 20, [20, 1, 1, 1], [3, 0, 5, 1, 17, 1, 16, 2], [40, 1], [1, 40, 3], [7, 7, 7, 7], [0, 1, 0]]
 
