@@ -103,7 +103,7 @@ class Window:
         >>> Window.from_hf_bidirectional(65)
         Window(left=64, right=64, dilation=1)
 
-        Source: transformers/models/modernbert/modeling_modernbert.py; flash-attention is called with (sliding_window - 1, sliding_window - 1).
+        Source: transformers/models/modernbert/modeling_modernbert.py; flash-attention is called with that number less 1 on each side.
         """
         size = _peer_size("sliding_window", sliding_window)
         return cls(None, None) if size is None else cls(size - 1, size - 1)
