@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._arguments import _DTYPES, _sides, as_count, as_operand
+from ._arguments import _DTYPES, as_count, as_operand, to_window
 from .window import Window, as_int, as_positive
 
 _MAX_BYTES = 1 << 62  # what a size in bytes may be in torch, with room
@@ -56,12 +56,8 @@ def as_size(name: str, value: object) -> int:
     return as_count(name, value, "an int of at least 0")
 
 
-def as_window(window_size: object) -> Window:
-    return window_size if isinstance(window_size, Window) else Window(*_sides(window_size))
-
-
 def as_causal(window_size: object) -> Window:
-    window = as_window(window_size)
+    window = to_window(window_size)
     if window.left is None or window.right != 0:
         raise ValueError(
             f"window_size is {window_size!r}; a cache needs a bounded left side and right = 0: it looks back, and not without end"

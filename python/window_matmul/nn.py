@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ._arguments import as_dilation
+from ._arguments import as_dilation, to_window
 from ._attention_arguments import as_flag, as_reals
-from ._cache_arguments import as_size, as_window
+from ._cache_arguments import as_size
 from ._rotary import check_base, turn, turns
 from .attention import AnyWindow, window_attention
 from .cache import RollingCache
@@ -246,7 +246,7 @@ def _head_dim(embed_dim: int, num_heads: int, num_kv_heads: int) -> int:
 
 def _as_window(window_size: AnyWindow, dilation: object, num_heads: int) -> tuple[Window, int | tuple[int, ...]]:
     """The window, with the dilation that all heads share, and the dilation."""
-    window, taps = as_window(window_size), as_dilation(window_size, dilation, "head")
+    window, taps = to_window(window_size), as_dilation(window_size, dilation, "head")
     if len(taps) > 1 and len(taps) != num_heads:
         raise ValueError(f"dilation is {dilation!r}; it needs an int for each of the {num_heads} heads")
     one = taps[0] if taps else 1
