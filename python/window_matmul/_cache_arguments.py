@@ -56,6 +56,15 @@ def as_size(name: str, value: object) -> int:
     return as_count(name, value, "an int of at least 0")
 
 
+def as_device(device: object) -> torch.device:
+    if device is not None and not isinstance(device, str | torch.device):
+        raise TypeError(f"device is {device!r} ({type(device).__name__}); it needs to be a torch.device, its name, or None")
+    where = torch.get_default_device() if device is None else torch.device(device)
+    if where.type not in ("cpu", "meta"):
+        raise ValueError(f"device is {where}; it needs to be the CPU: this build of window_matmul has no other kernels")
+    return where
+
+
 def as_causal(window_size: object) -> Window:
     window = to_window(window_size)
     if window.left is None or window.right != 0:

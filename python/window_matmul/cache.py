@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._cache_arguments import Sizes, as_causal, as_rows, check_attend, check_state
+from ._cache_arguments import Sizes, as_causal, as_device, as_rows, check_attend, check_state
 from ._merge import merge
 from ._ring import Ring
 from .attention import window_attention
@@ -40,7 +40,7 @@ class RollingCache:
 
     Raises:
         TypeError: an argument of a wrong type, or a dtype without kernels.
-        ValueError: a negative size, a window with a right side or without a bounded left one.
+        ValueError: a negative size, a window with a right side or without a bounded left one, a device without kernels.
 
     >>> import torch
     >>> cache = RollingCache(batch_size=1, num_kv_heads=2, head_dim=4, window_size=(3, 0), num_pinned=1)
@@ -72,6 +72,7 @@ class RollingCache:
         dtype = torch.get_default_dtype() if dtype is None else dtype
         sizes = Sizes(batch_size, num_kv_heads, head_dim, value_head_dim, as_causal(window_size), num_pinned, dtype)
         self._sizes = sizes
+        device = as_device(device)
         self._ring = Ring(sizes.num_pinned, sizes.reach + 1)
         with torch.inference_mode(False):  # else no call outside of inference mode could write it
             slots = sizes.batch_size, sizes.num_kv_heads, self._ring.slots

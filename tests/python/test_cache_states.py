@@ -61,6 +61,8 @@ MADE: list[tuple[type[Exception], dict[str, Any], str]] = [
     (ValueError, {"window_size": Window(2**40, 0, 2**40)}, "dilation=.*bytes"),
     (TypeError, {"dtype": torch.int32}, "dtype is torch.int32"),
     (TypeError, {"dtype": "float32"}, "dtype is 'float32'"),
+    (ValueError, {"device": "cuda"}, "device is cuda.*CPU"),
+    (TypeError, {"device": 0}, "device is 0"),
 ]  # fmt: skip
 
 
