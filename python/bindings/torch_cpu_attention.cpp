@@ -21,13 +21,14 @@ using Reals = std::vector<double>;
 
 constexpr int kRank = 4;                                // (B, H, L, n), and B = 1 for packed sequences
 constexpr int kHeadsInside[kRank] = {0, 2, 1, 3};       // stored as (B, L, H, n)
-enum : std::size_t { left, right, shift, global_tokens, heads_inside, first_dilation };  // Numbers
+enum : std::size_t { left, right, heads_inside, first_dilation };  // Numbers
 enum : std::size_t { softcap, dropout_p, scale };                                        // Reals; the last may be missing
 
 struct Given {  // the arguments that both operators have
   const Tensor &q, &k, &v;
   const MaybeTensor &bias, &sinks, &key_mask, &global_mask, &cu_q, &cu_k, &seed;
   const Numbers& band;
+  std::int64_t shift, global_tokens;
   const Reals& reals;
 };
 
@@ -81,10 +82,9 @@ std::vector<index_t> bounds_of(const Tensor& cu, const char* name, index_t total
 
 void set_band(const Given& given, AttentionInputs* inputs) {
   const Numbers& band = given.band;
-  require(band.size() >= first_dilation, "band", "a list of " + std::to_string(band.size()),
-          "(left, right, shift, global_tokens, heads_inside, *dilation)");
-  inputs->window = {band[left], band[right], {band.begin() + first_dilation, band.end()}, band[shift]};
-  inputs->global_tokens = band[global_tokens];
+  require(band.size() >= first_dilation, "band", "a list of " + std::to_string(band.size()), "(left, right, heads_inside, *dilation)");
+  inputs->window = {band[left], band[right], {band.begin() + first_dilation, band.end()}, given.shift};
+  inputs->global_tokens = given.global_tokens;
 }
 
 void set_reals(const Given& given, AttentionInputs* inputs) {
@@ -155,8 +155,9 @@ Tensor gradient(const Given& given, const TensorView& like, bool wanted, const i
 
 std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Tensor& v, const MaybeTensor& bias, const MaybeTensor& sinks,
                                      const MaybeTensor& key_mask, const MaybeTensor& global_mask, const MaybeTensor& cu_q,
-                                     const MaybeTensor& cu_k, const MaybeTensor& seed, const Numbers& band, const Reals& reals) {
-  const Given given{q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, band, reals};
+                                     const MaybeTensor& cu_k, const MaybeTensor& seed, const Numbers& band, std::int64_t shift,
+                                     std::int64_t global_tokens, const Reals& reals) {
+  const Given given{q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, band, shift, global_tokens, reals};
   const AttentionInputs inputs = inputs_of(given);
   TensorView out_view = inputs.q, lse_view = inputs.q;
   out_view.shape[3] = inputs.v.shape[3];
@@ -167,11 +168,14 @@ std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Ten
 }
 
 // Bit n of `wanted` asks for the n-th result.
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
-    const Tensor& d_out, const MaybeTensor& d_lse, const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
-    const MaybeTensor& bias, const MaybeTensor& sinks, const MaybeTensor& key_mask, const MaybeTensor& global_mask, const MaybeTensor& cu_q,
-    const MaybeTensor& cu_k, const MaybeTensor& seed, const Numbers& band, const Reals& reals, std::int64_t wanted) {
-  const Given given{q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, band, reals};
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(const Tensor& d_out, const MaybeTensor& d_lse, const Tensor& out,
+                                                                      const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
+                                                                      const MaybeTensor& bias, const MaybeTensor& sinks,
+                                                                      const MaybeTensor& key_mask, const MaybeTensor& global_mask,
+                                                                      const MaybeTensor& cu_q, const MaybeTensor& cu_k,
+                                                                      const MaybeTensor& seed, const Numbers& band, std::int64_t shift,
+                                                                      std::int64_t global_tokens, const Reals& reals, std::int64_t wanted) {
+  const Given given{q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, band, shift, global_tokens, reals};
   const AttentionInputs inputs = inputs_of(given);
   const auto wants = [&](int result) { return (wanted >> result & 1) != 0; };
   require(!wants(3) || bias, "wanted", std::to_string(wanted), "without bit 3 where there is no bias");
@@ -190,7 +194,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
 
 const std::string kGiven =
     "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? sinks, Tensor? key_mask, Tensor? global_mask, Tensor? cu_q, Tensor? cu_k, "
-    "Tensor? seed, SymInt[] band, float[] reals";
+    "Tensor? seed, int[] band, SymInt shift, SymInt global_tokens, float[] reals";
 const std::string kAttention = "attention(" + kGiven + ") -> (Tensor out, Tensor lse)";
 const std::string kBackward = "attention_backward(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, " + kGiven +
                               ", int wanted) -> (Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_bias, Tensor d_sinks)";

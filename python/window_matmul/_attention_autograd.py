@@ -30,7 +30,7 @@ def _refuse_forward_mode(_ctx: Any, *_: Any) -> NoReturn:
 
 # ---- backward ------------------------------------------------------------------------------------------------------------------------
 def _attention_backward(*args: Any) -> Tensors:
-    """(d_out, d_lse, out, lse, *tensors, band, reals, wanted)."""
+    """(d_out, d_lse, out, lse, *tensors, *numbers, wanted)."""
     tensors = args[: 4 + NUM_TENSORS]
     recording = is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     if recording or is_watched() or not tensors[0].is_cpu or not _PLAIN.issuperset(map(type, tensors)):
@@ -86,14 +86,14 @@ def _direct_forward(ctx: Any, *args: Any) -> Tensors:
 
 
 def _direct_backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> MaybeTensors:
-    return *_gradients(ctx, d_out, d_lse, ctx.needs_input_grad), None, None
+    return *_gradients(ctx, d_out, d_lse, ctx.needs_input_grad), *(None for _ in ctx.numbers)
 
 
 _recorded = function("attention", forward=_direct_forward, backward=_direct_backward)
 
 
 def attention(*args: Any) -> Tensors:
-    """(*tensors, band, reals) -> out, lse."""
+    """(*tensors, *numbers) -> out, lse."""
     tensors = args[:NUM_TENSORS]
     if is_watched() or not tensors[0].is_cpu or not _PLAIN.issuperset(map(type, tensors)):
         return _ops.attention(*args)  # type: ignore[no-any-return]

@@ -1,13 +1,13 @@
 # python/window_matmul/_attention_ops.py: fused attention's two private operators as PyTorch sees them: what they give, vmap.
 """Nothing here checks arguments: attention.py does, and the library does once more.
 
-    attention           (*tensors, band, reals)                                           -> out, lse
-    attention_backward  (d_out, d_lse or None, out, lse, *tensors, band, reals, wanted)   -> d_q, d_k, d_v, d_bias, d_sinks
+    attention           (*tensors, *numbers)                                          -> out, lse
+    attention_backward  (d_out, d_lse or None, out, lse, *tensors, *numbers, wanted)  -> d_q, d_k, d_v, d_bias, d_sinks
 
 tensors  q (B, H, Lq, D), k (B, Hkv, Lk, D), v (B, Hkv, Lk, Dv), and for each option that is not used None: bias (H, W) or (B, H, Lq, W),
          sinks (H,), key_mask and global_mask (B, Lk), cu_q and cu_k (packed sequences, B = 1), seed (one int64, for dropout)
-band     left, right, shift, global tokens, whether heads lie inside lengths in memory, then the dilation's
-reals    softcap, dropout_p, then the scale if it is not 1 / sqrt(D)
+numbers  band: left, right, whether heads lie inside lengths in memory, then the dilation's; shift; global tokens;
+         reals: softcap, dropout_p, then the scale if it is not 1 / sqrt(D)
 wanted   bit n asks for the n-th gradient; the others come back without elements
 """
 
@@ -25,6 +25,7 @@ MaybeTensors = tuple[Tensor | None, ...]
 
 NUM_TENSORS = 10
 NUM_GRADIENTS = 5
+_OTHERS = 4  # tensors that stand before q in attention_backward
 _BIAS, _SINKS, _CU_Q, _SEED = 3, 4, 7, 9  # places in `tensors`
 
 attention = torch.ops.window_matmul.attention.default
@@ -37,7 +38,7 @@ for _name in ("_attention", "_attention_backward"):
 
 
 # ---- results without data -----------------------------------------------------------------------------------------------------------
-def _empty(like: Tensor, shape: Sequence[int], heads_inside: int) -> Tensor:
+def _empty(like: Tensor, shape: Sequence[int], heads_inside: int | bool) -> Tensor:
     check_size(like, shape)
     if not heads_inside:
         return like.new_empty(shape)
@@ -45,18 +46,19 @@ def _empty(like: Tensor, shape: Sequence[int], heads_inside: int) -> Tensor:
     return like.new_empty(batch, length, heads, last).transpose(1, 2)
 
 
-def _fake_attention(q: Tensor, k: Tensor, v: Tensor, *args: Any) -> Tensors:
-    *_, band, _reals = args
+def _fake_attention(*args: Any) -> Tensors:
+    q, _, v = args[:3]
+    heads_inside = args[NUM_TENSORS][2]
     dtype = torch.float64 if q.dtype is torch.float64 else torch.float32
-    return _empty(q, (*q.shape[:3], v.shape[3]), band[4]), q.new_empty(q.shape[:3], dtype=dtype)
+    return _empty(q, (*q.shape[:3], v.shape[3]), heads_inside), q.new_empty(q.shape[:3], dtype=dtype)
 
 
-def _fake_backward(d_out: Tensor, d_lse: Tensor | None, out: Tensor, lse: Tensor, *args: Any) -> Tensors:
-    q, k, v, bias, sinks, *_, band, _reals, wanted = args
-    likes = (q, k, v, bias, sinks)
-    layouts = (band[4], band[4], band[4], False, False)
+def _fake_backward(*args: Any) -> Tensors:
+    likes, wanted = args[_OTHERS : _OTHERS + NUM_GRADIENTS], args[-1]
+    heads_inside = args[_OTHERS + NUM_TENSORS][2]
+    layouts = (heads_inside,) * 3 + (False,) * 2
     return tuple(
-        _empty(like, like.shape, layout) if wanted >> n & 1 else q.new_empty(0)
+        _empty(like, like.shape, layout) if wanted >> n & 1 else likes[0].new_empty(0)
         for n, (like, layout) in enumerate(zip(likes, layouts, strict=True))
     )
 
@@ -94,7 +96,7 @@ def _vmap_rule(op: Any, others: int) -> Callable[..., tuple[Tensors, tuple[int, 
     def rule(info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Tensors, tuple[int, ...]]:
         size, last = info.batch_size, others + NUM_TENSORS
         tensors, dims, numbers = args[:last], in_dims[:last], args[last:]
-        wanted = numbers[2] if others else 0
+        wanted = numbers[-1] if others else 0
         if not _folds(tensors[others:], dims[others:], wanted):
             entries = [[x if dim is None else x.select(dim, n) for x, dim in zip(tensors, dims, strict=True)] for n in range(size)]
             results = zip(*(op(*entry, *numbers) for entry in entries), strict=True)
@@ -109,4 +111,4 @@ def _vmap_rule(op: Any, others: int) -> Callable[..., tuple[Tensors, tuple[int, 
 
 
 register_vmap(attention, _vmap_rule(attention, 0))
-register_vmap(attention_backward, _vmap_rule(attention_backward, 4))
+register_vmap(attention_backward, _vmap_rule(attention_backward, _OTHERS))

@@ -88,8 +88,8 @@ def window_attention(
     shift = k.shape[2] - q.shape[2] if query_offset is None else as_offset(query_offset)
     with_lse = as_flag("return_lse", return_lse)
     seed = draw_seed(reals[1], q.device)
-    band = (left, right, shift, count, int(q.stride(1) < q.stride(2)), *taps)
-    out, lse = attention(q, k, v, bias, sinks, key_mask, global_mask, None, None, seed, band, reals)
+    band = (left, right, int(q.stride(1) < q.stride(2)), *taps)
+    out, lse = attention(q, k, v, bias, sinks, key_mask, global_mask, None, None, seed, band, shift, count, reals)
     return (out, lse) if with_lse else out
 
 
@@ -155,7 +155,7 @@ def window_attention_varlen(
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
     bias = bias[None] if bias is not None and bias.ndim == 3 else bias
     key_mask, global_mask = (None if mask is None else mask[None] for mask in (key_mask, global_mask))
-    band = (left, right, 0, count, int(q.stride(1) < q.stride(2)), *taps)
-    out, lse = attention(q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, band, reals)
+    band = (left, right, int(q.stride(1) < q.stride(2)), *taps)
+    out, lse = attention(q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, band, 0, count, reals)
     out = out[0].transpose(0, 1)
     return (out, lse[0]) if with_lse else out

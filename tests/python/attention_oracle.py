@@ -168,6 +168,7 @@ def bounds(dense: Dense, d_out: Tensor, d_lse: Tensor | None, tensors: dict[str,
     d_score_error = d_score * relative * 3 + p * from_out
     scale = abs(tensors.get("scale_value", 1.0))  # type: ignore[arg-type]
     product, product_error = (scale * dense.slope * x for x in (d_score, d_score_error + d_score * u * 4))
+    product_error = product_error + scale * d_score * u * 16 * (dense.slope != 1)  # 1 - tanh^2, where tanh is nearly 1
 
     def shared(x: Tensor) -> Tensor:
         return x.unflatten(1, (k.shape[1], group)).sum(2)

@@ -1,0 +1,322 @@
+"""tests/python/test_attention_compile.py: fused attention under torch.compile, torch.export, fake tensors, opcheck and vmap."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import grad, jacrev, vjp, vmap
+
+from attention_cases import DIFFERENTIABLE, Case, leaves
+from attention_oracle import Rule
+from window_matmul import Window, window_attention, window_attention_varlen
+
+OPERATOR = "attention"
+pytestmark = pytest.mark.best_backend
+CASES = [
+    Case(Rule(2, 1)),
+    Case(Rule(None, 0), 9, 9, heads=4, kv_heads=2, sinks=True, softcap=2.0),
+    Case(Rule(1, 2, (1, 3)), bias="full", key_mask=True),
+    Case(Rule(2, 1), 9, 9, bias="slots", sinks=True, global_mask=True, scale=0.5),
+    Case(Rule(2, 1), 9, 9, global_tokens=3),
+]
+by_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def same(actual: Any, exact: Any) -> None:
+    torch.testing.assert_close(actual, exact, rtol=1e-10, atol=1e-12)
+
+
+def values_and_gradients(f: Callable[..., Any], tensors: dict[str, Tensor]) -> list[Tensor]:
+    out, lse = f(**tensors)
+    names = [name for name in DIFFERENTIABLE if name in tensors]
+    return [out, lse, *torch.autograd.grad(out.sin().sum() + lse.sin().sum(), [tensors[name] for name in names])]
+
+
+# ---- torch.compile -------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dynamic", [False, True, None])
+@by_case
+def test_compile(backend: str, case: Case, dynamic: bool | None) -> None:
+    """With other work around it; bit-equal to the same without the compiler."""
+
+    def f(**tensors: Tensor) -> tuple[Tensor, Tensor]:
+        out, lse = case.ours(tensors | {"q": tensors["q"] * 2})
+        return out.cos(), lse
+
+    compiled = torch.compile(f, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for batch in (2, 3, 4):
+        tensors = leaves(replace(case, batch=batch).tensors())
+        for got, want in zip(values_and_gradients(compiled, tensors), values_and_gradients(f, tensors), strict=True):
+            assert torch.equal(got, want) and got.stride() == want.stride()
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert torch.equal(compiled(**tensors)[0], f(**tensors)[0])
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_inductor(backend: str, dynamic: bool) -> None:
+    """The default compiler, which chooses layouts itself, between projections as a layer has them."""
+
+    def f(x: Tensor, y: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (2, 4)).transpose(-3, -2) for t in (x * 2, y.sin(), y + 1))
+        return window_attention(q, k, v, (2, 1)).transpose(-3, -2).flatten(-2).relu()  # type: ignore[union-attr]
+
+    compiled = torch.compile(f, fullgraph=True, dynamic=dynamic)
+    for lq, lk in ((7, 9), (12, 16)):
+        args = [torch.randn(2, length, 8, dtype=torch.float64, requires_grad=True) for length in (lq, lk)]
+        ours, theirs = ([y, *torch.autograd.grad(y.sum(), args)] for y in (compiled(*args), f(*args)))
+        same(ours, theirs)
+
+
+def test_new_lengths_make_no_new_graphs(backend: str) -> None:
+    def f(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return window_attention(q, k, v, (2, 1), global_tokens=1)  # type: ignore[return-value]
+
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(f, fullgraph=True, backend=counter)
+    for length in (7, 8, 11, 12, 30, 31):
+        tensors = leaves(Case(Rule(2, 1), length, length + 2).tensors())
+        assert torch.equal(compiled(**tensors), f(**tensors))
+    assert counter.frame_count <= 2  # one for the first length, one for all others
+
+
+def test_query_offset_and_numbers_may_change(backend: str) -> None:
+    def f(q: Tensor, k: Tensor, v: Tensor, cache: Tensor, softcap: float, scale: float) -> Tensor:
+        offset = cache.shape[0] - q.shape[2]
+        return window_attention(q, k, v, (2, 0), query_offset=offset, softcap=softcap, scale=scale, global_tokens=q.shape[2])  # type: ignore[return-value]
+
+    compiled = torch.compile(f, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n, (length, keys, cached) in enumerate(((5, 9, 8), (6, 12, 7), (4, 11, 10), (7, 21, 3))):
+        args = *Case(Rule(2, 0), length, keys).tensors().values(), torch.empty(cached), float(n), 0.3 * n
+        assert torch.equal(compiled(*args), f(*args))
+
+
+def test_every_way_to_write_a_window(backend: str) -> None:
+    q, k, v = torch.randn(3, 1, 2, 6, 3)
+    for window in (2, (2, None), None, Window(2, 2), Window(None, 2, 3), (-1, 2**62)):
+        torch._dynamo.reset()  # each is a graph of its own
+        compiled = torch.compile(lambda q, k, v, w=window: window_attention(q, k, v, w), fullgraph=True, backend="eager")
+        assert torch.equal(compiled(q, k, v), window_attention(q, k, v, window))
+
+
+def test_packed_sequences(backend: str) -> None:
+    def f(q: Tensor, k: Tensor, v: Tensor, cu: Tensor) -> tuple[Tensor, Tensor]:
+        return window_attention_varlen(q, k, v, cu, cu, 2, return_lse=True)  # type: ignore[return-value]
+
+    compiled = torch.compile(f, fullgraph=True, dynamic=True, backend="aot_eager")
+    for lengths in ([3, 4], [5, 1], [2, 9]):
+        cu = torch.tensor([0, *lengths]).cumsum(0)
+        tensors = {name: torch.randn(sum(lengths), 2, 4, dtype=torch.float64, requires_grad=True) for name in "qkv"} | {"cu": cu}
+        for got, want in zip(values_and_gradients(compiled, tensors), values_and_gradients(f, tensors), strict=True):
+            assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("backend_of_dynamo", ["aot_eager", "inductor"])
+def test_dropout(backend: str, backend_of_dynamo: str) -> None:
+    """Drawn anew at each run, under the rule of torch.manual_seed; the gradient knows the mask."""
+
+    def f(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return window_attention(q, k, v, 3, dropout_p=0.5)  # type: ignore[return-value]
+
+    compiled = torch.compile(f, fullgraph=True, backend=backend_of_dynamo)
+    q, k = torch.zeros(1, 2, 9, 3), torch.zeros(1, 2, 9, 3)
+    v = torch.eye(9).expand(1, 2, 9, 9).clone().requires_grad_()
+    torch.manual_seed(1)
+    first, second = compiled(q, k, v), compiled(q, k, v)
+    torch.manual_seed(1)
+    again = compiled(q, k, v)
+    assert torch.equal(first, again) and not torch.equal(first, second)
+    g = torch.randn_like(first)
+    torch.testing.assert_close(torch.autograd.grad(first, v, g)[0], first.detach().mT @ g)  # the weights themselves
+
+
+def test_autocast_inside(backend: str) -> None:
+    def f(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return window_attention(q, k, v, 2)  # type: ignore[return-value]
+
+    args = [x.requires_grad_() for x in CASES[0].tensors(torch.float32).values()]
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    out = compiled(*args)
+    assert out.dtype == torch.bfloat16 and torch.equal(out, f(*args))
+    for got, want in zip(torch.autograd.grad(out.sum(), args), torch.autograd.grad(f(*args).sum(), args), strict=True):
+        assert torch.equal(got, want)
+
+
+def test_errors_stay_errors(backend: str) -> None:
+    compiled = torch.compile(lambda q: window_attention(q, q, q, -3), backend="eager")
+    with pytest.raises(ValueError, match="window_size"):
+        compiled(torch.randn(1, 1, 4, 3))
+
+
+# ---- torch.export, fake tensors ------------------------------------------------------------------------------------------------------
+class Layer(torch.nn.Module):
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return window_attention(q, k, v, (2, 1))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(backend: str, strict: bool) -> None:
+    batch, queries, keys = (torch.export.Dim(name, min=2, max=500) for name in ("batch", "queries", "keys"))
+    shapes = {"q": {0: batch, 2: queries}, "k": {0: batch, 2: keys}, "v": {0: batch, 2: keys}}
+    program = torch.export.export(Layer(), tuple(Case(Rule(2, 1)).tensors().values()), dynamic_shapes=shapes, strict=strict)
+    assert "window_matmul.attention.default" in {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    for module in (program.module(), program.run_decompositions().module()):
+        for size, lq, lk in ((3, 7, 9), (2, 30, 30), (4, 11, 5)):
+            args = tuple(Case(Rule(2, 1), lq, lk, batch=size).tensors().values())
+            assert torch.equal(module(*args), window_attention(*args, (2, 1)))
+
+
+def test_meta_tensors(backend: str) -> None:
+    for dtype in (torch.float64, torch.bfloat16):
+        q, k = (torch.empty(2**10, heads, 2**20, 64, device="meta", dtype=dtype) for heads in (8, 2))
+        out, lse = window_attention(q, k, k, 100, global_tokens=3, dropout_p=0.1, return_lse=True)  # type: ignore[misc]
+        assert (out.shape, out.dtype, out.device.type) == (q.shape, dtype, "meta")
+        assert (lse.shape, lse.dtype) == (q.shape[:3], torch.float64 if dtype == torch.float64 else torch.float32)
+    x = torch.empty(1, 2, 5, 3, device="meta", requires_grad=True)
+    window_attention(x, x, x, 1).sum().backward()  # type: ignore[union-attr]
+    assert x.grad is not None and x.grad.shape == x.shape and x.grad.device.type == "meta"
+
+
+@by_case
+def test_fake_tensors_are_as_the_real_ones(backend: str, case: Case) -> None:
+    for layout in (lambda x: x, lambda x: x.transpose(1, 2).contiguous().transpose(1, 2), lambda x: x.mT.contiguous().mT):
+        tensors = {n: layout(x) if x.ndim == 4 else x for n, x in case.tensors().items()}
+        real = values_and_gradients(lambda **x: case.ours(x), leaves(tensors))
+        leaf = leaves(tensors)
+        with FakeTensorMode() as mode:
+            fake = values_and_gradients(lambda **x: case.ours(x), {n: mode.from_tensor(x) for n, x in leaf.items()})
+        for x, y in zip(real, fake, strict=True):
+            assert (x.shape, x.stride(), x.dtype, x.device) == (y.shape, y.stride(), y.dtype, y.device)
+
+
+def calls(case: Case, grad: bool) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The arguments of the two private operators."""
+    t = leaves(case.tensors()) if grad else case.tensors()
+    dilation = [case.rule.dilation] if isinstance(case.rule.dilation, int) else case.rule.dilation
+    is_mask = isinstance(t.get("global_tokens"), Tensor)
+    options = [t.get("bias"), t.get("sinks"), t.get("key_mask"), t["global_tokens"] if is_mask else None, None, None, None]
+    sides = (1 << 60 if side is None else side for side in case.window)
+    numbers = [*sides, 0, *dilation], case.keys - case.queries, case.global_tokens or 0
+    given = (t["q"], t["k"], t["v"], *options, *numbers, [case.softcap, 0.0] + [case.scale] * (case.scale is not None))
+    with torch.no_grad():
+        out, lse = torch.ops.window_matmul.attention(*given)
+    wanted = 7 + 8 * bool(case.bias) + 16 * case.sinks
+    return given, (torch.randn_like(out), torch.randn_like(lse), out, lse, *given, wanted)
+
+
+@by_case
+def test_opcheck(backend: str, case: Case) -> None:
+    ops = torch.ops.window_matmul
+    for grad_ in (False, True):
+        torch.library.opcheck(ops.attention.default, calls(case, grad_)[0])
+    torch.library.opcheck(ops.attention_backward.default, calls(case, False)[1])
+    parts = ("test_schema", "test_autograd_registration", "test_faketensor")  # the other asks for a derivative, which there is none
+    torch.library.opcheck(ops.attention_backward.default, calls(case, True)[1], test_utils=parts)
+    for wanted in (0, 1, 6):
+        torch.library.opcheck(ops.attention_backward.default, (*calls(case, False)[1][:-1], wanted))
+
+
+def test_tracing(backend: str) -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    q, k, v = Case(Rule(2, 1)).tensors().values()
+    q.requires_grad_()
+    traced = torch.jit.trace(Layer(), (q, k, v))
+    assert "window_matmul::attention" in {node.kind() for node in traced.graph.nodes()}
+    same(traced(q, k, v), Layer()(q, k, v))
+    graph = make_fx(lambda q, k, v: torch.autograd.grad(Layer()(q, k, v).sum(), q))(q, k, v)
+    assert "window_matmul.attention.default" in graph.code and "window_matmul.attention_backward.default" in graph.code
+
+
+# ---- torch.func ----------------------------------------------------------------------------------------------------------------------
+@by_case
+def test_vmap(backend: str, case: Case) -> None:
+    """Each tensor mapped or not, and anywhere; a loop says what is right."""
+    names = list(case.tensors())
+    plain, mapped = case.tensors(), {n: torch.stack([case.tensors()[n] for _ in range(3)]) for n in names}
+    for dims in itertools.product((None, 0), repeat=len(names)):
+        if not any(dim is not None for dim in dims):
+            continue
+        dims = tuple(-1 if dim == 0 and n % 2 else dim for n, dim in enumerate(dims))
+        args = [plain[n] if dim is None else mapped[n].movedim(0, dim) for n, dim in zip(names, dims, strict=True)]
+        got = vmap(lambda *x: case.ours(dict(zip(names, x, strict=True))), dims)(*args)
+        for entry in range(3):
+            one = {n: plain[n] if dim is None else mapped[n][entry] for n, dim in zip(names, dims, strict=True)}
+            same((got[0][entry], got[1][entry]), case.ours(one))
+
+
+@by_case
+def test_gradients_in_vmap_and_vmap_in_gradients(backend: str, case: Case) -> None:
+    names = [name for name in DIFFERENTIABLE if name in case.tensors()]
+    fixed = {name: x for name, x in case.tensors().items() if name not in names}
+    args = [torch.stack([case.tensors()[name] for _ in range(3)]) for name in names]
+    everything = tuple(range(len(names)))
+
+    def loss(*x: Tensor) -> Tensor:
+        out, lse = case.ours(dict(zip(names, x, strict=True)) | fixed)
+        return out.sin().sum() + lse.sin().sum()
+
+    def by_autograd(*x: Tensor) -> tuple[Tensor, ...]:
+        leaf = [y.clone().requires_grad_() for y in x]
+        return torch.autograd.grad(loss(*leaf), leaf)
+
+    want = [torch.stack(parts) for parts in zip(*(by_autograd(*(x[n] for x in args)) for n in range(3)), strict=True)]
+    same(list(vmap(grad(loss, everything))(*args)), want)
+    same(list(grad(lambda *x: vmap(loss)(*x).sum(), everything)(*args)), want)
+    one = [x[0] for x in args]
+    same(list(grad(loss, everything)(*one)), [x[0] for x in want])
+    for n in everything:  # one alone is mapped: the gradients of the others are still one for each entry
+        dims = tuple(0 if m == n else None for m in everything)
+        got = vmap(grad(loss, everything), dims)(*(args[m] if m == n else one[m] for m in everything))
+        for entry in range(3):
+            same([x[entry] for x in got], list(by_autograd(*(args[m][entry] if m == n else one[m] for m in everything))))
+
+
+def test_vjp_and_jacobians(backend: str) -> None:
+    case = Case(Rule(1, 1), 3, 4, batch=1, dim=2)
+    q, k, v = case.tensors().values()
+
+    def ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return window_attention(q, k, v, case.window)  # type: ignore[return-value]
+
+    def dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return case.exact({"q": q, "k": k, "v": v}).out
+
+    same(jacrev(ours, (0, 1, 2))(q, k, v), torch.autograd.functional.jacobian(dense, (q, k, v)))
+    out, pull = vjp(ours, q, k, v)
+    cotangents = torch.randn(4, *out.shape, dtype=torch.float64)
+    same(vmap(pull)(cotangents), vmap(vjp(dense, q, k, v)[1])(cotangents))
+    same(torch.compile(grad(lambda *x: ours(*x).sin().sum()), fullgraph=True, backend="aot_eager")(q, k, v), pull(out.cos())[0])
+
+
+def test_vmap_of_packed_sequences_and_dropout(backend: str) -> None:
+    cu = torch.tensor([0, 3, 7])
+    q, k, v = torch.randn(3, 5, 7, 2, 4, dtype=torch.float64)
+    got = vmap(lambda *x: window_attention_varlen(*x, cu, cu, 2))(q, k, v)
+    same(got, torch.stack([window_attention_varlen(q[n], k[n], v[n], cu, cu, 2) for n in range(5)]))  # type: ignore[misc]
+    q, k, v = torch.randn(3, 1, 2, 9, 4).expand(3, 1, 2, 9, 4).unbind()
+
+    def dropped(q: Tensor) -> Tensor:
+        return window_attention(q, k, v, 3, dropout_p=0.5)  # type: ignore[return-value]
+
+    alike = vmap(dropped, randomness="same")(q.expand(4, 1, 2, 9, 4))
+    assert all(torch.equal(x, alike[0]) for x in alike)
+    other = vmap(dropped, randomness="different")(q.expand(4, 1, 2, 9, 4))
+    assert not any(torch.equal(x, other[0]) for x in other[1:])
+    with pytest.raises(RuntimeError, match="randomness"):
+        vmap(dropped)(q.expand(4, 1, 2, 9, 4))
