@@ -2,14 +2,18 @@
 """Attention over a sliding window, exact and differentiable: window_attention in one pass, or the scores as a tensor between
 window_matmul, window_softmax and unwindow_matmul."""
 
+from . import nn
 from ._load import version as __version__
 from .attention import window_attention, window_attention_varlen
+from .cache import RollingCache
 from .functional import unwindow_matmul, window_matmul, window_softmax
 from .window import Window
 
 __all__ = [
+    "RollingCache",
     "Window",
     "__version__",
+    "nn",
     "unwindow_matmul",
     "window_attention",
     "window_attention_varlen",

@@ -75,6 +75,11 @@ def _sides(window_size: object) -> tuple[int | None, int | None]:
     return side, side
 
 
+def to_window(window_size: object) -> Window:
+    """The same as a Window."""
+    return window_size if isinstance(window_size, Window) else Window(*_sides(window_size))
+
+
 def as_dilation(window_size: object, dilation: object, each: str) -> tuple[int, ...]:
     """The dilation, which a Window brings along: () for 1, one int, or one for `each`."""
     taps = _taps(dilation, each)

@@ -90,6 +90,8 @@ class Window:
 
         >>> Window.from_hf_causal(4096)
         Window(left=4095, right=0, dilation=1)
+
+        Source: sliding_window_overlay in transformers/masking_utils.py: key > query - sliding_window.
         """
         size = _peer_size("sliding_window", sliding_window)
         return cls(None if size is None else size - 1, 0)
@@ -100,6 +102,8 @@ class Window:
 
         >>> Window.from_hf_bidirectional(65)
         Window(left=64, right=64, dilation=1)
+
+        Source: transformers/models/modernbert/modeling_modernbert.py; flash-attention is called with that number less 1 on each side.
         """
         size = _peer_size("sliding_window", sliding_window)
         return cls(None, None) if size is None else cls(size - 1, size - 1)
@@ -110,6 +114,8 @@ class Window:
 
         >>> Window.from_hf_longformer(512)
         Window(left=256, right=256, dilation=1)
+
+        Source: LongformerSelfAttention in transformers/models/longformer/modeling_longformer.py.
         """
         size = _peer_size("attention_window", attention_window)
         if size is None:
@@ -124,6 +130,8 @@ class Window:
 
         >>> Window.from_allenai_longformer(256, dilation=2, autoregressive=True)
         Window(left=256, right=0, dilation=2)
+
+        Source: LongformerConfig in github.com/allenai/longformer, longformer/longformer.py.
         """
         side = as_side("attention_window", attention_window)
         return cls(side, 0 if _flag("autoregressive", autoregressive) else side, dilation)
@@ -134,6 +142,8 @@ class Window:
 
         >>> Window.from_flash_attn((128, -1), causal=True)
         Window(left=128, right=0, dilation=1)
+
+        Source: flash_attn_func in github.com/Dao-AILab/flash-attention, flash_attn/flash_attn_interface.py.
         """
         if not isinstance(window_size, tuple | list) or len(window_size) != 2:
             error = ValueError if isinstance(window_size, tuple | list) else TypeError
@@ -151,6 +161,8 @@ class Window:
 
         >>> Window.from_cudnn(128, 0)
         Window(left=127, right=0, dilation=1)
+
+        Source: diagonal_band_left_bound and diagonal_band_right_bound in github.com/NVIDIA/cudnn-frontend, docs/operations/Attention.md.
         """
         left = _peer_size("left_bound", left_bound)
         return cls(None if left is None else left - 1, as_side("right_bound", right_bound))
@@ -161,6 +173,8 @@ class Window:
 
         >>> Window.from_flashinfer(127)
         Window(left=127, right=0, dilation=1)
+
+        Source: window_left in github.com/flashinfer-ai/flashinfer, flashinfer/prefill.py.
         """
         return cls(as_side("window_left", window_left), 0)
 
@@ -172,6 +186,8 @@ class Window:
 
         >>> Window.from_local_attention(128, look_backward=2)
         Window(left=256, right=128, dilation=1)
+
+        Source: LocalAttention in github.com/lucidrains/local-attention, local_attention/local_attention.py.
         """
         size = _peer_size("window_size", window_size)
         if look_forward is None:
@@ -186,7 +202,10 @@ class Window:
 
     @classmethod
     def from_natten(cls, *_: Any, **__: Any) -> NoReturn:
-        """Always a ValueError: no window equals NATTEN's."""
+        """Always a ValueError: no window equals NATTEN's.
+
+        Source: github.com/SHI-Labs/NATTEN; Hassani et al., "Neighborhood Attention Transformer" (arXiv:2204.07143).
+        """
         raise ValueError(
             "NATTEN shifts the windows of queries near the ends inward, so that each sees the same number of keys; a Window never shifts, "
             "so none equals it. Away from the ends its kernel_size k (odd) is Window(k // 2, k // 2)."

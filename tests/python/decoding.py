@@ -1,0 +1,98 @@
+"""tests/python/decoding.py: a sequence in pieces through a `RollingCache`, beside `window_attention` over the whole past."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oracle import ROUNDING, check
+from window_matmul import RollingCache, Window, window_attention
+
+
+@dataclass(frozen=True)
+class Shape:
+    window: Window
+    batch: int = 2
+    kv_heads: int = 2
+    groups: int = 2
+    dim: int = 4
+    value_dim: int = 3
+    pinned: int = 0
+    dtype: torch.dtype = torch.float64
+
+    @property
+    def heads(self) -> int:
+        return self.kv_heads * self.groups
+
+    @property
+    def width(self) -> int:
+        assert self.window.width is not None
+        return self.window.width
+
+    def cache(self) -> RollingCache:
+        sizes = self.batch, self.kv_heads, self.dim, self.window
+        return RollingCache(*sizes, value_head_dim=self.value_dim, num_pinned=self.pinned, dtype=self.dtype)
+
+    def tokens(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        sizes = (self.heads, self.dim), (self.kv_heads, self.dim), (self.kv_heads, self.value_dim)
+        q, k, v = (torch.randn(self.batch, heads, n, dim, dtype=torch.float64).to(self.dtype) for heads, dim in sizes)
+        return q, k, v
+
+
+@dataclass
+class Decoder:
+    """A cache, and beside it each row's keys and values from the beginning."""
+
+    shape: Shape
+    cache: RollingCache = field(init=False)
+    keys: list[Tensor] = field(init=False)
+    values: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cache = self.shape.cache()
+        _, k, v = self.shape.tokens(0)
+        self.keys, self.values = list(k), list(v)
+
+    def feed(self, n: int, options: dict[str, Any] | None = None) -> None:
+        """n tokens through both; what they give is equal to rounding, row by row."""
+        q, k, v = self.shape.tokens(n)
+        self.attend(q, k, v, options or {})
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> None:
+        out = self.cache.attend(q, k, v, **options)
+        assert out.shape == (*q.shape[:3], v.shape[3])
+        for row in range(self.shape.batch):
+            self.keys[row], self.values[row] = torch.cat([self.keys[row], k[row]], 1), torch.cat([self.values[row], v[row]], 1)
+            one = slice(row, row + 1)
+            bias = options.get("bias")
+            row_options = options | {"bias": bias[one] if bias is not None and bias.ndim == 4 else bias}
+            exact = window_attention(
+                q[one],
+                self.keys[row][None],
+                self.values[row][None],
+                (self.shape.window.left, 0),
+                dilation=self.shape.window.dilation,
+                global_tokens=self.shape.pinned,
+                **row_options,
+            )
+            check(out[one], exact.double(), self.bound(row), self.shape.dtype)
+        lengths = [keys.shape[1] for keys in self.keys]
+        assert self.cache.length == (lengths if len(set(lengths)) > 1 else max(lengths, default=0))
+
+    def bound(self, row: int) -> float:
+        """Both are averages of the values, rounded once (of parts: twice), whose weights differ by the rounding of scores and sums."""
+        sums = ROUNDING[torch.float64 if self.shape.dtype == torch.float64 else torch.float32]
+        largest = float(self.values[row].double().abs().max()) if self.values[row].numel() else 0.0
+        return largest * (4 * ROUNDING[self.shape.dtype] + 200 * sums)
+
+    def reset(self, rows: list[int]) -> None:
+        self.cache.reset(rows)
+        for row in rows:
+            self.keys[row], self.values[row] = self.keys[row][:, :0], self.values[row][:, :0]
+
+    def reorder(self, indices: list[int]) -> None:
+        self.cache.reorder(indices)
+        self.keys, self.values = [self.keys[i] for i in indices], [self.values[i] for i in indices]

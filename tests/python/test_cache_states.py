@@ -1,0 +1,258 @@
+"""tests/python/test_cache_states.py: what a `RollingCache` refuses, and its rows, states and copies."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from decoding import Decoder, Shape
+from window_matmul import RollingCache, Window
+
+pytestmark = pytest.mark.best_backend
+SHAPE = Shape(Window(4, 0), batch=3, pinned=2)
+
+
+def filled(shape: Shape = SHAPE, tokens: int = 9) -> Decoder:
+    decoder = Decoder(shape)
+    decoder.feed(tokens)
+    return decoder
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(one[name], other[name]) if isinstance(one[name], Tensor) else one[name] == other[name] for name in one
+    )
+
+
+# ---- what is refused ----------------------------------------------------------------------------------------------------------------
+MADE: list[tuple[type[Exception], dict[str, Any], str]] = [
+    (ValueError, {"batch_size": -1}, "batch_size is -1"),
+    (TypeError, {"batch_size": 1.0}, "batch_size is 1.0"),
+    (TypeError, {"batch_size": True}, "batch_size is True"),
+    (ValueError, {"num_kv_heads": 0}, "num_kv_heads is 0"),
+    (TypeError, {"num_kv_heads": None}, "num_kv_heads is None"),
+    (ValueError, {"head_dim": -4}, "head_dim is -4"),
+    (TypeError, {"head_dim": "4"}, "head_dim is '4'"),
+    (ValueError, {"value_head_dim": -4}, "value_head_dim is -4"),
+    (ValueError, {"num_pinned": -1}, "num_pinned is -1"),
+    (TypeError, {"num_pinned": torch.ones(3, dtype=torch.bool)}, "num_pinned is"),
+    (ValueError, {"window_size": 3}, r"window_size is 3.*right = 0"),
+    (ValueError, {"window_size": (3, 1)}, r"window_size is \(3, 1\).*right = 0"),
+    (ValueError, {"window_size": (3, None)}, r"window_size is \(3, None\).*right = 0"),
+    (ValueError, {"window_size": (None, 0)}, r"window_size is \(None, 0\).*bounded left"),
+    (ValueError, {"window_size": (-1, 0)}, r"window_size is \(-1, 0\).*bounded left"),
+    (ValueError, {"window_size": None}, "window_size is None.*bounded"),
+    (ValueError, {"window_size": (-2, 0)}, r"window_size\[0\] is -2"),
+    (ValueError, {"window_size": (1, 2, 3)}, r"window_size is \(1, 2, 3\).*pair"),
+    (ValueError, {"window_size": -3}, "window_size is -3"),
+    (TypeError, {"window_size": (2.0, 0)}, r"window_size\[0\] is 2.0"),
+    (TypeError, {"window_size": "4"}, "window_size is '4'"),
+    (ValueError, {"window_size": Window(None, 0)}, "window_size is Window.*bounded left"),
+    (ValueError, {"window_size": (2**62, 0)}, f"window=.{2**62}, 0.*bytes"),
+    (ValueError, {"window_size": Window(2**40, 0, 2**40)}, "dilation=.*bytes"),
+    (TypeError, {"dtype": torch.int32}, "dtype is torch.int32"),
+    (TypeError, {"dtype": "float32"}, "dtype is 'float32'"),
+    (ValueError, {"device": "cuda"}, "device is cuda.*CPU"),
+    (TypeError, {"device": 0}, "device is 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error, wrong, says", MADE, ids=lambda x: str(x)[:60])
+def test_making(error: type[Exception], wrong: dict[str, Any], says: str) -> None:
+    right: dict[str, Any] = {"batch_size": 1, "num_kv_heads": 1, "head_dim": 4, "window_size": (3, 0)}
+    with pytest.raises(error, match=says) as raised:
+        RollingCache(**(right | wrong))
+    assert raised.type is error
+
+
+def test_options_are_keywords() -> None:
+    with pytest.raises(TypeError):
+        RollingCache(1, 1, 4, (3, 0), 4)  # type: ignore[misc]
+
+
+CALLS: list[tuple[type[Exception], str, Callable[[Tensor], Any], str]] = [
+    (TypeError, "q", lambda x: x.tolist(), "q is of type list"),
+    (TypeError, "k", lambda x: None, "k is of type NoneType"),
+    (TypeError, "q", lambda x: x.float(), "q is torch.float32.*float64"),
+    (TypeError, "v", lambda x: x.long(), "v is torch.int64"),
+    (TypeError, "k", lambda x: x.to_sparse(), "k has the layout"),
+    (ValueError, "k", lambda x: x.to("meta"), "k is on meta.*cpu"),
+    (ValueError, "q", lambda x: x[0], "q is .*4 dims"),
+    (ValueError, "q", lambda x: x[:2], r"q is \(2, 4.*\(3, a multiple of 2 heads"),
+    (ValueError, "q", lambda x: x[:, :3], r"q is \(3, 3.*multiple of 2"),
+    (ValueError, "q", lambda x: x[..., :3], r"q is .*4\)"),
+    (ValueError, "q", lambda x: torch.cat([x, x], 2), r"k is .* beside q"),
+    (ValueError, "k", lambda x: x[:1], r"k is \(1, 2.*\(3, 2"),
+    (ValueError, "k", lambda x: x[:, :1], r"k is \(3, 1.*\(3, 2"),
+    (ValueError, "k", lambda x: x[..., :2], r"k is .*4\)"),
+    (ValueError, "v", lambda x: x.repeat(1, 2, 1, 1), r"v is \(3, 4.*\(3, 2"),
+    (ValueError, "v", lambda x: x[..., :1], r"v is .*3\)"),
+    (ValueError, "v", lambda x: torch.cat([x, x], 2), r"v is .* beside q"),
+    (ValueError, "q", lambda x: x.requires_grad_(), "q requires grad.*no_grad"),
+    (ValueError, "k", lambda x: x.requires_grad_(), "k requires grad"),
+    (ValueError, "v", lambda x: x.requires_grad_(), "v requires grad"),
+]
+OPTIONS: list[tuple[type[Exception], dict[str, Any], str]] = [
+    (TypeError, {"scale": "1"}, "scale.*'1'"),
+    (TypeError, {"softcap": None}, "softcap.*None"),
+    (ValueError, {"softcap": -1.0}, "softcap.*-1"),
+    (TypeError, {"sinks": 1.0}, "sinks is of type float"),
+    (ValueError, {"sinks": torch.zeros(3, dtype=torch.float64)}, r"sinks is \(3,\).*\(4,\)"),
+    (ValueError, {"sinks": torch.zeros(4, dtype=torch.float64, requires_grad=True)}, "sinks requires grad"),
+    (TypeError, {"bias": [1.0]}, "bias is of type list"),
+    (ValueError, {"bias": torch.zeros(4, 6, dtype=torch.float64)}, r"bias is \(4, 6\).*\(4, 5\) or \(3, 4, \d+, 5\)"),
+    (ValueError, {"bias": torch.zeros(1, 4, 1, 5, dtype=torch.float64)}, "bias is"),
+    (ValueError, {"bias": torch.zeros(4, 5, dtype=torch.float64, requires_grad=True)}, "bias requires grad"),
+    (TypeError, {"bias": torch.zeros(4, 5, dtype=torch.int64)}, "bias.*int64"),
+    (TypeError, {"sinks": torch.zeros(4, dtype=torch.int64)}, "sinks.*int64"),
+]
+
+
+@pytest.mark.parametrize("n", [1, 3, 20])
+@pytest.mark.parametrize("lengths", ["equal", "different"])
+def test_a_refused_call_changes_nothing(n: int, lengths: str) -> None:
+    decoder = filled()
+    if lengths == "different":
+        decoder.reset([1])
+        decoder.feed(2)
+    before = decoder.cache.state_dict()
+    names = ["q", "k", "v"]
+    for error, name, break_it, says in CALLS:
+        qkv = dict(zip(names, SHAPE.tokens(n), strict=True))
+        with pytest.raises(error, match=says) as raised:
+            decoder.cache.attend(**(qkv | {name: break_it(qkv[name])}))
+        assert raised.type is error and same(before, decoder.cache.state_dict()), says
+    for error, options, says in OPTIONS:
+        with pytest.raises(error, match=says) as raised:
+            decoder.cache.attend(*SHAPE.tokens(n), **options)
+        assert raised.type is error and same(before, decoder.cache.state_dict()), says
+    decoder.feed(n)
+
+
+ROWS: list[tuple[type[Exception], Any, str]] = [
+    (ValueError, [3], r"\[0\] is 3"),
+    (ValueError, [0, -1], r"\[1\] is -1"),
+    (ValueError, torch.tensor([True, False]), r"bool tensor of \(2,\)"),
+    (ValueError, torch.zeros(3, 1, dtype=torch.int64), r"\(3, 1\).*one dim"),
+    (TypeError, torch.zeros(3), "torch.float32"),
+    (TypeError, [1.5], r"\[0\] is 1.5"),
+    (TypeError, [True, False, True], r"\[0\] is True"),
+    (TypeError, "012", "is '012'"),
+]
+
+
+@pytest.mark.parametrize("error, rows, says", ROWS, ids=lambda x: str(x)[:40])
+def test_rows_that_are_not_there(error: type[Exception], rows: Any, says: str) -> None:
+    decoder = filled()
+    for name, change in (("rows", decoder.cache.reset), ("indices", decoder.cache.reorder)):
+        with pytest.raises(error, match=name + ".*" + says):
+            change(rows)
+    assert decoder.cache.length == 9
+
+
+@pytest.mark.parametrize("indices", [[], [0], [0, 1, 2, 0], torch.ones(3, dtype=torch.bool), 1], ids=str)
+def test_reorder_needs_a_number_for_each_row(indices: Any) -> None:
+    with pytest.raises(ValueError, match=r"indices.*each of the 3 rows"):
+        filled().cache.reorder(indices)
+
+
+# ---- rows ---------------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "rows, left",
+    [
+        (None, 0), (0, [0, 9, 9]), ([2], [9, 9, 0]), ((), 9), ([0, 0, 1], [0, 0, 9]), (range(3), 0), (torch.tensor([1]), [9, 0, 9]),
+        (torch.tensor(1), [9, 0, 9]), (torch.tensor([True, False, True]), [0, 9, 0]), (np.int64(2), [9, 9, 0]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_reset(rows: Any, left: Any) -> None:
+    decoder = filled()
+    decoder.cache.reset(rows)
+    assert decoder.cache.length == left
+
+
+@pytest.mark.parametrize("indices", [[0, 1, 2], [2, 0, 1], [1, 1, 1], torch.tensor([0, 0, 2]), torch.tensor([2, 1, 0], dtype=torch.int32)])
+def test_reorder(indices: Any) -> None:
+    decoder = filled()
+    decoder.reset([1])
+    decoder.feed(1)
+    decoder.reorder(indices if isinstance(indices, list) else indices.tolist())
+    for n in (1, 4, 20):
+        decoder.feed(n)
+
+
+# ---- states -------------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("tokens", [0, 1, 9, 30])
+def test_state_goes_through_a_file(tokens: int) -> None:
+    decoder = filled(tokens=tokens)
+    file = io.BytesIO()
+    torch.save(decoder.cache.state_dict(), file)
+    file.seek(0)
+    other = SHAPE.cache()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert same(other.state_dict(), decoder.cache.state_dict())
+    decoder.cache = other
+    for n in (1, 3, 20):
+        decoder.feed(n)
+
+
+def test_a_state_is_a_copy() -> None:
+    decoder = filled()
+    state, q, k, v = decoder.cache.state_dict(), *SHAPE.tokens(2)
+    first = decoder.cache.attend(q, k, v)
+    decoder.cache.reset([0])
+    decoder.cache.load_state_dict(state)
+    assert decoder.cache.length == 9 and torch.equal(decoder.cache.attend(q, k, v), first)
+    decoder.cache.load_state_dict(state)
+    assert torch.equal(decoder.cache.attend(q, k, v), first)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))], ids=["deepcopy", "pickle"])
+def test_copies(copied: Callable[[RollingCache], RollingCache]) -> None:
+    decoder = filled()
+    other, before = copied(decoder.cache), decoder.cache.state_dict()
+    other.attend(*SHAPE.tokens(1))
+    assert same(before, decoder.cache.state_dict()) and other.length == 10
+
+
+STATES: list[tuple[type[Exception], Callable[[dict[str, Any]], Any], str]] = [
+    (TypeError, lambda s: 3, "state is of type int"),
+    (ValueError, lambda s: {}, "entries"),
+    (ValueError, lambda s: s | {"more": 1}, "more"),
+    (ValueError, lambda s: s | {"left": 5}, "left is 5.*4"),
+    (ValueError, lambda s: s | {"dilation": 2}, "dilation is 2.*1"),
+    (ValueError, lambda s: s | {"num_pinned": 0}, "num_pinned is 0.*2"),
+    (TypeError, lambda s: s | {"keys": s["keys"].float()}, "keys is torch.float32.*float64"),
+    (TypeError, lambda s: s | {"values": [1]}, "values is list"),
+    (ValueError, lambda s: s | {"values": s["values"][:1]}, r"values is \(1, .*\(3, "),
+    (ValueError, lambda s: s | {"lengths": [1, 2]}, r"lengths is \[1, 2\].*3 ints"),
+    (ValueError, lambda s: s | {"lengths": [1, 2, -3]}, "lengths is -3"),
+    (TypeError, lambda s: s | {"lengths": [1, 2, 0.5]}, "lengths is 0.5"),
+]
+
+
+@pytest.mark.parametrize("error, change, says", STATES, ids=lambda x: x if isinstance(x, str) else "")
+def test_states_that_do_not_fit(error: type[Exception], change: Callable[[dict[str, Any]], Any], says: str) -> None:
+    decoder = filled()
+    before = decoder.cache.state_dict()
+    with pytest.raises(error, match=says):
+        decoder.cache.load_state_dict(change(filled().cache.state_dict()))
+    assert same(before, decoder.cache.state_dict())
+
+
+def test_repr_says_what_it_is() -> None:
+    said = repr(filled(Shape(Window(4, 0, 3), batch=3, pinned=2)).cache)
+    numbers = dict(re.findall(r"(\w+)=(\d+)", said))
+    assert said.startswith("RollingCache(") and numbers == {
+        "batch_size": "3", "num_kv_heads": "2", "head_dim": "4", "value_head_dim": "3", "dilation": "3", "num_pinned": "2", "length": "9",
+        "nbytes": str(3 * 2 * (12 + 1 + 2) * 7 * 8),
+    }  # fmt: skip
