@@ -1,11 +1,10 @@
-// src/ops.cpp: every operator: validate -> select -> configure -> run.
+// src/ops.cpp: the operators on band storage: validate -> launch.
 #include "window_matmul/ops.hpp"
 
 #include <algorithm>
-#include <cstdlib>
 
+#include "launch.hpp"
 #include "validate.hpp"
-#include "window_matmul/backends.hpp"
 
 namespace window_matmul {
 namespace {
@@ -17,15 +16,7 @@ Status run(const Call& call, const RunOptions& options) {
   Problem problem;
   Args args;
   if (Status status = validate(call, &problem, &args); !status.ok()) return status;
-  args.executor = options.executor;
-  args.stats = options.stats;
-
-  const DeviceInfo& device = this_device();
-  const Kernel* kernel = nullptr;
-  const char* forced = options.backend != nullptr ? options.backend : std::getenv("WINDOW_MATMUL_BACKEND");
-  if (Status status = select(problem, device, forced, &kernel); !status.ok()) return status;
-  if (is_empty(args.out)) return {};
-  return kernel->run(problem, kernel->configure(problem, device), args);
+  return launch(problem, args, options, is_empty(args.out));
 }
 
 }  // namespace

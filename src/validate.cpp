@@ -3,10 +3,13 @@
 
 #include <cmath>
 
+#include "checks.hpp"
 #include "task.hpp"
 
 namespace window_matmul {
 namespace {
+
+using namespace checks;
 
 struct Names {
   const char *x, *y, *out;
@@ -23,51 +26,27 @@ Names names_of(Op op) {
       return {"a", "", "p"};
     case Op::softmax_backward:
       return {"g", "p", "d"};
+    case Op::attention:
+    case Op::attention_backward:
+      break;  // validate_attention.cpp
   }
   return {"", "", ""};
 }
 
-std::string text(index_t n) { return std::to_string(n); }
-std::string shape_text(const TensorView& t) {
-  std::string s = "(";
-  for (int d = 0; d < t.rank; ++d) s += (d == 0 ? "" : ", ") + text(t.shape[d]);
-  return s + ")";
-}
-
 // Each check returns "" or what is wrong.
 std::string wrong_tensor(const char* name, const TensorView& t, DType dtype, const char* first) {
-  const std::string what = std::string(name) + " ";
   if (t.rank < 2 || t.rank > TensorView::kMaxRank)
-    return what + "has " + text(t.rank) + " dims; it needs 2 to " + text(TensorView::kMaxRank);
-  if (t.dtype != dtype) return what + "is " + name_of(t.dtype) + "; it needs the dtype of " + first + ", " + name_of(dtype);
-  index_t count = 1, reach = 0;
-  bool empty = false, overflow = false;
-  for (int d = 0; d < t.rank; ++d) {
-    if (t.shape[d] < 0) return what + shape_text(t) + " has a negative size";
-    empty = empty || t.shape[d] == 0;
-    index_t step = 0;
-    overflow = overflow || t.shape[d] > kUnbounded || __builtin_mul_overflow(count, larger(t.shape[d], 1), &count);
-    overflow = overflow || t.stride[d] < -kUnbounded;
-    overflow = overflow || __builtin_mul_overflow(larger(t.shape[d], 1) - 1, t.stride[d] < 0 ? -t.stride[d] : t.stride[d], &step);
-    overflow = overflow || __builtin_add_overflow(reach, step, &reach);
-  }
-  if (overflow || count > kUnbounded || reach > kUnbounded)
-    return what + shape_text(t) + " is too large: its elements cannot be counted in 64 bits";
-  if (!empty && t.data == nullptr) return what + shape_text(t) + " has no memory (data is null)";
-  return "";
+    return std::string(name) + " has " + text(t.rank) + " dims; it needs 2 to " + text(TensorView::kMaxRank);
+  const std::string e = wrong_dtype(name, t, dtype, first);
+  return e.empty() ? wrong_memory(name, t) : e;
 }
 
 std::string wrong_window(const Window& w) {
-  if (w.left < 0) return "window: left is " + text(w.left) + "; it needs to be at least 0";
-  if (w.right < 0) return "window: right is " + text(w.right) + "; it needs to be at least 0";
+  if (const std::string e = wrong_sides(w); !e.empty()) return e;
   if (w.left > kUnbounded || w.right > kUnbounded || w.left + 1 + w.right > kUnbounded)
     return "window: left is " + text(w.left) + " and right is " + text(w.right) +
            "; band storage of left + 1 + right columns needs at most 2^60";
-  for (index_t d : w.dilation)
-    if (d < 1 || d > kUnbounded) return "dilation is " + text(d) + "; it needs to be from 1 to 2^60";
-  if (w.query_offset && (*w.query_offset > kUnbounded || *w.query_offset < -kUnbounded))
-    return "query_offset is " + text(*w.query_offset) + "; it needs to be within -2^60 and 2^60";
-  return "";
+  return wrong_steps(w);
 }
 
 std::string wrong_size(const char* name, const TensorView& t, int dim_from_end, index_t need, const std::string& reason) {
@@ -110,6 +89,9 @@ std::string wrong_shapes(const Call& call, Problem* problem) {
       if (e.empty() && call.y != nullptr) e = wrong_size(names.y, *call.y, 1, w, width);
       if (e.empty()) e = wrong_size(names.out, call.out, 1, w, width);
       break;
+    case Op::attention:
+    case Op::attention_backward:
+      break;
   }
   if (e.empty() && !writes_keys(call.op)) e = wrong_size(names.out, call.out, 2, band.rows, "the rows of " + x);
   band.shift = call.window.query_offset.value_or(band.cols - band.rows);
@@ -144,21 +126,8 @@ std::string wrong_leading(const Call& call, const Names& names) {
     if (call.out.shape[d] != need)
       return std::string(names.out) + " " + shape_text(call.out) + ": dim " + text(d) + " needs to be " + text(need) +
              ", what the leading dims of the inputs broadcast to";
-    if (call.out.shape[d] > 1 && call.out.stride[d] == 0)
-      return std::string(names.out) + " overlaps itself: dim " + text(d) + " has stride 0";
   }
-  for (int d = call.out.rank - 2; d < call.out.rank; ++d)
-    if (call.out.shape[d] > 1 && call.out.stride[d] == 0)
-      return std::string(names.out) + " overlaps itself: dim " + text(d) + " has stride 0";
-  return "";
-}
-
-std::string wrong_dilation(const Window& window, const TensorView& out, Problem* problem) {
-  if (!window.dilation.empty()) problem->dilation = window.dilation;
-  const auto given = static_cast<index_t>(problem->dilation.size());
-  if (given == 1 || given == problem->heads) return "";
-  return "dilation has " + text(given) + " values; it needs one, or one for each of the " + text(problem->heads) + " heads (dim -3 of " +
-         shape_text(out) + ")";
+  return overlapping(names.out, call.out);
 }
 
 std::string wrong(const Call& call, Problem* problem, Args* args) {

@@ -17,12 +17,12 @@ struct AttentionInputs {
   TensorView v;  // (B, Hkv, Lk, Dv), q's dtype
   Window window;  // a side of kUnbounded (or more than the sequence) sees everything
   std::optional<double> scale{};  // by default 1 / sqrt(D), which needs D > 0
-  double softcap = 0;             // 0: none
-  TensorView bias{};              // (H, W), or (B, H, Lq, W); q's dtype or f32; needs a bounded window. -inf hides the key
-  TensorView sinks{};             // (H,), q's dtype or f32
-  MaskView key_mask{};            // true: may be seen
-  MaskView global_mask{};         // true: seen by every query; where Lq == Lk, shift 0 and right > 0, such queries see every key
-  index_t global_tokens = 0;      // the same for the first so many keys (of each sequence); not beside global_mask
+  double softcap = 0;  // 0: none
+  TensorView bias{};  // (H, W), or (B, H, Lq, W); q's dtype or f32; needs a bounded window. -inf hides the key
+  TensorView sinks{};  // (H,), q's dtype or f32
+  MaskView key_mask{};  // true: may be seen
+  MaskView global_mask{};  // true: seen by every query; where Lq == Lk, shift 0 and right > 0, such queries see every key
+  index_t global_tokens = 0;  // the same for the first so many keys (of each sequence); not beside global_mask
   double dropout_p = 0;
   std::uint64_t dropout_seed = 0;
   // Packed sequences: s holds queries [cu_q[s], cu_q[s + 1]) and keys likewise; both empty for a batch of equal lengths.

@@ -22,6 +22,7 @@ enum class Op : std::uint8_t {
   attention_backward,  // AttentionArgs: q, k, v, out, lse, d_out, d_lse -> d_q, d_k, d_v, d_bias, d_sinks
 };
 const char* name_of(Op op);
+constexpr bool is_attention(Op op) { return op == Op::attention || op == Op::attention_backward; }
 
 // What is asked of fused attention beyond the band; attention.hpp says what each option means.
 struct AttentionOptions {
@@ -31,7 +32,7 @@ struct AttentionOptions {
   Bias bias = Bias::none;
   bool key_mask = false, sinks = false, global_mask = false;
   index_t global_tokens = 0;     // at most Lk
-  bool global_queries = false;   // the symmetric rule: a global token's query sees every key
+  bool global_queries = false;   // the symmetric rule holds in some sequence: a global token's query sees every key
   std::vector<index_t> cu_q = {}, cu_k = {};  // packed sequences; empty: `batch` sequences of equal lengths
   friend bool operator==(const AttentionOptions&, const AttentionOptions&) = default;
 };
@@ -47,7 +48,7 @@ struct Problem {  // WHAT: holds no pointer; one line of text names it in logs, 
   AttentionOptions attention = {};     // for the attention ops
 
   index_t dilation_of(index_t head) const { return dilation.size() == 1 ? dilation[0] : dilation[static_cast<std::size_t>(head)]; }
-  // The multiply-adds the definition asks for (in-band pairs times N, over all heads).
+  // The multiply-adds the definition asks for: in-band pairs over all heads times N; for attention times D + Dv, backward 3 D + 2 Dv.
   index_t multiply_adds() const;
   friend bool operator==(const Problem&, const Problem&) = default;
 };
@@ -95,6 +96,8 @@ struct Sequence {
 };
 index_t num_sequences(const Problem& problem);
 Sequence sequence_of(const Problem& problem, index_t index);
+// Whether the queries of global tokens see every key of this sequence.
+bool has_global_queries(const Problem& problem, const Sequence& sequence);
 
 }  // namespace window_matmul
 

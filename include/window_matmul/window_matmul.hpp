@@ -3,6 +3,7 @@
 
 #define WINDOW_MATMUL_VERSION "0.1.0"
 
+#include "window_matmul/attention.hpp"
 #include "window_matmul/backends.hpp"
 #include "window_matmul/band.hpp"
 #include "window_matmul/executor.hpp"

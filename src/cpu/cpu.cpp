@@ -57,6 +57,9 @@ std::size_t scratch_bytes(const Problem& problem, const Config& config) {
     case Op::softmax_backward:
       elements = 2 * (smaller(problem.band.width(), kMaxWidth) + 3 * kMaxLanes);
       break;
+    case Op::attention:
+    case Op::attention_backward:
+      break;
   }
   return static_cast<std::size_t>(elements * element_bytes(problem.dtype));
 }
@@ -134,6 +137,9 @@ int kernel_of(Op op) {
       return IsaKernels::kSoftmax;
     case Op::softmax_backward:
       return IsaKernels::kSoftmaxBackward;
+    case Op::attention:
+    case Op::attention_backward:
+      break;
   }
   return 0;
 }
@@ -173,14 +179,18 @@ bool refuse(std::string* why_not, const char* reason) {
   *why_not = reason;
   return false;
 }
-bool supports_scalar(const Problem&, const DeviceInfo&, std::string*) { return true; }
-bool supports_avx2(const Problem&, const DeviceInfo& device, std::string* why_not) {
+bool has_kernel(Op op, std::string* why_not) { return !is_attention(op) || refuse(why_not, "no fused attention kernel yet"); }
+
+bool supports_scalar(const Problem& problem, const DeviceInfo&, std::string* why_not) { return has_kernel(problem.op, why_not); }
+bool supports_avx2(const Problem& problem, const DeviceInfo& device, std::string* why_not) {
   if (!WINDOW_MATMUL_HAS_AVX2) return refuse(why_not, "not built (WINDOW_MATMUL_AVX2=OFF)");
-  return device.avx2 || refuse(why_not, "this processor or operating system has no AVX2, FMA and F16C");
+  if (!device.avx2) return refuse(why_not, "this processor or operating system has no AVX2, FMA and F16C");
+  return has_kernel(problem.op, why_not);
 }
-bool supports_avx512(const Problem&, const DeviceInfo& device, std::string* why_not) {
+bool supports_avx512(const Problem& problem, const DeviceInfo& device, std::string* why_not) {
   if (!WINDOW_MATMUL_HAS_AVX512) return refuse(why_not, "not built (WINDOW_MATMUL_AVX512=OFF)");
-  return device.avx512 || refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL");
+  if (!device.avx512) return refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL");
+  return has_kernel(problem.op, why_not);
 }
 
 #if !WINDOW_MATMUL_HAS_AVX2

@@ -4,52 +4,12 @@
 #include <cmath>
 #include <limits>
 
-#include "half.hpp"
+#include "reference/attention.hpp"
+#include "reference/elements.hpp"
 #include "task.hpp"
 
 namespace window_matmul::reference {
 namespace {
-
-struct Elements {  // a matrix of any dtype read and written as double
-  Matrix m;
-  DType dtype;
-
-  void* at(index_t r, index_t c) const {
-    const index_t bytes = (r * m.row_stride + c * m.col_stride) * static_cast<index_t>(size_of(dtype));
-    return reinterpret_cast<void*>(m.address + static_cast<std::uintptr_t>(bytes));
-  }
-  double operator()(index_t r, index_t c) const {
-    const void* p = at(r, c);
-    switch (dtype) {
-      case DType::f64:
-        return *static_cast<const double*>(p);
-      case DType::f32:
-        return *static_cast<const float*>(p);
-      case DType::bf16:
-        return widen(*static_cast<const bf16*>(p));
-      case DType::f16:
-        return widen(*static_cast<const f16*>(p));
-    }
-    return 0;
-  }
-  void set(index_t r, index_t c, double value) const {
-    void* p = at(r, c);
-    switch (dtype) {
-      case DType::f64:
-        *static_cast<double*>(p) = value;
-        break;
-      case DType::f32:
-        *static_cast<float*>(p) = static_cast<float>(value);
-        break;
-      case DType::bf16:
-        *static_cast<bf16*>(p) = narrow<bf16>(static_cast<float>(value));
-        break;
-      case DType::f16:
-        *static_cast<f16*>(p) = narrow<f16>(static_cast<float>(value));
-        break;
-    }
-  }
-};
 
 struct Scene {  // one task: queries q, keys k, slots band.slot(q, k)
   Band band;
@@ -118,6 +78,9 @@ void evaluate(Op op, const Scene& scene) {
       return softmax(scene);
     case Op::softmax_backward:
       return softmax_backward(scene);
+    case Op::attention:
+    case Op::attention_backward:
+      return;  // attention.cpp
   }
 }
 
@@ -128,6 +91,9 @@ bool supports(const Problem&, const DeviceInfo&, std::string*) { return true; }
 Config configure(const Problem& problem, const DeviceInfo&) { return {problem.band.rows, problem.band.cols}; }
 
 Status run(const Problem& problem, const Config&, const Args& args) {
+  if (args.stats != nullptr) *args.stats = {1, problem.multiply_adds()};
+  if (problem.op == Op::attention) return attention(problem, args.attention), Status();
+  if (problem.op == Op::attention_backward) return attention_backward(problem, args.attention), Status();
   const Band rows = output_band(problem.op, problem.band);
   for (index_t head = 0; head < problem.batch * problem.heads; ++head)
     for (index_t part = 0; part < dilated_parts(rows, problem.dilation_of(head % problem.heads)); ++part) {
@@ -135,7 +101,6 @@ Status run(const Problem& problem, const Config&, const Args& args) {
       const auto elements = [&](const Matrix& m) { return Elements{m, problem.dtype}; };
       evaluate(problem.op, {task.band, problem.dim, problem.fill, elements(task.x), elements(task.y), elements(task.out)});
     }
-  if (args.stats != nullptr) *args.stats = {1, problem.multiply_adds()};
   return {};
 }
 

@@ -123,6 +123,9 @@ inline Numbers evaluate(Op op, const Head& head) {
       return softmax_of(head);
     case Op::softmax_backward:
       return softmax_backward_of(head);
+    case Op::attention:
+    case Op::attention_backward:
+      break;  // attention_*.hpp
   }
   return {};
 }

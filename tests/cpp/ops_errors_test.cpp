@@ -45,6 +45,9 @@ struct Call {
         return {"a", "", "p"};
       case Op::softmax_backward:
         return {"g", "p", "d"};
+      case Op::attention:
+      case Op::attention_backward:
+        break;  // attention_*.hpp
     }
     return {};
   }
@@ -64,6 +67,9 @@ struct Call {
         return window_softmax(window, num_keys, x, out, options);
       case Op::softmax_backward:
         return window_softmax_backward(window, num_keys, x, y, out, options);
+      case Op::attention:
+      case Op::attention_backward:
+        break;  // attention_*.hpp
     }
     return {};
   }

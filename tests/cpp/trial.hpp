@@ -86,6 +86,9 @@ class Trial {
         return window_softmax(c.window, c.cols, x.view(), out.view(), options);
       case Op::softmax_backward:
         return window_softmax_backward(c.window, c.cols, x.view(), y.view(), out.view(), options);
+      case Op::attention:
+      case Op::attention_backward:
+        break;  // attention_*.hpp
     }
     return {};
   }
