@@ -27,7 +27,7 @@ struct AttentionHead {
 struct AttentionOptionsOfBlock {
   double scale = 1, softcap = 0, dropout_p = 0;
   std::uint64_t dropout_seed = 0;
-  bool has_bias = false, bias_is_wide = false, has_sinks = false;  // wide: of the sums' type
+  bool has_bias = false, bias_is_f32 = false, has_sinks = false;
   bool has_key_mask = false;
   Tokens key_mask;  // of what may be seen
 };
@@ -76,8 +76,6 @@ struct AttentionBlock {
   void* scratch = nullptr;
   index_t* multiply_adds = nullptr;  // counts those executed
 };
-
-using AttentionKernel = void (*)(const AttentionBlock&);
 
 // Sizes that scratch is laid out by: the most of any instruction set.
 inline constexpr index_t kMaxQueryLanes = 48;  // query rows of a score tile
