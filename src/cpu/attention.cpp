@@ -80,6 +80,4 @@ Status run_attention(AttentionKernel kernel, const Problem& problem, const Confi
   return {};
 }
 
-Status run_attention_backward(AttentionKernel, const Problem&, const Config&, const Args&) { return {}; }
-
 }  // namespace window_matmul::cpu

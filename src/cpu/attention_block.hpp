@@ -60,6 +60,18 @@ struct SequenceWindow {
   }
 };
 
+// Backward: where the sums of d_k and d_v of this item go. Keys are those of the walk; a row of sums holds d_k (padded D), then d_v.
+struct KeySumsOfBlock {
+  Range covered;  // what this item reaches, and what is left to it to write
+  Range exclusive;  // of these, what no other item adds to: written to d_k and d_v here
+  Range own;  // of these, where it adds the share of the global queries
+  void* shared = nullptr;  // sums of the other covered keys: first those before the exclusive ones, then those behind
+  void* global_sums = nullptr;  // of the global keys, which all items add to
+  const index_t* global_queries = nullptr;
+  index_t num_global_queries = 0;
+  index_t capacity = 0;  // rows of sums that scratch holds
+};
+
 struct AttentionBlock {
   AttentionGeometry walk;
   Range rows;  // of the walk, of this item
@@ -71,6 +83,7 @@ struct AttentionBlock {
   AttentionOptionsOfBlock options;
   const index_t* global_keys = nullptr;  // positions, ascending
   index_t num_global_keys = 0;
+  KeySumsOfBlock key_sums;
   bool skips_global_queries = false;  // other items hold them
   Tokens global_tokens;
   void* scratch = nullptr;

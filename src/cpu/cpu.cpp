@@ -184,18 +184,14 @@ bool refuse(std::string* why_not, const char* reason) {
   *why_not = reason;
   return false;
 }
-bool has_kernel(Op op, std::string* why_not) { return op != Op::attention_backward || refuse(why_not, "no fused attention kernel yet"); }
-
-bool supports_scalar(const Problem& problem, const DeviceInfo&, std::string* why_not) { return has_kernel(problem.op, why_not); }
-bool supports_avx2(const Problem& problem, const DeviceInfo& device, std::string* why_not) {
+bool supports_scalar(const Problem&, const DeviceInfo&, std::string*) { return true; }
+bool supports_avx2(const Problem&, const DeviceInfo& device, std::string* why_not) {
   if (!WINDOW_MATMUL_HAS_AVX2) return refuse(why_not, "not built (WINDOW_MATMUL_AVX2=OFF)");
-  if (!device.avx2) return refuse(why_not, "this processor or operating system has no AVX2, FMA and F16C");
-  return has_kernel(problem.op, why_not);
+  return device.avx2 || refuse(why_not, "this processor or operating system has no AVX2, FMA and F16C");
 }
-bool supports_avx512(const Problem& problem, const DeviceInfo& device, std::string* why_not) {
+bool supports_avx512(const Problem&, const DeviceInfo& device, std::string* why_not) {
   if (!WINDOW_MATMUL_HAS_AVX512) return refuse(why_not, "not built (WINDOW_MATMUL_AVX512=OFF)");
-  if (!device.avx512) return refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL");
-  return has_kernel(problem.op, why_not);
+  return device.avx512 || refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL");
 }
 
 #if !WINDOW_MATMUL_HAS_AVX2

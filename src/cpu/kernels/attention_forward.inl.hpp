@@ -3,7 +3,7 @@
 //   m' = max(m, scores)    P = 2^(scores - m')    l = l 2^(m - m') + sum P    O = O 2^(m - m') + P v       out = O / l, lse = (m + log2 l) ln 2
 //
 // The factor 2^(m - m') costs nothing: it is multiplied in as the sums are loaded. P is zero where nothing is seen, and zero times infinity
-// is NaN: if an output is not finite, its block is done again without the zeros.
+// is NaN: if an output is not finite, its block is done again without the zeros. So a weight of exactly zero adds nothing, whatever v holds.
 #pragma once
 
 #include "cpu/kernels/attention_dropout.inl.hpp"
@@ -137,7 +137,7 @@ struct AttentionForward {
 
   // 1 / l; 0 for a query without keys. A sink is one more term of the denominator.
   T inverse_total(index_t r) const {
-    if (total[r] == 0) return 0;
+    if (total[r] == 0 || block.options.dropout_p >= 1) return 0;
     if (!block.options.has_sinks) return 1 / total[r];
     const T sink = static_cast<T>(head.sink) * kLog2E<T> - highest[r];
     return 1 / (total[r] + (sizeof(T) == 4 ? __builtin_exp2f(static_cast<float>(sink)) : static_cast<T>(__builtin_exp2(sink))));
