@@ -1,6 +1,7 @@
 // src/attention.cpp: fused attention: validate -> launch.
 #include "window_matmul/attention.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -17,12 +18,14 @@ void for_each_element(const TensorView& t, F f, int dim = 0, index_t offset = 0)
   for (index_t i = 0; i < t.shape[dim]; ++i) for_each_element(t, f, dim + 1, offset + i * t.stride[dim]);
 }
 
+bool has_elements(const TensorView& t) { return t.data != nullptr && std::find(t.shape, t.shape + t.rank, 0) == t.shape + t.rank; }
+
 void clear(const TensorView& t) {
-  if (t.data != nullptr) for_each_element(t, [&](std::byte* at) { std::memset(at, 0, size_of(t.dtype)); });
+  if (has_elements(t)) for_each_element(t, [&](std::byte* at) { std::memset(at, 0, size_of(t.dtype)); });
 }
 
 void fill_with_minus_infinity(const TensorView& lse) {
-  if (lse.data == nullptr) return;
+  if (!has_elements(lse)) return;
   for_each_element(lse, [&](std::byte* at) {
     const double wide = -std::numeric_limits<double>::infinity();
     const float narrow = -std::numeric_limits<float>::infinity();
@@ -31,12 +34,13 @@ void fill_with_minus_infinity(const TensorView& lse) {
 }
 
 // Where there are no queries or no keys at all, nothing is seen.
-void write_nothing_seen(Op op, const AttentionArgs& args) {
-  if (op == Op::attention) {
-    clear(args.out);
-    fill_with_minus_infinity(args.lse);
+void write_nothing_seen(const AttentionCall& call) {
+  if (call.op() == Op::attention) {
+    clear(call.out);
+    fill_with_minus_infinity(call.lse);
   } else {
-    for (const TensorView* gradient : {&args.d_q, &args.d_k, &args.d_v, &args.d_bias, &args.d_sinks}) clear(*gradient);
+    const AttentionGradients& g = *call.gradients;
+    for (const TensorView* gradient : {&g.d_q, &g.d_k, &g.d_v, &g.d_bias, &g.d_sinks}) clear(*gradient);
   }
 }
 
@@ -47,7 +51,7 @@ Status run(const AttentionCall& call, const RunOptions& options) {
   if (Status status = validate(call, &problem, &args); !status.ok()) return status;
   const bool nothing_to_see = problem.batch == 0 || problem.heads == 0 || problem.band.rows == 0 || problem.band.cols == 0;
   Status status = launch(problem, args, options, nothing_to_see);
-  if (status.ok() && nothing_to_see) write_nothing_seen(problem.op, args.attention);
+  if (status.ok() && nothing_to_see) write_nothing_seen(call);
   return status;
 }
 

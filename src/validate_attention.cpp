@@ -197,9 +197,11 @@ TensorView expanded_bias(const TensorView& bias, const Sizes& n) {
   return {bias.data, bias.dtype, 4, {n.b, n.h, n.lq, bias.shape[1]}, {0, bias.stride[0], 0, bias.stride[1]}};
 }
 
-bool any_as_many_queries_as_keys(const Problem& p) {
+bool has_sequence_of_aligned_keys(const Problem& p) {
+  const auto is_aligned = [](const Band& band) { return band.rows == band.cols && band.shift == 0; };
+  if (p.attention.cu_q.empty()) return is_aligned(p.band);
   for (index_t s = 0; s < num_sequences(p); ++s)
-    if (const Band band = sequence_of(p, s).band; band.rows == band.cols && band.shift == 0) return true;
+    if (is_aligned(sequence_of(p, s).band)) return true;
   return false;
 }
 
@@ -212,7 +214,7 @@ void fill_options(const AttentionInputs& in, const Sizes& n, Problem* p) {
   a.key_mask = in.key_mask.data != nullptr, a.sinks = is_given(in.sinks), a.global_mask = in.global_mask.data != nullptr;
   a.global_tokens = smaller(in.global_tokens, n.lk);
   a.cu_q = in.cu_q, a.cu_k = in.cu_k;
-  a.global_queries = (a.global_mask || a.global_tokens > 0) && p->band.right > 0 && any_as_many_queries_as_keys(*p);
+  a.global_queries = (a.global_mask || a.global_tokens > 0) && p->band.right > 0 && has_sequence_of_aligned_keys(*p);
 }
 
 void fill_args(const AttentionCall& call, const Sizes& n, AttentionArgs* a) {

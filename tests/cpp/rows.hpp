@@ -14,9 +14,9 @@
 
 namespace window_matmul::testing_tools {
 
-inline std::vector<std::string> rows_here() {
+inline std::vector<std::string> rows_here(const Problem& problem = {}) {
   std::vector<std::string> names;
-  for (const Verdict& verdict : verdicts(Problem{}, this_device())) {
+  for (const Verdict& verdict : verdicts(problem, this_device())) {
     if (verdict.why_not.empty()) names.push_back(verdict.name);
   }
   return names;

@@ -1,0 +1,102 @@
+// tests/cpp/attention_test.cpp: fused attention, forward and backward, on every row of the kernel table that has it, against its
+// definition: every option alone, every pair of them, random combinations; then larger problems against the reference.
+#include "window_matmul/attention.hpp"
+
+#include <gtest/gtest.h>
+
+#include "attention_trial.hpp"
+
+namespace window_matmul {
+namespace {
+
+using namespace testing_tools;
+
+class Attention : public OnEachAttention {
+ protected:
+  void expect_right(const AttentionCase& c, std::uint64_t seed, Around around = Around::canaries) {
+    AttentionTrial trial(c, seed, around);
+    ASSERT_TRUE(trial.check(op(), options()));
+  }
+};
+
+TEST_P(Attention, EachOptionAlone) {
+  Random random(1);
+  for (const AttentionOption& option : attention_options()) {
+    for (int n = 0; n < 10; ++n) {
+      SCOPED_TRACE(option.name);
+      AttentionCase c = any_attention(random, 9, 5);
+      option.use(c, random);
+      expect_right(settled(c, random), random.bits());
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(Attention, EachPairOfOptions) {
+  Random random(2);
+  for (const AttentionOption& first : attention_options()) {
+    for (const AttentionOption& second : attention_options()) {
+      SCOPED_TRACE(std::string(first.name) + " and " + second.name);
+      AttentionCase c = any_attention(random, 8, 4);
+      first.use(c, random), second.use(c, random);
+      expect_right(settled(c, random), random.bits());
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(Attention, RandomCombinations) {
+  Random random(3);
+  for (int n = 0; n < 1000; ++n) {
+    expect_right(any_attention_with_options(random, 9, 4, 3 + random.up_to(5)), random.bits());
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_P(Attention, AllTinyShapes) {
+  Random random(4);
+  for (index_t queries = 0; queries <= 4; ++queries) {
+    for (index_t keys = 0; keys <= 4; ++keys) {
+      for (index_t left = 0; left <= 2; ++left) {
+        for (index_t right = 0; right <= 2; ++right) {
+          for (index_t offset = -3; offset <= 4; ++offset) {
+            AttentionCase c = any_attention_with_options(random, 3, 3, random.up_to(3));
+            c.cu_q = c.cu_k = {}, c.queries = queries, c.keys = keys;
+            c.window.left = left, c.window.right = right, c.window.query_offset = offset;
+            expect_right(c, random.bits());
+            if (HasFatalFailure()) return;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Operands that end, or begin, where the next byte faults.
+TEST_P(Attention, TouchesNothingBeyondItsTensors) {
+  Random random(5);
+  for (int n = 0; n < 60; ++n) {
+    const AttentionCase c = any_attention_with_options(random, 8, 5, random.up_to(5));
+    for (const Around around : {Around::fence_before, Around::fence_after}) {
+      expect_right(c, random.bits(), around);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// Lengths and dims beyond the tiles of the kernels.
+TEST_P(Attention, LargerProblemsAsTheReference) {
+  Random random(6);
+  for (int n = 0; n < 60; ++n) {
+    const index_t length = is_reference(row()) ? 40 : 200;
+    AttentionCase c = any_attention_with_options(random, length, is_reference(row()) ? 20 : 70, random.up_to(5));
+    if (random.one_in(2) && c.bias_rank == 0) c.window.left = random.up_to(length);
+    AttentionTrial trial(c, random.bits());
+    ASSERT_TRUE(trial.check(op(), options(), trial.from_reference(op())));
+  }
+}
+
+WINDOW_MATMUL_TEST_EACH_ATTENTION(Attention);
+
+}  // namespace
+}  // namespace window_matmul

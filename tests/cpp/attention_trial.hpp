@@ -1,0 +1,263 @@
+// tests/cpp/attention_trial.hpp: fused attention on one case: tensors made, poisoned where nothing may look, run, and compared.
+#pragma once
+
+#include "attention_tolerance.hpp"
+#include "rows.hpp"
+
+namespace window_matmul::testing_tools {
+
+struct MaskBytes {  // (B, Lk) with gaps between keys and between batches; absent where it is not used
+  index_t batch = 0, keys = 0;
+  bool used = false;
+  std::vector<std::uint8_t> bytes = std::vector<std::uint8_t>(static_cast<std::size_t>(batch * (keys * 2 + 3) + 1), 0);
+
+  std::uint8_t& at(index_t b, index_t j) { return bytes[static_cast<std::size_t>(b * (keys * 2 + 3) + 2 * j)]; }
+  MaskView view() const { return used ? MaskView{bytes.data(), keys * 2 + 3, 2} : MaskView{}; }
+};
+
+class AttentionTrial {
+ public:
+  const AttentionCase c;
+
+ private:
+  Random layouts_;  // before the tensors, which draw from it
+
+ public:
+  Tensor q, k, v, bias, sinks, d_out, d_lse;
+  Tensor out, lse, d_q, d_k, d_v, d_bias, d_sinks;
+  MaskBytes key_mask, global_mask;
+  std::uint64_t dropout_seed;
+
+  AttentionTrial(const AttentionCase& case_, std::uint64_t seed, Around around = Around::canaries)
+      : c(case_),
+        layouts_(c.layout_seed),
+        q(input(c.dtype, {c.batch, c.heads, c.queries, c.dim}, around)),
+        k(input(c.dtype, {c.batch, c.kv_heads, c.keys, c.dim}, around)),
+        v(input(c.dtype, {c.batch, c.kv_heads, c.keys, c.value_dim}, around)),
+        bias(input(c.extra_dtype(), shape_of_bias(), around)),
+        sinks(input(c.extra_dtype(), {c.sinks ? c.heads : 0}, around)),
+        d_out(input(c.dtype, {c.batch, c.heads, c.queries, c.value_dim}, around)),
+        d_lse(input(lse_dtype(), {c.batch, c.heads, c.queries}, around)),
+        out(output(c.dtype, d_out.shape(), around)),
+        lse(output(lse_dtype(), d_lse.shape(), around)),
+        d_q(output(c.dtype, q.shape(), around)),
+        d_k(output(c.dtype, k.shape(), around)),
+        d_v(output(c.dtype, v.shape(), around)),
+        d_bias(output(bias.dtype(), bias.shape(), around)),
+        d_sinks(output(sinks.dtype(), sinks.shape(), around)),
+        key_mask{c.batch, c.keys, c.key_mask},
+        global_mask{c.batch, c.keys, c.global_mask} {
+    fill(seed);
+  }
+
+  AttentionInputs inputs() const {
+    AttentionInputs in{.q = q.view(), .k = k.view(), .v = v.view(), .window = c.window};
+    in.scale = c.scale, in.softcap = c.softcap, in.dropout_p = c.dropout_p, in.dropout_seed = dropout_seed;
+    if (c.bias_rank > 0) in.bias = bias.view();
+    if (c.sinks) in.sinks = sinks.view();
+    in.key_mask = key_mask.view(), in.global_mask = global_mask.view(), in.global_tokens = c.global_tokens;
+    in.cu_q = c.cu_q, in.cu_k = c.cu_k;
+    return in;
+  }
+  AttentionGradients gradients() const {
+    AttentionGradients g{d_q.view(), d_k.view(), d_v.view()};
+    if (c.bias_rank > 0) g.d_bias = d_bias.view();
+    if (c.sinks) g.d_sinks = d_sinks.view();
+    return g;
+  }
+
+  Status run(Op op, const RunOptions& options) {
+    if (op == Op::attention) return window_attention(inputs(), out.view(), c.with_lse ? lse.view() : TensorView{}, options);
+    return window_attention_backward(inputs(), out.view(), lse.view(), d_out.view(), c.with_lse ? d_lse.view() : TensorView{}, gradients(),
+                                     options);
+  }
+
+  AttentionValues<double> values() const {
+    AttentionValues<double> x{q.values(), k.values(), v.values(), bias.values(), sinks.values()};
+    for (index_t b = 0; b < c.batch; ++b)
+      for (index_t j = 0; j < c.keys; ++j) {
+        x.key_mask.push_back(const_cast<MaskBytes&>(key_mask).at(b, j) != 0);
+        x.global_mask.push_back(const_cast<MaskBytes&>(global_mask).at(b, j) != 0);
+      }
+    x.d_out = d_out.values(), x.d_lse = d_lse.values(), x.dropout_seed = dropout_seed;
+    return x;
+  }
+
+  // What the definition says of this trial's numbers.
+  AttentionResults expected(Op op) const {
+    const AttentionValues<double> x = values();
+    AttentionResults r = forward_of(c, x);
+    if (op == Op::attention_backward) ComplexStep(c, x).add_to(r);
+    return r;
+  }
+
+  // The same from the reference, in double precision: for problems too large for the definition.
+  AttentionResults from_reference(Op op) const {
+    AttentionCase wide = c;
+    wide.dtype = DType::f64, wide.float_extras = false, wide.layout_seed = 0;
+    AttentionTrial twin(wide, 1);
+    twin.copy_inputs(*this);
+    const RunOptions options{.backend = "reference"};
+    EXPECT_EQ(twin.run(Op::attention, options).message(), "");
+    if (op == Op::attention_backward) {
+      EXPECT_EQ(twin.run(op, options).message(), "");
+    }
+    return {twin.out.values(),    twin.c.with_lse ? twin.lse.values() : forward_of(c, values()).lse,
+            twin.d_q.values(),    twin.d_k.values(),
+            twin.d_v.values(),    twin.d_bias.values(),
+            twin.d_sinks.values()};
+  }
+
+  // Runs `op` and compares; nothing but the outputs may have changed.
+  testing::AssertionResult check(Op op, const RunOptions& options, const AttentionResults& want) {
+    if (op == Op::attention_backward) give_results_of_forward(want);
+    for (Tensor* t : tensors()) t->watch();
+    const Status status = run(op, options);
+    const std::string what = std::string(name_of(op)) + " of " + text(c) + ": ";
+    if (!status.ok()) return testing::AssertionFailure() << what << status.message();
+    for (const Tensor* t : tensors())
+      if (const std::string damage = t->damage(); !damage.empty()) return testing::AssertionFailure() << what << damage;
+    const AttentionValues<double> x = values();
+    const std::string difference = first_difference(op, want, AttentionTolerance(c, x).errors(), zeros_of(c));
+    return difference.empty() ? testing::AssertionSuccess() : testing::AssertionFailure() << what << difference;
+  }
+  testing::AssertionResult check(Op op, const RunOptions& options) { return check(op, options, expected(op)); }
+
+  // "" or which result is wrong; those where `ignored` is not 0 may be anything.
+  std::string first_difference(Op op, const AttentionResults& want, const AttentionResults& errors, const AttentionResults& ignored) const {
+    for (const auto& [tensor, member] : results(op)) {
+      Numbers numbers;
+      for (std::size_t n = 0; n < (want.*member).size(); ++n) {
+        const bool any = (ignored.*member)[n] != 0;
+        numbers.push_back(any ? Expected{(*tensor)[static_cast<index_t>(n)], 0}
+                              : stored(tensor->dtype(), (want.*member)[n], (errors.*member)[n]));
+      }
+      if (const testing::AssertionResult result = close(*tensor, numbers); !result)
+        return std::string(name_of_tensor(tensor)) + ": " + result.message();
+    }
+    return "";
+  }
+
+  // The forward's results as they are stored: what backward is given.
+  void give_results_of_forward(const AttentionResults& r) {
+    for (index_t n = 0; n < out.size(); ++n) out.set(n, r.out[static_cast<std::size_t>(n)]);
+    for (index_t n = 0; n < lse.size(); ++n) lse.set(n, r.lse[static_cast<std::size_t>(n)]);
+  }
+
+  std::vector<Tensor*> outputs(Op op) {
+    if (op == Op::attention) return c.with_lse ? std::vector{&out, &lse} : std::vector{&out};
+    return {&d_q, &d_k, &d_v, &d_bias, &d_sinks};
+  }
+  std::vector<std::byte> bits(Op op) {
+    std::vector<std::byte> all;
+    for (const Tensor* t : outputs(op)) {
+      const std::vector<std::byte> some = t->bits();
+      all.insert(all.end(), some.begin(), some.end());
+    }
+    return all;
+  }
+
+ private:
+  DType lse_dtype() const { return c.dtype == DType::f64 ? DType::f64 : DType::f32; }
+  Shape shape_of_bias() const {
+    if (c.bias_rank == 0) return {0};
+    return c.bias_rank == 2 ? Shape{c.heads, c.width()} : Shape{c.batch, c.heads, c.queries, c.width()};
+  }
+  Layout layout(Role role) { return c.layout_seed == 0 ? Layout{} : any_layout(layouts_, role); }
+  Tensor input(DType dtype, Shape shape, Around around) { return {dtype, std::move(shape), Role::input, layout(Role::input), around}; }
+  Tensor output(DType dtype, Shape shape, Around around) { return {dtype, std::move(shape), Role::output, layout(Role::output), around}; }
+
+  std::vector<Tensor*> tensors() { return {&q, &k, &v, &bias, &sinks, &d_out, &d_lse, &out, &lse, &d_q, &d_k, &d_v, &d_bias, &d_sinks}; }
+
+  void copy_inputs(const AttentionTrial& from) {
+    const std::pair<Tensor*, const Tensor*> pairs[] = {{&q, &from.q},        {&k, &from.k},         {&v, &from.v},
+                                                       {&bias, &from.bias},  {&sinks, &from.sinks}, {&d_out, &from.d_out},
+                                                       {&d_lse, &from.d_lse}};
+    for (const auto& [to, source] : pairs)
+      for (index_t n = 0; n < to->size(); ++n) to->set(n, (*source)[n]);
+    key_mask = from.key_mask, global_mask = from.global_mask, dropout_seed = from.dropout_seed;
+  }
+
+  // Numbers wherever the definition looks; the NaN that the tensors are made of elsewhere.
+  void fill(std::uint64_t seed) {
+    Random random(seed);
+    dropout_seed = random.bits();
+    for (index_t b = 0; b < c.batch; ++b)
+      for (index_t j = 0; j < c.keys; ++j) key_mask.at(b, j) = !random.one_in(3), global_mask.at(b, j) = random.one_in(4);
+    for (index_t n = 0; n < sinks.size(); ++n) sinks.set(n, random.between(-2, 2));
+    for (index_t n = 0; c.hides && n < bias.size(); ++n) bias.set(n, random.one_in(5) ? -kInf : 0);
+    const AttentionValues<double> x = values();
+    const AttentionDefinition<double> definition(c, x);
+    for (index_t n = 0; n < bias.size(); ++n) bias.set(n, kNaN);
+    for_each_row(c, [&](index_t s, index_t h, index_t i) { fill_row(definition, random, s, h, i); });
+    for (index_t n = 0; c.hides && n < bias.size(); ++n)
+      if (x.bias[static_cast<std::size_t>(n)] == -kInf) bias.set(n, -kInf);
+  }
+  void fill_row(const AttentionDefinition<double>& definition, Random& random, index_t s, index_t h, index_t i) {
+    const auto draw = [&](Tensor& t, index_t first, index_t count) {
+      for (index_t n = first; n < first + count; ++n) t.set(n, random.between(-1, 1));
+    };
+    const auto seen = definition.sight(s, h, i);
+    for (const auto& key : seen) {
+      const index_t j = definition.key_at(s, h, key.key);
+      if (c.dim > 0 && std::isnan(k[j * c.dim])) draw(k, j * c.dim, c.dim);
+      if (c.value_dim > 0 && std::isnan(v[j * c.value_dim])) draw(v, j * c.value_dim, c.value_dim);
+      if (c.bias_rank > 0 && key.slot >= 0) draw(bias, definition.bias_at(s, h, i, key.slot), 1);
+    }
+    if (seen.empty()) return;
+    draw(q, definition.q_at(s, h, i), c.dim);
+    draw(d_out, definition.out_at(s, h, i), c.value_dim);
+    draw(d_lse, definition.row_at(s, h, i), 1);
+  }
+
+  using Member = std::vector<double> AttentionResults::*;
+  std::vector<std::pair<const Tensor*, Member>> results(Op op) const {
+    using R = AttentionResults;
+    if (op == Op::attention_backward)
+      return {{&d_q, &R::d_q}, {&d_k, &R::d_k}, {&d_v, &R::d_v}, {&d_bias, &R::d_bias}, {&d_sinks, &R::d_sinks}};
+    if (!c.with_lse) return {{&out, &R::out}};
+    return {{&out, &R::out}, {&lse, &R::lse}};
+  }
+  const char* name_of_tensor(const Tensor* t) const {
+    return t == &out      ? "out"
+           : t == &lse    ? "lse"
+           : t == &d_q    ? "d_q"
+           : t == &d_k    ? "d_k"
+           : t == &d_v    ? "d_v"
+           : t == &d_bias ? "d_bias"
+                          : "d_sinks";
+  }
+};
+
+// Each option in some of them; tiles begin and end in many places.
+inline std::vector<AttentionCase> attention_scenes(bool small) {
+  const index_t n = small ? 1 : 6;
+  AttentionCase plain{
+      .batch = 2, .heads = 4, .kv_heads = 2, .queries = 30 * n, .keys = 30 * n, .dim = 8, .value_dim = 9, .window = {5 * n, 3 * n}};
+  std::vector<AttentionCase> all(6, plain);
+  all[1].window = {7 * n, 0, {1, 2, 3, 1}}, all[1].keys = 37 * n, all[1].dtype = DType::bf16, all[1].sinks = true;
+  all[2].dtype = DType::f64, all[2].global_tokens = 3, all[2].bias_rank = 2, all[2].softcap = 2;
+  all[3].dtype = DType::f16, all[3].key_mask = true, all[3].dropout_p = 0.3, all[3].window.left = kUnbounded;
+  all[4].batch = 1, all[4].cu_q = {0, 11 * n, 11 * n, 30 * n}, all[4].cu_k = {0, 9 * n, 13 * n, 30 * n}, all[4].bias_rank = 4;
+  all[5].global_mask = true, all[5].heads = all[5].kv_heads = 1, all[5].batch = 1, all[5].window.dilation = {3};
+  return all;
+}
+
+// A test for each row that supports fused attention, forward and backward.
+inline std::vector<RowAndOp> attention_rows() {
+  std::vector<RowAndOp> all;
+  for (const Op op : {Op::attention, Op::attention_backward})
+    for (const std::string& row : rows_here({.op = op, .band = {8, 8, 2, 2, 0}, .dim = 4, .attention = {.kv_heads = 1, .value_dim = 4}}))
+      all.emplace_back(row, op);
+  return all;
+}
+
+class OnEachAttention : public OnEachRowAndOp {
+ protected:
+  static bool is_reference(const std::string& row) { return row == "reference"; }
+};
+
+}  // namespace window_matmul::testing_tools
+
+#define WINDOW_MATMUL_TEST_EACH_ATTENTION(fixture) \
+  INSTANTIATE_TEST_SUITE_P(Rows, fixture, testing::ValuesIn(testing_tools::attention_rows()), testing_tools::name_of_row_and_op)
