@@ -50,7 +50,7 @@ struct AttentionBackward {
   const bool wants_bias = head.d_bias.address != 0 || head.d_bias_sums != nullptr;
   Range rows{};
   Rows q{}, d_out{};
-  bool queries_finite = true;
+  bool queries_finite = true, any_lse_is_nan = false;
 
   // Of a block of queries; what concerns the queries alone is left out where the block is met again.
   void take(Range of, bool first_time) {
@@ -60,7 +60,11 @@ struct AttentionBackward {
     queries_finite = finite(scratch.queries, block.dim) && finite(scratch.d_out_transposed, block.value_dim);
     q = scores.gather.queries(head.q, rows, block.dim, scratch.q);
     d_out = scores.gather.queries(head.d_out, rows, block.value_dim, scratch.d_out);
-    for (index_t r = 0; r < kQueries; ++r) take_row(r, first_time);
+    any_lse_is_nan = false;
+    for (index_t r = 0; r < kQueries; ++r) {
+      take_row(r, first_time);
+      any_lse_is_nan = any_lse_is_nan || scratch.lse[r] != scratch.lse[r];
+    }
   }
 
   bool finite(const T* transposed, index_t columns) const {
@@ -127,10 +131,13 @@ struct AttentionBackward {
   }
 
   void exponentiate() const {
+    const auto lowest = S::splat(std::numeric_limits<T>::lowest());
     for (index_t v = 0; v < ScoreShape<S>::kColumns; ++v) {
       const auto lse = S::load(scratch.lse + v * kLanes);
-      for (index_t c = scores.seen[v].begin; c < scores.seen[v].end; ++c)
-        S::store(scores.at(c, v), exp2_nonpositive<S>(S::sub(S::load(scores.at(c, v)), lse)));
+      for (index_t c = scores.seen[v].begin; c < scores.seen[v].end; ++c) {
+        const auto score = S::load(scores.at(c, v)), p = exp2_nonpositive<S>(S::sub(score, lse));
+        S::store(scores.at(c, v), any_lse_is_nan ? S::where_less(score, lowest, S::zero(), p) : p);  // -inf minus NaN
+      }
     }
     scores.clear_unseen(scratch.p);
   }
@@ -148,7 +155,8 @@ struct AttentionBackward {
 
   void leave_to_sink() const {
     scores.for_each_seen([&](index_t c, index_t v) {
-      S::store(scores.at(c, v), S::mul(S::load(scores.at(c, v)), S::load(scratch.share + v * kLanes)));
+      const auto p = S::load(scores.at(c, v));  // the share may be NaN where P is 0
+      S::store(scores.at(c, v), S::where_less(S::zero(), p, S::mul(p, S::load(scratch.share + v * kLanes)), p));
     });
   }
 
@@ -158,7 +166,7 @@ struct AttentionBackward {
       T &p = scratch.p[c * kQueries + lane], &d_s = scratch.d_s[c * kQueries + lane];
       const T d_p = kept ? gain * scratch.share[lane] * d_s : 0;
       d_s = p == 0 ? 0 : p * (d_p - scratch.offset[lane]);
-      p = kept ? p * gain * scratch.share[lane] : 0;
+      p = kept && p != 0 ? p * gain * scratch.share[lane] : 0;
     });
   }
 
