@@ -3,6 +3,7 @@
 
 A query that sees every token in the cache needs them in no order: one new token attends over the memory as it lies. A few new tokens
 attend over each run of slots in place, and the parts are merged by their log-sum-exps. For many, a copy of the past in order is cheap.
+docs/design.md has the reasons.
 """
 
 from collections.abc import Mapping, Sequence
@@ -143,21 +144,29 @@ class RollingCache:
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
     def _attend_one(self, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
-        """Everything in the cache is visible to the new token's query, once the token has taken its slot."""
+        """The new token takes its slot, and its query sees all that is in use then."""
         slots = [self._ring.slot(length) for length in self._lengths]
         before = self._exchange(slots, k[:, :, 0], v[:, :, 0])
         try:
-            used = [min(length + 1, self._ring.slots) for length in self._lengths]
-            most = max(used, default=0)
-            mask = None
-            if len(set(used)) > 1:
-                mask = torch.arange(most, device=k.device) < torch.tensor(used, device=k.device)[:, None]
-            out = _attention(q, self._keys[:, :, :most], self._values[:, :, :most], None, options | {"key_mask": mask})
+            out = self._attend_to_all(q, [min(length + 1, self._ring.slots) for length in self._lengths], options)
         except BaseException:
             self._exchange(slots, *before)
             raise
         self._lengths = [length + 1 for length in self._lengths]
         return out
+
+    def _attend_to_all(self, q: Tensor, used: list[int], options: dict[str, Any]) -> Tensor:
+        """One query (B, H, 1, D) to the first `used` slots of each row. Where every query sees the same, the heads that share keys may as
+        well be queries of one head: the keys are read once for all of them."""
+        most = max(used, default=0)
+        mask = torch.arange(most, device=q.device) < torch.tensor(used, device=q.device)[:, None] if len(set(used)) > 1 else None
+        heads_as_queries = q[:, :, 0].unflatten(1, (self._sizes.num_kv_heads, -1 if q.shape[1] else 0))
+        sinks = options.pop("sinks")
+        options |= {"key_mask": mask, "return_lse": True}
+        part = window_attention(heads_as_queries, self._keys[:, :, :most], self._values[:, :, :most], None, **options)
+        assert isinstance(part, tuple)
+        out, lse = (x.flatten(1, 2)[:, :, None] for x in part)
+        return out if sinks is None else merge([(out, lse)], sinks)
 
     def _exchange(self, slots: list[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Writes one token (B, Hkv, D) a row into its slot, and returns what was there."""
