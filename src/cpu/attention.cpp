@@ -18,12 +18,26 @@ struct Item {
   Range rows;
 };
 constexpr index_t kGlobalPart = -1;
+constexpr index_t kFoldedPart = -2;  // the one query of each head of a group; `head` is the key/value head
+
+// Decoding: query heads that share keys are taken together, as queries that see the same. What belongs to a head or a slot is not folded.
+bool folds_heads(const AttentionPlan& plan) {
+  const Problem& p = plan.problem();
+  return plan.group() > 1 && plan.group() <= kMaxQueryLanes && p.band.rows == 1 && p.attention.cu_q.empty() &&
+         p.dilation == std::vector<index_t>{1} && p.attention.bias == AttentionOptions::Bias::none && p.attention.dropout_p == 0 &&
+         !plan.has_globals();
+}
 
 std::vector<Item> items_of(const AttentionPlan& plan, index_t item_rows) {
   std::vector<Item> items;
   const auto add = [&](index_t s, index_t head, index_t part, index_t rows) {
     for (index_t row = 0; row < rows; row += item_rows) items.push_back({s, head, part, {row, smaller(row + item_rows, rows)}});
   };
+  if (folds_heads(plan)) {
+    for (index_t s = 0; s < plan.sequences(); ++s)
+      for (index_t head = 0; head < plan.problem().attention.kv_heads; ++head) add(s, head, kFoldedPart, plan.group());
+    return items;
+  }
   for (index_t s = 0; s < plan.sequences(); ++s)
     for (index_t head = 0; head < plan.problem().heads; ++head) {
       const Band& band = plan.sequence(s).band;
@@ -37,11 +51,26 @@ std::vector<Item> items_of(const AttentionPlan& plan, index_t item_rows) {
 
 std::size_t scratch_bytes(const Problem& problem) {
   const index_t dim = padded(problem.dim), value_dim = padded(problem.attention.value_dim);
-  const index_t elements = (kMaxQueryLanes + kChunkKeys) * (dim + value_dim + kMaxLanes) + kMaxQueryLanes * (kChunkKeys + 8);
+  const index_t elements = (kMaxQueryLanes + kChunkKeys + kFewQueries) * (dim + value_dim + kMaxLanes) + kMaxQueryLanes * (kChunkKeys + 8);
   return static_cast<std::size_t>(elements * (problem.dtype == DType::f64 ? 8 : 4));
 }
 
+void run_folded(AttentionKernel kernel, const AttentionPlan& plan, const Item& item, void* scratch, index_t* done) {
+  AttentionHead heads[kMaxQueryLanes];
+  for (index_t h = 0; h < plan.group(); ++h) heads[h] = plan.head_of(item.sequence, item.head * plan.group() + h);
+  const AttentionArgs& args = plan.args();
+  heads[0].q.row_stride = args.q.stride[1], heads[0].out.row_stride = args.out.stride[1], heads[0].lse.row_stride = args.lse.stride[1];
+  AttentionBlock block = plan.block_of(item.sequence, item.head, 1);
+  const Range keys = plan.sequence(item.sequence).band.keys(0);
+  const index_t everything = plan.group() + keys.size();
+  block.walk = {{plan.group(), keys.size(), everything, everything, 0}, 0, keys.begin};
+  block.rows = item.rows, block.heads = heads, block.num_heads = plan.group(), block.rows_are_heads = true;
+  block.scratch = scratch, block.multiply_adds = done;
+  kernel(block);
+}
+
 void run_item(AttentionKernel kernel, const AttentionPlan& plan, const Item& item, void* scratch, index_t* done) {
+  if (item.part == kFoldedPart) return run_folded(kernel, plan, item, scratch, done);
   const index_t dilation = plan.problem().dilation_of(item.head);
   const GlobalTokens& globals = plan.globals(item.sequence);
   const AttentionHead head = plan.head_of(item.sequence, item.head);

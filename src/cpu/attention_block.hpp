@@ -79,6 +79,7 @@ struct AttentionBlock {
   index_t sequence = 0, dim = 0, value_dim = 0;
   const AttentionHead* heads = nullptr;  // query heads of one key/value head
   index_t num_heads = 1;
+  bool rows_are_heads = false;  // forward: row r is the one query of heads[r], and heads[0] has the strides from head to head
   Operand k, v, d_k, d_v;
   AttentionOptionsOfBlock options;
   const index_t* global_keys = nullptr;  // positions, ascending
@@ -92,6 +93,7 @@ struct AttentionBlock {
 
 // Sizes that scratch is laid out by: the most of any instruction set.
 inline constexpr index_t kMaxQueryLanes = 48;  // query rows of a score tile
+inline constexpr index_t kFewQueries = 4;  // with more of them, lanes of queries are faster than lanes of the head dim
 inline constexpr index_t kChunkKeys = 96;  // keys whose scores are held at a time: with 48 rows of fp32 18 KiB, less than half the first level
 
 WINDOW_MATMUL_INLINE index_t padded(index_t columns) { return round_up(columns, kMaxLanes); }

@@ -29,7 +29,8 @@ struct AttentionForward {
   T* const highest = packed_v + kChunkKeys * padded(block.value_dim);
   T* const total = highest + kQueries;
   T* const factor = total + kQueries;
-  Scores<S, E> scores{block, queries, tile, nullptr};
+  T* const few = factor + kQueries;  // and a few queries not transposed [kFewQueries][padded D]
+  Scores<S, E> scores{block, queries, tile, nullptr, few};
   bool started = false;
 
   void run() {
@@ -53,7 +54,7 @@ struct AttentionForward {
     fill_row(kMinusInfinity<T>, highest, 1, {0, kQueries});
     fill_row(T{0}, total, 1, {0, kQueries});
     for_each_chunk(scores, rows, [&](const Chunk& chunk) {
-      scores.compute(chunk, scores.gather.keys(block.k, chunk, block.dim, false, packed_k));
+      scores.compute(chunk, scores.gather.keys(block.k, chunk, block.dim, scores.is_few(), packed_k));
       for (index_t v = 0; v < ScoreShape<S>::kColumns; ++v) exponentiate(v);
       if (block.options.dropout_p > 0) drop();
       weigh(chunk, rows, exactly);
@@ -139,7 +140,7 @@ struct AttentionForward {
   T inverse_total(index_t r) const {
     if (total[r] == 0 || block.options.dropout_p >= 1) return 0;
     if (!block.options.has_sinks) return 1 / total[r];
-    const T sink = static_cast<T>(head.sink) * kLog2E<T> - highest[r];
+    const T sink = static_cast<T>(block.heads[block.rows_are_heads ? r : 0].sink) * kLog2E<T> - highest[r];
     return 1 / (total[r] + (sizeof(T) == 4 ? __builtin_exp2f(static_cast<float>(sink)) : static_cast<T>(__builtin_exp2(sink))));
   }
 

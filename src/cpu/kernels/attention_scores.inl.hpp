@@ -6,6 +6,7 @@
 //       1          [ I I I e ] [ e e - - ] [ - - - - ]        I  all see it      e  the band is asked      -  nobody sees it: not computed
 #pragma once
 
+#include "cpu/kernels/attention_few.inl.hpp"
 #include "cpu/kernels/attention_tile.inl.hpp"
 #include "cpu/kernels/exp.inl.hpp"
 
@@ -98,6 +99,7 @@ struct Scores {
   T* const queries;  // [D][kQueries] and a vector
   T* const tile;     // [kChunkKeys][kQueries]
   T* const slopes;   // the same: the derivative of the softcap, or null
+  T* const few = nullptr;  // [kFewQueries][padded D]: a few queries, not transposed; or null
   const AttentionHead* head = nullptr;
   Range rows{};
   Chunk chunk{};
@@ -108,7 +110,19 @@ struct Scores {
   void take_queries(const AttentionHead& of, Range r) {
     head = &of, rows = r;
     const double unit = block.options.softcap > 0 ? 1 / block.options.softcap : kLog2E<double>;
-    gather.transposed(of.q, rows, block.dim, static_cast<T>(block.options.scale * unit), queries);
+    const T factor = static_cast<T>(block.options.scale * unit);
+    if (is_few()) return take_few(factor);
+    gather.transposed(of.q, rows, block.dim, factor, queries);
+  }
+
+  bool is_few() const { return few != nullptr && rows.size() <= kFewQueries; }
+
+  void take_few(T factor) const {
+    for (index_t r = 0; r < rows.size(); ++r) {
+      T* const to = few + r * padded(block.dim);
+      gather.row(head->q, block.walk.query(rows.begin + r), block.dim, to);
+      for (index_t n = 0; n < padded(block.dim); ++n) to[n] *= factor;
+    }
   }
 
   void compute(const Chunk& of, const KeyRows<T>& k) {
@@ -152,7 +166,11 @@ struct Scores {
 
   // ---- products ---------------------------------------------------------------------------------------------------------------------
 
-  void multiply(const KeyRows<T>& k) const { multiply(k, queries, block.dim, tile); }
+  void multiply(const KeyRows<T>& k) const {
+    if (!is_few()) return multiply(k, queries, block.dim, tile);
+    FewQueries<S>{few, rows.size(), padded(block.dim)}.multiply(k.data, k.row_stride, chunk.size(), block.dim, tile, kQueries);
+    *block.multiply_adds += rows.size() * chunk.size() * block.dim;
+  }
 
   // to[c][query] = sum_n k(c, n) x[n][query] for what is seen; more is written where tiles reach further.
   void multiply(const KeyRows<T>& k, const T* x, index_t steps, T* to) const {
