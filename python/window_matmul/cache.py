@@ -176,7 +176,7 @@ class RollingCache:
         """Part by part. Where a query's head, and its distance to a key, do not matter, what all see is told from what some see."""
         q, k, v = qkv
         sinks = options.pop("sinks")
-        alike = options["bias"] is None and self.window.dilation == 1
+        alike = options["bias"] is None and self.window.dilation == 1 and q.shape[1] > k.shape[1]
         cut = length + q.shape[2] - 1 - self._sizes.left if alike else length
         parts = []
         for token, slot, count in self._ring.past(length, cut) if q.shape[2] else ():
