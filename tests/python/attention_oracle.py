@@ -137,6 +137,18 @@ def smallest(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).tiny * torch.finfo(dtype).eps
 
 
+@dataclass
+class Errors:
+    """(B, H, Lq, Lk), or of rows (B, H, Lq, 1)."""
+
+    weight: Tensor  # relative error of a weight
+    kept: Tensor  # weights after dropout
+    d_score: Tensor  # size of a score's gradient
+    d_score_error: Tensor
+    from_out: Tensor  # of the sum of d_out * out
+    mixed: Tensor  # size of p d_p
+
+
 def bounds(dense: Dense, d_out: Tensor, d_lse: Tensor | None, tensors: dict[str, Tensor], rule: Rule, kept: Tensor | None) -> Bounds:
     """Largest errors, to first order. In units of u, the rounding of sums: a score errs by `magnitude` times the number of its terms, and
     a weight by that of its row's worst score, by the length of the sum below it, and a few for exp; so do scores' gradients, which also
@@ -145,51 +157,69 @@ def bounds(dense: Dense, d_out: Tensor, d_lse: Tensor | None, tensors: dict[str,
     """
     q, k, v = (tensors[name].detach().double() for name in "qkv")
     dtype, group = tensors["q"].dtype, q.shape[1] // max(k.shape[1], 1)
-    u, rounding = 2 * rounding_of_sums(dtype), ROUNDING[dtype] * 1.01
-    wide_k, wide_v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    p, size = dense.p.detach(), torch.where(dense.visible, dense.magnitude, 0.0)
-    terms = max(q.shape[2], k.shape[2]) * group * max(q.shape[0], 1) + q.shape[3] + v.shape[3] + 30
-    worst = size.amax(-1, keepdim=True) if size.shape[-1] else size.sum(-1, keepdim=True)
-    lse_size = torch.where(dense.lse.detach().isfinite(), dense.lse.detach(), 0.0).abs()[..., None]
-    relative = u * (terms + (q.shape[3] + 8) * worst + 2 * lse_size)  # of a weight
-    kept_p = p if kept is None else p * kept
+    wide_k, wide_v = (x.repeat_interleave(group, 1).abs() for x in (k, v))
     d_out = d_out.detach().double().abs()
+    u, terms = 2 * rounding_of_sums(dtype), _terms(q, k, v, group)
+    weight = u * (terms + (q.shape[3] + 8) * _worst_score(dense) + 2 * _finite(dense.lse))
+    errors = _errors(dense, d_out, d_lse, wide_v, ROUNDING[dtype] * 1.01, weight, kept)
     tiny = smallest(dtype) + 4 * terms * torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).tiny
+    scale = abs(tensors["scale_value"])
+    product, product_error = (scale * dense.slope * x for x in (errors.d_score, errors.d_score_error + errors.d_score * u * 4))
+    product_error = product_error + scale * errors.d_score * u * 16 * (dense.slope != 1)  # 1 - tanh^2, where tanh is nearly 1
 
-    def rounded(exact_size: Tensor, error: Tensor) -> Tensor:
-        return error + exact_size * rounding + tiny
-
-    d_p = (d_out @ wide_v.abs().mT) * (1 if kept is None else kept)
-    from_out = (d_out * (rounding * dense.out.detach().abs() + relative * (kept_p @ wide_v.abs()))).sum(-1, keepdim=True)
-    d_score = p * (d_p + (p * d_p).sum(-1, keepdim=True))
-    if d_lse is not None:
-        alone = torch.where(dense.visible, p / torch.where(p.sum(-1, keepdim=True) > 0, p.sum(-1, keepdim=True), 1.0), 0.0)
-        d_score = d_score + alone * d_lse.detach().double().abs()[..., None]
-    d_score_error = d_score * relative * 3 + p * from_out
-    scale = abs(tensors.get("scale_value", 1.0))  # type: ignore[arg-type]
-    product, product_error = (scale * dense.slope * x for x in (d_score, d_score_error + d_score * u * 4))
-    product_error = product_error + scale * d_score * u * 16 * (dense.slope != 1)  # 1 - tanh^2, where tanh is nearly 1
-
-    def shared(x: Tensor) -> Tensor:
-        return x.unflatten(1, (k.shape[1], group)).sum(2)
-
-    def summed(weights: Tensor, errors: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        return weights @ other.abs(), (errors + u * terms * weights) @ other.abs()
+    def rounded(weights: Tensor, error: Tensor, other: Tensor, shared: bool = False) -> Tensor:
+        size, error = weights @ other, (error + u * terms * weights) @ other
+        if shared:
+            size, error = (x.unflatten(1, (k.shape[1], group)).sum(2) for x in (size, error))
+        return error + size * ROUNDING[dtype] * 1.01 + tiny
 
     result = Bounds(
-        out=rounded(kept_p @ wide_v.abs(), relative * (kept_p @ wide_v.abs())),
-        lse=(relative + u * lse_size).squeeze(-1) + tiny,
-        q=rounded(*summed(product, product_error, wide_k)),
-        k=rounded(*map(shared, summed(product.mT, product_error.mT, q))),
-        v=rounded(*map(shared, summed(kept_p.mT, (kept_p * relative).mT, d_out))),
+        out=rounded(errors.kept, weight * errors.kept, wide_v),
+        lse=(weight + u * _finite(dense.lse)).squeeze(-1) + tiny,
+        q=rounded(product, product_error, wide_k),
+        k=rounded(product.mT, product_error.mT, q.abs(), shared=True),
+        v=rounded(errors.kept.mT, (errors.kept * weight).mT, d_out, shared=True),
     )
     if (bias := tensors.get("bias")) is not None:
-        result.bias = _bound_of_bias(bias, rule, d_score, d_score_error + u * terms * d_score)
+        result.bias = _bound_of_bias(bias, rule, errors.d_score, errors.d_score_error + u * terms * errors.d_score)
     if (sinks := tensors.get("sinks")) is not None:
-        own = (1 - p.sum(-1)).clamp(min=0) * (p * d_p).sum(-1)
-        error = (own * relative.squeeze(-1) * 4 + u * terms * (p * d_p).sum(-1) + from_out.squeeze(-1)).sum((0, 2))
-        result.sinks = error + own.sum((0, 2)) * ROUNDING[sinks.dtype] * 1.01 + tiny
+        result.sinks = _bound_of_sinks(sinks, dense, errors, u * terms) + tiny
     return result
+
+
+def _terms(q: Tensor, k: Tensor, v: Tensor, group: int) -> int:
+    """At least as many as any sum has."""
+    return max(q.shape[2], k.shape[2]) * group * max(q.shape[0], 1) + q.shape[3] + v.shape[3] + 30
+
+
+def _finite(lse: Tensor) -> Tensor:
+    """Magnitudes (B, H, Lq, 1)."""
+    return torch.where(lse.detach().isfinite(), lse.detach(), 0.0).abs()[..., None]
+
+
+def _worst_score(dense: Dense) -> Tensor:
+    size = torch.where(dense.visible, dense.magnitude, 0.0)
+    return size.amax(-1, keepdim=True) if size.shape[-1] else size.sum(-1, keepdim=True)
+
+
+def _errors(dense: Dense, d_out: Tensor, d_lse: Tensor | None, v: Tensor, rounding: float, weight: Tensor, kept: Tensor | None) -> Errors:
+    """d_out and v are magnitudes."""
+    p = dense.p.detach()
+    kept_p = p if kept is None else p * kept
+    d_p = (d_out @ v.mT) * (1 if kept is None else kept)
+    from_out = (d_out * (rounding * dense.out.detach().abs() + weight * (kept_p @ v))).sum(-1, keepdim=True)
+    d_score = p * (d_p + (p * d_p).sum(-1, keepdim=True))
+    if d_lse is not None:
+        total = p.sum(-1, keepdim=True)
+        d_score = d_score + p / torch.where(total > 0, total, 1.0) * d_lse.detach().double().abs()[..., None]
+    return Errors(weight, kept_p, d_score, d_score * weight * 3 + p * from_out, from_out, p * d_p)
+
+
+def _bound_of_sinks(sinks: Tensor, dense: Dense, errors: Errors, of_sum: float) -> Tensor:
+    mixed = errors.mixed.sum(-1)
+    own = (1 - dense.p.detach().sum(-1)).clamp(min=0) * mixed
+    error = own * errors.weight.squeeze(-1) * 4 + of_sum * mixed + errors.from_out.squeeze(-1)
+    return error.sum((0, 2)) + own.sum((0, 2)) * ROUNDING[sinks.dtype] * 1.01
 
 
 def _bound_of_bias(bias: Tensor, rule: Rule, size: Tensor, error: Tensor) -> Tensor:
