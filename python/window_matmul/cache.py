@@ -148,25 +148,16 @@ class RollingCache:
         slots = [self._ring.slot(length) for length in self._lengths]
         before = self._exchange(slots, k[:, :, 0], v[:, :, 0])
         try:
-            out = self._attend_to_all(q, [min(length + 1, self._ring.slots) for length in self._lengths], options)
+            used = [min(length + 1, self._ring.slots) for length in self._lengths]
+            most = max(used, default=0)
+            mask = torch.arange(most, device=q.device) < torch.tensor(used, device=q.device)[:, None] if len(set(used)) > 1 else None
+            sinks = options.pop("sinks")
+            part = _attention_to_all(q, self._keys[:, :, :most], self._values[:, :, :most], options | {"key_mask": mask})
         except BaseException:
             self._exchange(slots, *before)
             raise
         self._lengths = [length + 1 for length in self._lengths]
-        return out
-
-    def _attend_to_all(self, q: Tensor, used: list[int], options: dict[str, Any]) -> Tensor:
-        """One query (B, H, 1, D) to the first `used` slots of each row. Where every query sees the same, the heads that share keys may as
-        well be queries of one head: the keys are read once for all of them."""
-        most = max(used, default=0)
-        mask = torch.arange(most, device=q.device) < torch.tensor(used, device=q.device)[:, None] if len(set(used)) > 1 else None
-        heads_as_queries = q[:, :, 0].unflatten(1, (self._sizes.num_kv_heads, -1 if q.shape[1] else 0))
-        sinks = options.pop("sinks")
-        options |= {"key_mask": mask, "return_lse": True}
-        part = window_attention(heads_as_queries, self._keys[:, :, :most], self._values[:, :, :most], None, **options)
-        assert isinstance(part, tuple)
-        out, lse = (x.flatten(1, 2)[:, :, None] for x in part)
-        return out if sinks is None else merge([(out, lse)], sinks)
+        return part[0] if sinks is None else merge([part], sinks)
 
     def _exchange(self, slots: list[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Writes one token (B, Hkv, D) a row into its slot, and returns what was there."""
@@ -182,22 +173,30 @@ class RollingCache:
         return before
 
     def _attend_in_place(self, rows: slice, length: int, qkv: tuple[Tensor, Tensor, Tensor], options: dict[str, Any]) -> Tensor:
+        """Part by part. Where a query's head, and its distance to a key, do not matter, what all see is told from what some see."""
         q, k, v = qkv
-        places = [(token, slice(slot, slot + count)) for token, slot, count in self._ring.past(length)] if q.shape[2] else []
-        runs = [(token, self._keys[rows, :, run], self._values[rows, :, run]) for token, run in places]
         sinks = options.pop("sinks")
+        alike = options["bias"] is None and self.window.dilation == 1 and q.shape[1] > k.shape[1]
+        cut = length + q.shape[2] - 1 - self._sizes.left if alike else length
         parts = []
-        for token, keys, values in [*runs, (length, k, v)]:
-            here: dict[str, Any] = {"query_offset": length - token, "global_tokens": max(self.num_pinned - token, 0), "return_lse": True}
-            part = window_attention(q, keys, values, self.window, **here, **options)
-            assert isinstance(part, tuple)
-            parts.append(part)
+        for token, slot, count in self._ring.past(length, cut) if q.shape[2] else ():
+            run = slice(slot, slot + count)
+            keys, values = self._keys[rows, :, run], self._values[rows, :, run]
+            if alike and (token < self.num_pinned or token >= cut):
+                parts.append(_attention_to_all(q, keys, values, options))
+            else:
+                parts.append(_attention_with_lse(q, keys, values, self.window, options | self._place(token, length)))
+        parts.append(_attention_with_lse(q, k, v, self.window, options | self._place(length, length)))
         return merge(parts, sinks)
+
+    def _place(self, token: int, length: int) -> dict[str, Any]:
+        """How keys from `token` on lie to queries from token `length` on."""
+        return {"query_offset": length - token, "global_tokens": max(self.num_pinned - token, 0)}
 
     def _attend_to_copy(self, rows: slice, length: int, qkv: tuple[Tensor, Tensor, Tensor], options: dict[str, Any]) -> Tensor:
         """Between the pinned tokens and the ring's, tokens may be missing: pinned ones come nearer, but never into a window."""
         q, k, v = qkv
-        past = [slice(slot, slot + count) for _, slot, count in self._ring.past(length)]
+        past = [slice(slot, slot + count) for _, slot, count in self._ring.past(length, cut=length)]
         keys = torch.cat([*(self._keys[rows, :, run] for run in past), k], 2) if past else k
         values = torch.cat([*(self._values[rows, :, run] for run in past), v], 2) if past else v
         return _attention(q, keys, values, self.window, options | {"global_tokens": self.num_pinned})
@@ -251,7 +250,21 @@ class RollingCache:
         self._lengths = lengths
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, window: Window | None, options: dict[str, Any]) -> Tensor:
+def _attention(q: Tensor, k: Tensor, v: Tensor, window: Window, options: dict[str, Any]) -> Tensor:
     out = window_attention(q, k, v, window, **options)
     assert isinstance(out, Tensor)
     return out
+
+
+def _attention_with_lse(q: Tensor, k: Tensor, v: Tensor, window: Window | None, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    part = window_attention(q, k, v, window, return_lse=True, **options)
+    assert isinstance(part, tuple)
+    return part
+
+
+def _attention_to_all(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Every query (B, H, n, D) sees every key, so the heads that share keys may as well be queries of one head: it reads them once."""
+    kv_heads, groups = k.shape[1], q.shape[1] // k.shape[1]
+    out, lse = _attention_with_lse(q.unflatten(1, (kv_heads, groups)).flatten(2, 3), k, v, None, options)
+    out, lse = (x.unflatten(2, (groups, q.shape[2])).flatten(1, 2) for x in (out, lse))
+    return out, lse
