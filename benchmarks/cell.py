@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from .cases import Case
-from .competitors import Competitor, Function, Unsupported, load
+from .competitors import Competitor, Function, Unsupported, answered, load
 from .measure import fastest, memory_growth, time_calls
 from .oracle import Check
-from .roofline import copy_bandwidth, peak_probe
+from .roofline import copy_bandwidth, peak_probe, read_probe
 
 DIRECTIONS = ("forward", "forward_backward")
 
@@ -30,10 +30,16 @@ def run_cell(case: Case, name: str, seconds: float) -> dict[str, Any]:
             return record | {"unsupported": str(reason)}
         call = training(function, inputs, g) if backward else inference(function, inputs)
         result = {"setting": setting, "error": check(case, competitor, call, inputs, g), "growth_bytes": memory_growth(call)}
-        timing = time_calls(call, seconds, between={"peak_gflops": peak_probe(case.dtype, case.threads)})
+        timing = time_calls(call, seconds, between=probes(case))
         result |= timing.to_json() | {"gflops": case.flops(backward) / timing.median / 1e9, "copy_gbytes": copy_bandwidth()}
         record[direction] = result
     return record
+
+
+def probes(case: Case) -> dict[str, Callable[[], float]]:
+    """The ceilings that are read between the calls; decoding is bound by what it must read."""
+    found = {"peak_gflops": peak_probe(case.dtype, case.threads)}
+    return found | ({"read_gbytes": read_probe(case.cache_bytes)} if case.op == "decode" else {})
 
 
 def inference(function: Function, inputs: tuple[Tensor, ...]) -> Callable[[], tuple[Tensor, ...]]:
@@ -59,4 +65,4 @@ def training(function: Function, inputs: tuple[Tensor, ...], g: Tensor) -> Calla
 
 def check(case: Case, competitor: Competitor, call: Callable[[], tuple[Tensor, ...]], inputs: tuple[Tensor, ...], g: Tensor) -> float:
     output, *gradients = call()
-    return Check(case, competitor.OUTSIDE, competitor.EXACT_OUTSIDE).run(inputs, output, g, tuple(gradients))
+    return Check(answered(competitor, case), competitor.OUTSIDE, competitor.EXACT_OUTSIDE).run(inputs, output, g, tuple(gradients))

@@ -5,8 +5,9 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from .cases import Case
+from .cases import PAIR, Case
 from .cell import DIRECTIONS
+from .competitors import OURS
 from .session import disturbance
 
 Entries = list[dict[str, Any]]
@@ -27,7 +28,7 @@ class Row:
 
     @property
     def best_other(self) -> str | None:
-        others = [name for name in self.measured if name != "ours"]
+        others = [name for name in self.measured if name not in (*OURS, "sdpa_causal")]  # that one computes something else
         return min(others, key=lambda name: float(self.measured[name]["median"]), default=None)
 
     def ratio(self, other: str | None, statistic: str = "median") -> float | None:
@@ -40,7 +41,10 @@ class Row:
 
     @property
     def memory_limit(self) -> int:
-        """The band, one (L, d) tensor for each input, and 4 MiB a thread."""
+        """The results, for the pair the inputs too, and 4 MiB a thread. Fused attention's results are three times as many with gradients."""
+        if self.case.op == "fused":
+            results = self.case.results_bytes - (3 * self.case.rows_bytes if self.direction == "forward" else 0)
+            return results + (self.case.threads << 22)
         return self.case.band_bytes + 2 * self.case.rows_bytes + (self.case.threads << 22)
 
 
@@ -61,7 +65,15 @@ def rows(entries: Entries) -> list[Row]:
 
 def pair_rows(entries: Entries, malloc: str | None = None) -> list[Row]:
     """The explicit pair in fp32, the cells that the bars speak of."""
-    return [row for row in rows(entries) if row.case.op != "attention" and row.case.dtype == "fp32" and malloc in (None, row.malloc)]
+    return [row for row in rows(entries) if row.case.op in PAIR and row.case.dtype == "fp32" and malloc in (None, row.malloc)]
+
+
+def fused_rows(entries: Entries, malloc: str | None = None) -> list[Row]:
+    return [row for row in rows(entries) if row.case.op == "fused" and malloc in (None, row.malloc)]
+
+
+def decode_rows(entries: Entries) -> list[Row]:
+    return [row for row in rows(entries) if row.case.op == "decode"]
 
 
 def ratios(entries: Entries, malloc: str, other: str | None = None, least_window: int = 0) -> list[float]:
@@ -75,9 +87,21 @@ def shares(entries: Entries) -> list[dict[str, Any]]:
     return [row for entry in entries if entry["task"] == "shares" and isinstance(entry["result"], list) for row in entry["result"]]
 
 
+def beside_fp32(rows: list[dict[str, Any]], dtype: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each row of this dtype with the fp32 row of the same case and direction."""
+    fp32 = {(str(r["case"]), r["direction"]): r for r in rows}
+    pairs = [(r, fp32.get((str(r["case"] | {"dtype": "fp32"}), r["direction"]))) for r in rows if r["case"]["dtype"] == dtype]
+    return [(row, twin) for row, twin in pairs if twin is not None]
+
+
 def thread_rows(entries: Entries) -> list[dict[str, Any]]:
     found = [entry for entry in entries if entry["task"] == "threads" and isinstance(entry["result"], list)]
     return [row | {"malloc": entry["malloc"]} for entry in found for row in entry["result"]]
+
+
+def option_rows(entries: Entries) -> list[dict[str, Any]]:
+    """What each option of window_attention costs."""
+    return [row for entry in entries if entry["task"] == "options" and isinstance(entry["result"], list) for row in entry["result"]]
 
 
 def overhead(entries: Entries) -> dict[str, dict[str, float]]:

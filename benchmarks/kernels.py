@@ -2,13 +2,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .cases import Case
+from .cases import PAIR, Case
 from .cell import check, inference, training
 from .competitors import Function, load
 from .measure import fastest, once, percentile, time_calls
@@ -17,11 +17,13 @@ from .roofline import backend, copy_bandwidth, peak_probe
 LENGTH = 4096
 
 
-def run_shares(dtypes: list[str], windows: list[int], heads: int, seconds: float) -> list[dict[str, Any]]:
+def run_shares(
+    dtypes: list[str], windows: list[int], heads: int, seconds: float, ops: Sequence[str] = PAIR, dims: Sequence[int] = (64,)
+) -> list[dict[str, Any]]:
     """Rows of this process's backend on one thread. One head: the output lies where the last call's lay. Eight: a fresh 16 to 134 MB."""
     torch.set_num_threads(1)
-    cases = [Case(op, LENGTH, w, dtype, threads=1, heads=heads) for dtype in dtypes for op in ("window", "unwindow") for w in windows]
-    return [row for case in cases for row in _shares(case, seconds)]
+    sizes = [(op, dtype, dim, w) for dtype in dtypes for op in ops for dim in dims for w in windows]
+    return [row for op, dtype, dim, w in sizes for row in _shares(Case(op, LENGTH, w, dtype, 1, heads=heads, dim=dim), seconds)]
 
 
 def _shares(case: Case, seconds: float) -> list[dict[str, Any]]:
@@ -29,14 +31,13 @@ def _shares(case: Case, seconds: float) -> list[dict[str, Any]]:
     function, _ = ours.prepare(case, True, fastest)
     inputs, g = case.inputs(), case.output_gradient()
     error = check(case, ours, training(function, inputs, g), inputs, g)
-    products = {"forward": 1, "backward": 2}
     calls = {"forward": inference(function, inputs), "backward": _backward_alone(function, inputs, g)}
     rows = []
     for direction, call in calls.items():
         timing = time_calls(call, seconds, 15, {"peak": peak_probe(case.dtype, 1)})
-        flops = case.flops(False) * products[direction]
+        flops = case.flops(False) if direction == "forward" else case.flops(True) - case.flops(False)
         shares = [flops / s / 1e9 / peak for s, peak in zip(timing.seconds, timing.between["peak"], strict=True)]
-        writes_band = (case.op == "window") == (direction == "forward")  # the others write rows of d numbers only
+        writes_band = (case.op, direction) in (("window", "forward"), ("unwindow", "backward"))  # the others write rows of d numbers only
         rows.append(
             timing.to_json()
             | {"case": case.to_json(), "backend": backend(), "direction": direction, "error": error}
@@ -53,10 +54,10 @@ def _backward_alone(function: Function, inputs: tuple[Tensor, ...], g: Tensor) -
     return lambda: torch.autograd.grad(output, leaves, g, retain_graph=True)
 
 
-def run_threads(windows: list[int], seconds: float) -> list[dict[str, Any]]:
+def run_threads(windows: list[int], seconds: float, ops: Sequence[str] = PAIR) -> list[dict[str, Any]]:
     """One and two threads in turn, eight heads: the median of the ratios of neighbouring calls."""
     rows = []
-    for op in ("window", "unwindow"):
+    for op in ops:
         for w in windows:
             case = Case(op, LENGTH, w)
             function, _ = load("ours").prepare(case, True, fastest)

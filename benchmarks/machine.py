@@ -26,6 +26,8 @@ def describe() -> dict[str, str]:
         "window_matmul": window_matmul.__version__,
         "torch": torch.__version__,
         "transformers": _version("transformers"),
+        "local-attention": _version("local-attention"),
+        "onnxruntime": _version("onnxruntime"),
         "python": platform.python_version(),
     }
 

@@ -87,8 +87,9 @@ def _faults() -> int:
 
 
 def time_calls(call: Call, seconds: float, least: int = 5, between: Mapping[str, Callable[[], float]] | None = None) -> Timing:
-    """Calls until `seconds` have passed, at least `least` times (3 where one takes over a second), and `between` after each of them."""
-    least = min(least, 3) if settle(call) > 1 else least
+    """Calls until `seconds` have passed, at least `least` times (3 where one takes over a second, 1 over 3), and `between` after each of them."""
+    one = settle(call)
+    least = 1 if one > 3 else min(least, 3) if one > 1 else least
     timing = Timing([], between={name: [] for name in between or {}})
     gc.collect()
     gc.disable()

@@ -59,9 +59,10 @@ class Check:
         """The largest relative error of the output and, where given, its gradients; Wrong if it is more than rounding."""
         fold = [x.detach().reshape(-1, *x.shape[-2:]) for x in (*inputs, g, output, *gradients)]  # (X, L, ...)
         n = len(inputs)
-        names = {"window": ("q", "k"), "unwindow": ("a", "v"), "attention": ("q", "k", "v")}[self.case.op] if gradients else ()
+        names = {"window": ("q", "k"), "unwindow": ("a", "v")}.get(self.case.op, ("q", "k", "v")) if gradients else ()
         self.differences = [Difference("output"), *(Difference(f"gradient of {name}") for name in names)]
-        getattr(self, f"_{self.case.op}")(fold[:n], fold[n], fold[n + 1], fold[n + 2 :])
+        compare = {"window": self._window, "unwindow": self._unwindow, "decode": self._decode}.get(self.case.op, self._attention)
+        compare(fold[:n], fold[n], fold[n + 1], fold[n + 2 :])
         return self._verdict()
 
     def _verdict(self) -> float:
@@ -74,29 +75,29 @@ class Check:
         return max(difference.relative for difference in self.differences)
 
     def _blocks(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """(queries, the keys they see in a sequence padded by w on both sides, which slots have a key)."""
+        """(queries, the keys they see in a sequence padded by the window, which slots have a key)."""
         case = self.case
         for first in range(0, case.length, BLOCK):
             stop = min(first + BLOCK, case.length)
-            yield slice(first, stop), slice(first, stop + 2 * case.window), case.inside(first, stop)
+            yield slice(first, stop), slice(first, stop + case.width - 1), case.inside(first, stop)
 
     def _stripe(self, rectangle: Tensor) -> Tensor:
-        """The slots (X, b, W) in a (X, b, b + 2w) product of queries and the keys they see."""
+        """The slots (X, b, W) in a (X, b, b + W - 1) product of queries and the keys they see."""
         heads, rows, span = rectangle.shape
         return rectangle.as_strided((heads, rows, self.case.width), (rows * span, span + 1, 1))
 
     def _laid(self, band: Tensor, inside: Tensor) -> Tensor:
         """The inverse of `_stripe`, zeros elsewhere and in slots without a key."""
         heads, rows, _ = band.shape
-        rectangle = torch.zeros(heads, rows, rows + 2 * self.case.window, dtype=torch.float64)
+        rectangle = torch.zeros(heads, rows, rows + self.case.width - 1, dtype=torch.float64)
         self._stripe(rectangle).copy_(band.double().masked_fill(~inside, 0.0))
         return rectangle
 
     def _padded(self, rows: Tensor) -> Tensor:
-        return F.pad(rows.double(), (0, 0, self.case.window, self.case.window))
+        return F.pad(rows.double(), (0, 0, self.case.left, self.case.right))
 
     def _unpadded(self, rows: Tensor) -> Tensor:
-        return rows[:, self.case.window : self.case.window + self.case.length]
+        return rows[:, self.case.left : self.case.left + self.case.length]
 
     def _window(self, inputs: list[Tensor], g: Tensor, output: Tensor, gradients: list[Tensor]) -> None:
         q, keys = inputs[0].double(), self._padded(inputs[1].mT)
@@ -144,6 +145,13 @@ class Check:
         if gradients:
             self._compare(2, gradients[1], self._unpadded(grad_keys))
             self._compare(3, gradients[2], self._unpadded(grad_values))
+
+    def _decode(self, inputs: list[Tensor], g: Tensor, output: Tensor, gradients: list[Tensor]) -> None:
+        """The only query sees the last keys; neighbouring heads share theirs."""
+        group = self.case.heads // (self.case.kv_heads or self.case.heads)
+        q, keys, values = (x.double()[:, -self.case.width :] for x in inputs)
+        keys, values = (x.repeat_interleave(group, 0) for x in (keys, values))
+        self._compare(0, output, (q @ keys.mT * self.case.dim**-0.5).softmax(-1) @ values)
 
     def _compare(self, number: int, actual: Tensor, exact: Tensor) -> None:
         self.differences[number].add(actual, exact)

@@ -1,4 +1,4 @@
-# benchmarks/roofline.py: the two ceilings, measured in the process that they are compared with.
+# benchmarks/roofline.py: the three ceilings, measured in the process that they are compared with.
 from __future__ import annotations
 
 import os
@@ -48,3 +48,18 @@ def copy_bandwidth(repeats: int = 5) -> float:
         target.copy_(source)
         seconds.append(time.perf_counter() - begin)
     return COPY_BYTES / min(seconds[1:]) / 1e9
+
+
+def read_probe(size: int) -> Callable[[], float]:
+    """Readings, in GB/s, of the fastest of torch's ways to read `size` bytes in as many threads as it has; as often read before as a cache."""
+    rows = torch.ones(size // 4 // 256, 256)
+    flat, ones, column = rows.view(-1), torch.ones(256), torch.ones(1, size // 4 // 256)
+    ways: list[Callable[[], object]] = [flat.sum, lambda: torch.dot(flat, flat), lambda: torch.mv(rows, ones), lambda: column @ rows, flat.amax]
+
+    def seconds(way: Callable[[], object]) -> float:
+        begin = time.perf_counter()
+        way()
+        return time.perf_counter() - begin
+
+    best = min(ways, key=lambda way: min(seconds(way) for _ in range(5)))
+    return lambda: rows.nbytes / seconds(best) / 1e9

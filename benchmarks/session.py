@@ -104,7 +104,6 @@ def _take_quieter(entry: dict[str, Any], again: Any) -> None:
 def _short(result: Any) -> str:
     if not isinstance(result, dict):
         return f"{len(result)} rows"
-    if "failed" in result or "unsupported" in result:
-        return str(result.get("failed", result.get("unsupported")))
     cells = [f"{result[d]['median'] * 1e3:.2f} ms {result[d]['gflops']:.0f} GFLOP/s" for d in DIRECTIONS if d in result]
-    return ", ".join(cells) or "done"
+    reasons = [str(result[reason]) for reason in ("failed", "unsupported") if reason in result]
+    return ", ".join(cells + reasons) or "done"

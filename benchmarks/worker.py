@@ -13,9 +13,16 @@ from typing import Any
 from .cases import Case
 from .cell import run_cell
 from .kernels import run_shares, run_threads
+from .options import run_options
 from .overhead import run_overhead
 
-TASKS: dict[str, Callable[..., Any]] = {"cell": run_cell, "shares": run_shares, "threads": run_threads, "overhead": run_overhead}
+TASKS: dict[str, Callable[..., Any]] = {
+    "cell": run_cell,
+    "shares": run_shares,
+    "threads": run_threads,
+    "options": run_options,
+    "overhead": run_overhead,
+}
 
 
 def run(job: dict[str, Any]) -> Any:

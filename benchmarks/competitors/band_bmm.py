@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..cases import DTYPES, Case
+from ..cases import DTYPES, PAIR, Case
 from . import Fastest, Function, Unsupported
 
 TITLE = "best PyTorch formulation"
@@ -229,7 +229,7 @@ def _plan(case: Case, backward: bool, fastest: Fastest) -> Plan:
 
 
 def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str]:
-    if case.op == "attention":
+    if case.op not in PAIR:
         raise Unsupported("it is the explicit pair")
     plan = _plan(case, backward, fastest)
     apply: Function = (_Window if case.op == "window" else _Unwindow).apply

@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..cases import Case
+from ..cases import PAIR, Case
 from . import Fastest, Function, Unsupported
 
 TITLE = "dense product, band cut out"
@@ -14,7 +14,7 @@ MOST_BYTES = 2**30
 
 
 def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str]:
-    if case.op == "attention":
+    if case.op not in PAIR:
         raise Unsupported("dense attention is measured as scaled_dot_product_attention")
     columns = case.length + 2 * case.window  # with w empty keys on each side the band is one stripe without edges
     matrix = case.batch * case.heads * case.length * columns * case.itemsize

@@ -1,9 +1,9 @@
-# benchmarks/competitors/ours.py: window_matmul, window_softmax and unwindow_matmul as a user calls them.
+# benchmarks/competitors/ours.py: the operators as a user calls them.
 from __future__ import annotations
 
 from torch import Tensor
 
-from window_matmul import unwindow_matmul, window_matmul, window_softmax
+from window_matmul import unwindow_matmul, window_attention, window_matmul, window_softmax
 
 from ..cases import Case
 from . import Fastest, Function
@@ -14,14 +14,14 @@ EXACT_OUTSIDE = True
 
 
 def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str]:
-    w = case.window
-
-    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return unwindow_matmul(window_softmax(window_matmul(q * case.dim**-0.5, k.mT, w), w), v, w)
-
+    w = case.left, case.right
     functions: dict[str, Function] = {
         "window": lambda q, k: window_matmul(q, k, w),
         "unwindow": lambda a, v: unwindow_matmul(a, v, w),
-        "attention": attention,
+        "attention": lambda q, k, v: explicit_attention(q, k, v, w),
     }
-    return functions[case.op], ""
+    return functions.get(case.op, lambda q, k, v: window_attention(q, k, v, w)), ""
+
+
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor, w: tuple[int, int]) -> Tensor:
+    return unwindow_matmul(window_softmax(window_matmul(q * q.shape[-1] ** -0.5, k.mT, w), w), v, w)

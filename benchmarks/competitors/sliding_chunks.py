@@ -1,4 +1,4 @@
-# benchmarks/competitors/sliding_chunks.py: the two products of Hugging Face's Longformer, imported from transformers.
+# benchmarks/competitors/sliding_chunks.py: the two products of Hugging Face's Longformer, and its attention made of them.
 from __future__ import annotations
 
 import importlib
@@ -6,6 +6,7 @@ from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..cases import Case
@@ -17,8 +18,8 @@ EXACT_OUTSIDE = False  # it pads the values with -1 and lets the zero weights ca
 
 
 def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str]:
-    if case.op == "attention":
-        raise Unsupported("its attention lives in a whole model layer")
+    if case.op in ("attention", "decode") or case.causal:
+        raise Unsupported("it has symmetric windows over whole sequences, and enters fused attention with them")
     if case.length % (2 * case.window):
         raise Unsupported(f"the length, {case.length}, is no multiple of 2w = {2 * case.window}")
     modeling = importlib.import_module("transformers.models.longformer.modeling_longformer")
@@ -35,4 +36,9 @@ def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str
         context: Tensor = layer._sliding_chunks_matmul_attn_probs_value(a.transpose(1, 2), v.transpose(1, 2), w)
         return context.transpose(1, 2)
 
-    return (window if case.op == "window" else unwindow), f"transformers {version('transformers')}"
+    # As in its layer: the query is scaled, the softmax is taken in float32.
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return unwindow(window(q / case.dim**0.5, k.mT).softmax(-1, dtype=torch.float32).type_as(v), v)
+
+    functions: dict[str, Function] = {"window": window, "unwindow": unwindow, "fused": attention}
+    return functions[case.op], f"transformers {version('transformers')}"
