@@ -123,7 +123,7 @@ class RollingCache:
             scale, softcap, sinks, bias: as in `window_attention`; bias is (H, left + 1) or (B, H, n, left + 1).
 
         Returns:
-            (B, H, n, Dv). n may be 0, and larger than the window.
+            (B, H, n, Dv). n may be 0, and larger than the window. Under torch.compile each length is a new graph: better left outside.
 
         Raises:
             TypeError: an argument of a wrong type, or of another dtype than the cache's.
