@@ -75,7 +75,7 @@ class BackwardItems {
       const index_t count = smaller(ceil_div(kItemsWanted, items), of.rows / (kWindowsOfASegment * reach));
       for (const Segment& segment : segments_of(of, count, kMaxQueryLanes, all_shared)) {
         item.segment = segment;
-        capacity_ = larger(capacity_, smaller(reach + larger(2 * kChunkKeys, reach / 4), round_up(of.cols, kChunkKeys) + kChunkKeys));
+        capacity_ = larger(capacity_, smaller(reach + larger(2 * kMaxQueryLanes, reach / 4), of.cols + 2 * kMaxQueryLanes));
         add(item);
       }
     }
@@ -159,8 +159,8 @@ void run_item(AttentionKernel kernel, const Run& run, const Item& item, std::vec
 
 std::size_t scratch_bytes(const Problem& p, index_t capacity) {
   const index_t dim = padded(p.dim), value_dim = padded(p.attention.value_dim), rows = kMaxQueryLanes;
-  const index_t elements = (3 * rows + kChunkKeys) * dim + (2 * rows + kChunkKeys + 2) * value_dim + 3 * kChunkKeys * rows + 3 * rows +
-                           16 * kMaxLanes + (capacity + kChunkKeys) * (dim + value_dim);
+  const index_t elements = (3 * rows + kBackwardChunk) * dim + (2 * rows + kBackwardChunk + 2) * value_dim + 3 * kBackwardChunk * rows + 3 * rows +
+                           16 * kMaxLanes + (capacity + kBackwardChunk) * (dim + value_dim);
   return static_cast<std::size_t>(elements * element_bytes(p));
 }
 

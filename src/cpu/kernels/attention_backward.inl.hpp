@@ -15,7 +15,7 @@ namespace {
 
 template <class T>
 struct BackwardScratch {
-  // Transposed q and d_out [D][kQueries] and a vector; three tiles [kChunkKeys][kQueries]; packed rows of k, v, q and d_out; sums of d_q
+  // Transposed q and d_out [D][kQueries] and a vector; three tiles [kBackwardChunk][kQueries]; packed rows of k, v, q and d_out; sums of d_q
   // [kQueries][padded D]; four numbers a query; sums of the held keys.
   T *queries, *d_out_transposed, *p, *d_s, *slopes, *k, *v, *q, *d_out, *d_q, *lse, *share, *offset, *line, *key_sums;
 
@@ -26,10 +26,10 @@ struct BackwardScratch {
       next += round_up(count, kMaxLanes);
       return taken;
     };
-    const index_t dim = padded(block.dim), value_dim = padded(block.value_dim), tile = kChunkKeys * lanes;
+    const index_t dim = padded(block.dim), value_dim = padded(block.value_dim), tile = kBackwardChunk * lanes;
     queries = take(block.dim * lanes + kMaxLanes), d_out_transposed = take(block.value_dim * lanes + kMaxLanes);
     p = take(tile), d_s = take(tile), slopes = take(tile);
-    k = take(kChunkKeys * dim), v = take(kChunkKeys * value_dim), q = take(lanes * dim), d_out = take(lanes * value_dim);
+    k = take(kBackwardChunk * dim), v = take(kBackwardChunk * value_dim), q = take(lanes * dim), d_out = take(lanes * value_dim);
     d_q = take(lanes * dim), lse = take(lanes), share = take(lanes), offset = take(lanes), line = take(2 * value_dim);
     key_sums = next;
   }
@@ -39,14 +39,15 @@ template <Simd S, class E>
 struct AttentionBackward {
   using T = typename S::Scalar;
   using Rows = KeyRows<T>;
-  static constexpr index_t kQueries = ScoreShape<S>::kQueries, kLanes = S::kLanes;
+  using Shape = BackwardShape<S>;
+  static constexpr index_t kQueries = Shape::kQueries, kLanes = S::kLanes;
 
   const AttentionBlock& block;  // the walk of these queries; key_sums belongs to the item
   const BackwardScratch<T>& scratch;
   KeySums<S, E>& key_sums;
   const AttentionHead& head;
   Prefetcher& ahead;
-  Scores<S, E> scores{block, scratch.queries, scratch.p, block.options.softcap > 0 ? scratch.slopes : nullptr, ahead};
+  Scores<S, E, Shape> scores{block, scratch.queries, scratch.p, block.options.softcap > 0 ? scratch.slopes : nullptr, ahead};
   const bool wants_k = block.d_k.address != 0, wants_v = block.d_v.address != 0, wants_q = head.d_q.address != 0;
   const bool wants_bias = head.d_bias.address != 0 || head.d_bias_sums != nullptr;
   Range rows{};
@@ -57,7 +58,7 @@ struct AttentionBackward {
   void take(Range of, bool first_time) {
     rows = of;
     scores.take_queries(head, rows);
-    scores.gather.transposed(head.d_out, rows, block.value_dim, T{1}, scratch.d_out_transposed);
+    scores.gather.transposed(head.d_out, rows, block.value_dim, T{1}, scratch.d_out_transposed, kQueries);
     queries_finite = finite(scratch.queries, block.dim) && finite(scratch.d_out_transposed, block.value_dim);
     q = scores.gather.queries(head.q, rows, block.dim, scratch.q);
     d_out = scores.gather.queries(head.d_out, rows, block.value_dim, scratch.d_out);
@@ -140,7 +141,7 @@ struct AttentionBackward {
 
   void exponentiate() const {
     const auto lowest = S::splat(std::numeric_limits<T>::lowest());
-    for (index_t v = 0; v < ScoreShape<S>::kColumns; ++v) {
+    for (index_t v = 0; v < Shape::kColumns; ++v) {
       const auto lse = S::load(scratch.lse + v * kLanes);
       for (index_t c = scores.seen[v].begin; c < scores.seen[v].end; ++c) {
         const auto score = S::load(scores.at(c, v)), p = exp2_nonpositive<S>(S::sub(score, lse));
@@ -151,7 +152,7 @@ struct AttentionBackward {
   }
 
   void subtract() const {
-    for (index_t v = 0; v < ScoreShape<S>::kColumns; ++v) {
+    for (index_t v = 0; v < Shape::kColumns; ++v) {
       const auto share = S::load(scratch.share + v * kLanes), offset = S::sub(S::zero(), S::load(scratch.offset + v * kLanes));
       for (index_t c = scores.seen[v].begin; c < scores.seen[v].end; ++c) {
         T* const d_s = scratch.d_s + c * kQueries + v * kLanes;
@@ -258,7 +259,8 @@ struct AttentionBackward {
 template <Simd S, class E>
 struct AttentionBackwardItem {
   using T = typename S::Scalar;
-  static constexpr index_t kQueries = ScoreShape<S>::kQueries;
+  using Shape = BackwardShape<S>;
+  static constexpr index_t kQueries = Shape::kQueries;
 
   const AttentionBlock& block;
   const BackwardScratch<T> scratch{block.scratch, block, kQueries};
@@ -311,7 +313,7 @@ struct AttentionBackwardItem {
     next.queue_queries<E>(ahead, head.d_out, block.value_dim, false);
     next.queue_queries<E>(ahead, head.d_q, block.dim, true);
     if (&head == block.heads) queue_keys(next);
-    ahead.spread(2 * block.walk.band.keys_any(rows).size() / ScoreShape<S>::kKeys);
+    ahead.spread(2 * block.walk.band.keys_any(rows).size() / Shape::kKeys);
   }
 
   void queue_keys(const NextBlock& next) {
@@ -327,7 +329,7 @@ struct AttentionBackwardItem {
   void add_global_keys(AttentionBackward<S, E>& pass, const Chunk& chunk, const Sums<T>& d_q) {
     const index_t width = key_sums.width;
     T* const all = static_cast<T*>(block.key_sums.global_sums);
-    T* const sums = scratch.key_sums + block.key_sums.capacity * width;  // [kChunkKeys][width] behind those of the held keys
+    T* const sums = scratch.key_sums + block.key_sums.capacity * width;  // [kBackwardChunk][width] behind those of the held keys
     fill_row(T{0}, sums, 1, {0, chunk.size() * width});
     pass.differentiate(chunk, {sums, width}, {sums + padded(block.dim), width}, d_q);
     for (index_t c = 0; all != nullptr && c < chunk.size(); ++c) {

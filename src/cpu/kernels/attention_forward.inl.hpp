@@ -14,23 +14,24 @@ namespace {
 template <Simd S, class E>
 struct AttentionForward {
   using T = typename S::Scalar;
-  static constexpr index_t kQueries = ScoreShape<S>::kQueries, kLanes = S::kLanes;
+  using Shape = ForwardShape<S>;
+  static constexpr index_t kQueries = Shape::kQueries, kChunk = Shape::kChunk, kLanes = S::kLanes;
 
   const AttentionBlock& block;
   const AttentionHead& head = block.heads[0];
-  // Scratch: transposed queries [D][kQueries], scores [kChunkKeys][kQueries], sums of O [kQueries][width], packed rows of k and of v, and
+  // Scratch: transposed queries [D][kQueries], scores [kChunk][kQueries], sums of O [kQueries][width], packed rows of k and of v, and
   // a number a query: the maximum m, the sum l, the factor.
   const index_t width = round_up(block.value_dim, kLanes);
   T* const queries = static_cast<T*>(block.scratch);
   T* const tile = queries + block.dim * kQueries + kMaxLanes;
-  T* const sums = tile + kChunkKeys * kQueries;
+  T* const sums = tile + kChunk * kQueries;
   T* const packed_k = sums + kQueries * width;
-  T* const packed_v = packed_k + kChunkKeys * padded(block.dim);
-  T* const highest = packed_v + kChunkKeys * padded(block.value_dim);
+  T* const packed_v = packed_k + kChunk * padded(block.dim);
+  T* const highest = packed_v + kChunk * padded(block.value_dim);
   T* const total = highest + kQueries;
   T* const factor = total + kQueries;
   Prefetcher ahead{};
-  Scores<S, E> scores{block, queries, tile, nullptr, ahead};
+  Scores<S, E, Shape> scores{block, queries, tile, nullptr, ahead};
   bool started = false;
 
   void run() {
@@ -50,7 +51,7 @@ struct AttentionForward {
     next.queue_queries<E>(ahead, head.out, block.value_dim, true);
     next.queue_keys<E>(ahead, block.k, next.keys, block.dim, false);
     next.queue_keys<E>(ahead, block.v, next.keys, block.value_dim, false);
-    ahead.spread(block.walk.band.keys_any(rows).size() / ScoreShape<S>::kKeys);
+    ahead.spread(block.walk.band.keys_any(rows).size() / Shape::kKeys);
   }
 
   bool all_global(Range rows) const {
@@ -66,7 +67,7 @@ struct AttentionForward {
     fill_row(T{0}, total, 1, {0, kQueries});
     for_each_chunk(scores, rows, [&](const Chunk& chunk) {
       scores.compute(chunk, scores.gather.keys(block.k, chunk, block.dim, false, packed_k));
-      for (index_t v = 0; v < ScoreShape<S>::kColumns; ++v) exponentiate(v);
+      for (index_t v = 0; v < Shape::kColumns; ++v) exponentiate(v);
       if (block.options.dropout_p > 0) drop();
       weigh(chunk, rows, exactly);
       started = true;

@@ -37,7 +37,7 @@ struct KeySums {
   template <class F>
   void finish(index_t to, F&& f) {
     while (begin < to) {
-      const Range keys{begin, smaller(begin + kChunkKeys, to)};
+      const Range keys{begin, smaller(begin + kBackwardChunk, to)};
       extend(keys.end);
       f(keys);
       for (index_t key = keys.begin; key < keys.end; ++key) write(key);
