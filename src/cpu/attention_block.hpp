@@ -92,9 +92,13 @@ struct AttentionBlock {
 };
 
 // Sizes that scratch is laid out by: the most of any instruction set.
-inline constexpr index_t kMaxQueryLanes = 48;  // query rows of a score tile
-inline constexpr index_t kFewQueries = 4;  // with more of them, lanes of queries are faster than lanes of the head dim
-inline constexpr index_t kChunkKeys = 96;  // keys whose scores are held at a time: with 48 rows of fp32 18 KiB, less than half the first level
+inline constexpr index_t kMaxQueryLanes = 96;  // query rows of a block
+// Keys whose scores are held at a time. Forward 96 keys x 48 queries of fp32, 18 KiB, less than half the first level. Backward there are two
+// such tiles, and the sums over queries (two products of five) like to be long: 48 keys x 96 queries.
+inline constexpr index_t kForwardChunk = 96, kBackwardChunk = 48;
+
+// With more of them, lanes of queries are faster than lanes of the head dim.
+inline constexpr index_t kFewQueries = 4;
 
 WINDOW_MATMUL_INLINE index_t padded(index_t columns) { return round_up(columns, kMaxLanes); }
 

@@ -9,14 +9,13 @@
 
 #include "cpu/kernels/attention_dropout.inl.hpp"
 #include "cpu/kernels/attention_key_sums.inl.hpp"
-#include "cpu/kernels/prefetch.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
 
 template <class T>
 struct BackwardScratch {
-  // Transposed q and d_out [D][kQueries] and a vector; three tiles [kChunkKeys][kQueries]; packed rows of k, v, q and d_out; sums of d_q
+  // Transposed q and d_out [D][kQueries] and a vector; three tiles [kBackwardChunk][kQueries]; packed rows of k, v, q and d_out; sums of d_q
   // [kQueries][padded D]; four numbers a query; sums of the held keys.
   T *queries, *d_out_transposed, *p, *d_s, *slopes, *k, *v, *q, *d_out, *d_q, *lse, *share, *offset, *line, *key_sums;
 
@@ -27,10 +26,10 @@ struct BackwardScratch {
       next += round_up(count, kMaxLanes);
       return taken;
     };
-    const index_t dim = padded(block.dim), value_dim = padded(block.value_dim), tile = kChunkKeys * lanes;
+    const index_t dim = padded(block.dim), value_dim = padded(block.value_dim), tile = kBackwardChunk * lanes;
     queries = take(block.dim * lanes + kMaxLanes), d_out_transposed = take(block.value_dim * lanes + kMaxLanes);
     p = take(tile), d_s = take(tile), slopes = take(tile);
-    k = take(kChunkKeys * dim), v = take(kChunkKeys * value_dim), q = take(lanes * dim), d_out = take(lanes * value_dim);
+    k = take(kBackwardChunk * dim), v = take(kBackwardChunk * value_dim), q = take(lanes * dim), d_out = take(lanes * value_dim);
     d_q = take(lanes * dim), lse = take(lanes), share = take(lanes), offset = take(lanes), line = take(2 * value_dim);
     key_sums = next;
   }
@@ -40,13 +39,15 @@ template <Simd S, class E>
 struct AttentionBackward {
   using T = typename S::Scalar;
   using Rows = KeyRows<T>;
-  static constexpr index_t kQueries = ScoreShape<S>::kQueries, kLanes = S::kLanes;
+  using Shape = BackwardShape<S>;
+  static constexpr index_t kQueries = Shape::kQueries, kLanes = S::kLanes;
 
   const AttentionBlock& block;  // the walk of these queries; key_sums belongs to the item
   const BackwardScratch<T>& scratch;
   KeySums<S, E>& key_sums;
   const AttentionHead& head;
-  Scores<S, E> scores{block, scratch.queries, scratch.p, block.options.softcap > 0 ? scratch.slopes : nullptr};
+  Prefetcher& ahead;
+  Scores<S, E, Shape> scores{block, scratch.queries, scratch.p, block.options.softcap > 0 ? scratch.slopes : nullptr, ahead};
   const bool wants_k = block.d_k.address != 0, wants_v = block.d_v.address != 0, wants_q = head.d_q.address != 0;
   const bool wants_bias = head.d_bias.address != 0 || head.d_bias_sums != nullptr;
   Range rows{};
@@ -57,7 +58,7 @@ struct AttentionBackward {
   void take(Range of, bool first_time) {
     rows = of;
     scores.take_queries(head, rows);
-    scores.gather.transposed(head.d_out, rows, block.value_dim, T{1}, scratch.d_out_transposed);
+    scores.gather.transposed(head.d_out, rows, block.value_dim, T{1}, scratch.d_out_transposed, kQueries);
     queries_finite = finite(scratch.queries, block.dim) && finite(scratch.d_out_transposed, block.value_dim);
     q = scores.gather.queries(head.q, rows, block.dim, scratch.q);
     d_out = scores.gather.queries(head.d_out, rows, block.value_dim, scratch.d_out);
@@ -140,7 +141,7 @@ struct AttentionBackward {
 
   void exponentiate() const {
     const auto lowest = S::splat(std::numeric_limits<T>::lowest());
-    for (index_t v = 0; v < ScoreShape<S>::kColumns; ++v) {
+    for (index_t v = 0; v < Shape::kColumns; ++v) {
       const auto lse = S::load(scratch.lse + v * kLanes);
       for (index_t c = scores.seen[v].begin; c < scores.seen[v].end; ++c) {
         const auto score = S::load(scores.at(c, v)), p = exp2_nonpositive<S>(S::sub(score, lse));
@@ -151,7 +152,7 @@ struct AttentionBackward {
   }
 
   void subtract() const {
-    for (index_t v = 0; v < ScoreShape<S>::kColumns; ++v) {
+    for (index_t v = 0; v < Shape::kColumns; ++v) {
       const auto share = S::load(scratch.share + v * kLanes), offset = S::sub(S::zero(), S::load(scratch.offset + v * kLanes));
       for (index_t c = scores.seen[v].begin; c < scores.seen[v].end; ++c) {
         T* const d_s = scratch.d_s + c * kQueries + v * kLanes;
@@ -258,11 +259,13 @@ struct AttentionBackward {
 template <Simd S, class E>
 struct AttentionBackwardItem {
   using T = typename S::Scalar;
-  static constexpr index_t kQueries = ScoreShape<S>::kQueries;
+  using Shape = BackwardShape<S>;
+  static constexpr index_t kQueries = Shape::kQueries;
 
   const AttentionBlock& block;
   const BackwardScratch<T> scratch{block.scratch, block, kQueries};
   KeySums<S, E> key_sums{block, scratch.key_sums};
+  Prefetcher ahead{};
   AttentionBlock global_block = with_global_queries(block);
 
   static AttentionBlock with_global_queries(AttentionBlock of) {
@@ -287,10 +290,10 @@ struct AttentionBackwardItem {
   Sums<T> d_v(index_t key) const { return {key_sums.d_v(key), key_sums.width}; }
 
   void add_queries(const AttentionHead& head, Range rows) {
-    AttentionBackward<S, E> pass{block, scratch, key_sums, head};
+    AttentionBackward<S, E> pass{block, scratch, key_sums, head, ahead};
     pass.take(rows, true);
     if (pass.all_of_another_item()) return;
-    prefetch(head, NextBlock(block.walk, rows));
+    queue(head, NextBlock(block.walk, rows), rows);
     fill_row(T{0}, scratch.d_q, 1, {0, kQueries * padded(block.dim)});
     const Sums<T> d_q{scratch.d_q, padded(block.dim)};
     for_each_chunk(pass.scores, rows, [&](const Chunk& chunk) {
@@ -302,29 +305,31 @@ struct AttentionBackwardItem {
     if (pass.wants_q) write_d_q(pass, head, rows);
   }
 
-  void prefetch(const AttentionHead& head, const NextBlock& next) const {
+  void queue(const AttentionHead& head, const NextBlock& next, Range rows) {
+    ahead.clear();
     if (next.queries.empty()) return;
-    prefetch_queries<E, kToRead>(block.walk, next, head.q, block.dim);
-    prefetch_queries<E, kToRead>(block.walk, next, head.out, block.value_dim);
-    prefetch_queries<E, kToRead>(block.walk, next, head.d_out, block.value_dim);
-    prefetch_queries<E, kToWrite>(block.walk, next, head.d_q, block.dim);
-    prefetch_keys<E, kToRead>(block.walk, next, block.k, block.dim);
-    prefetch_keys<E, kToRead>(block.walk, next, block.v, block.value_dim);
-    prefetch_keys<E, kToWrite>(block.walk, behind(next), block.d_k, block.dim);
-    prefetch_keys<E, kToWrite>(block.walk, behind(next), block.d_v, block.value_dim);
+    next.queue_queries<E>(ahead, head.q, block.dim, false);
+    next.queue_queries<E>(ahead, head.out, block.value_dim, false);
+    next.queue_queries<E>(ahead, head.d_out, block.value_dim, false);
+    next.queue_queries<E>(ahead, head.d_q, block.dim, true);
+    if (&head == block.heads) queue_keys(next);
+    ahead.spread(2 * block.walk.band.keys_any(rows).size() / Shape::kKeys);
   }
 
-  // The keys that are finished before the next block begins.
-  NextBlock behind(NextBlock next) const {
-    next.keys = {key_sums.begin, smaller(block.walk.band.keys_any(next.queries).begin, key_sums.begin + kQueries)};
-    return next;
+  void queue_keys(const NextBlock& next) {
+    next.queue_keys<E>(ahead, block.k, next.keys, block.dim, false);
+    next.queue_keys<E>(ahead, block.v, next.keys, block.value_dim, false);
+    const index_t reached = block.walk.band.keys_any(next.queries).begin;  // the keys before it are going to be finished
+    const Range behind{key_sums.begin, smaller(reached, key_sums.begin + kQueries)};
+    next.queue_keys<E>(ahead, block.d_k, behind, block.dim, true);
+    next.queue_keys<E>(ahead, block.d_v, behind, block.value_dim, true);
   }
 
   // Their rows of sums lie apart: a chunk of their own is summed up and added to them.
   void add_global_keys(AttentionBackward<S, E>& pass, const Chunk& chunk, const Sums<T>& d_q) {
     const index_t width = key_sums.width;
     T* const all = static_cast<T*>(block.key_sums.global_sums);
-    T* const sums = scratch.key_sums + block.key_sums.capacity * width;  // [kChunkKeys][width] behind those of the held keys
+    T* const sums = scratch.key_sums + block.key_sums.capacity * width;  // [kBackwardChunk][width] behind those of the held keys
     fill_row(T{0}, sums, 1, {0, chunk.size() * width});
     pass.differentiate(chunk, {sums, width}, {sums + padded(block.dim), width}, d_q);
     for (index_t c = 0; all != nullptr && c < chunk.size(); ++c) {
@@ -352,7 +357,7 @@ struct AttentionBackwardItem {
   }
 
   void add_global_queries(const AttentionHead& head, Range rows, Range keys) {
-    AttentionBackward<S, E> pass{global_block, scratch, key_sums, head};
+    AttentionBackward<S, E> pass{global_block, scratch, key_sums, head, ahead};
     pass.take(rows, false);
     T* const sums = static_cast<T*>(head.d_q_sums);
     const Sums<T> d_q{sums == nullptr ? nullptr : sums + rows.begin * padded(block.dim), padded(block.dim)};

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "cpu/attention_block.hpp"
-#include "cpu/kernels/copy.inl.hpp"
+#include "cpu/kernels/prefetch.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -17,6 +17,7 @@ struct FewQueries {
 
   const T* queries;  // [count][stride], contiguous rows
   index_t count, stride;
+  Prefetcher& ahead;
 
   // to[c * ld + r] = sum_n k(c, n) queries(r, n) for c < keys; the rest of the first vector of each row is zero. Rows of k are whole
   // vectors.
@@ -25,6 +26,7 @@ struct FewQueries {
     for (index_t r = 0; r < count; ++r) {
       index_t c = 0;
       for (; c + kLanes <= keys; c += kLanes) {
+        ahead.issue();
         T scores[kLanes];
         S::store(scores, products(k + c * k_stride, k_stride, queries + r * stride, dim));
         for (index_t i = 0; i < kLanes; ++i) to[(c + i) * ld + r] = scores[i];

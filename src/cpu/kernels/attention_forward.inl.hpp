@@ -7,7 +7,6 @@
 #pragma once
 
 #include "cpu/kernels/attention_dropout.inl.hpp"
-#include "cpu/kernels/prefetch.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -15,23 +14,25 @@ namespace {
 template <Simd S, class E>
 struct AttentionForward {
   using T = typename S::Scalar;
-  static constexpr index_t kQueries = ScoreShape<S>::kQueries, kLanes = S::kLanes;
+  using Shape = ForwardShape<S>;
+  static constexpr index_t kQueries = Shape::kQueries, kChunk = Shape::kChunk, kLanes = S::kLanes;
 
   const AttentionBlock& block;
   const AttentionHead& head = block.heads[0];
-  // Scratch: transposed queries [D][kQueries], scores [kChunkKeys][kQueries], sums of O [kQueries][width], packed rows of k and of v, and
+  // Scratch: transposed queries [D][kQueries], scores [kChunk][kQueries], sums of O [kQueries][width], packed rows of k and of v, and
   // a number a query: the maximum m, the sum l, the factor.
   const index_t width = round_up(block.value_dim, kLanes);
   T* const queries = static_cast<T*>(block.scratch);
   T* const tile = queries + block.dim * kQueries + kMaxLanes;
-  T* const sums = tile + kChunkKeys * kQueries;
+  T* const sums = tile + kChunk * kQueries;
   T* const packed_k = sums + kQueries * width;
-  T* const packed_v = packed_k + kChunkKeys * padded(block.dim);
-  T* const highest = packed_v + kChunkKeys * padded(block.value_dim);
+  T* const packed_v = packed_k + kChunk * padded(block.dim);
+  T* const highest = packed_v + kChunk * padded(block.value_dim);
   T* const total = highest + kQueries;
   T* const factor = total + kQueries;
   T* const few = factor + kQueries;  // and a few queries not transposed [kFewQueries][padded D]
-  Scores<S, E> scores{block, queries, tile, nullptr, few};
+  Prefetcher ahead{};
+  Scores<S, E, Shape> scores{block, queries, tile, nullptr, ahead, few};
   bool started = false;
 
   void run() {
@@ -39,17 +40,29 @@ struct AttentionForward {
       const Range rows{row, smaller(row + kQueries, block.rows.end)};
       if (block.skips_global_queries && all_global(rows)) continue;
       scores.take_queries(head, rows);
-      prefetch(NextBlock(block.walk, rows));
+      queue(NextBlock(block.walk, rows), rows);
       if (!attend(rows, false)) attend(rows, true);  // in the place of what was written
     }
   }
 
-  void prefetch(const NextBlock& next) const {
+  void queue(const NextBlock& next, Range rows) {
+    ahead.clear();
     if (next.queries.empty()) return;
-    prefetch_queries<E, kToRead>(block.walk, next, head.q, block.dim);
-    prefetch_queries<E, kToWrite>(block.walk, next, head.out, block.value_dim);
-    prefetch_keys<E, kToRead>(block.walk, next, block.k, block.dim);
-    prefetch_keys<E, kToRead>(block.walk, next, block.v, block.value_dim);
+    next.queue_queries<E>(ahead, head.q, block.dim, false);
+    next.queue_queries<E>(ahead, head.out, block.value_dim, true);
+    next.queue_keys<E>(ahead, block.k, next.keys, block.dim, false);
+    next.queue_keys<E>(ahead, block.v, next.keys, block.value_dim, false);
+    ahead.spread(block.walk.band.keys_any(rows).size() / Shape::kKeys);
+  }
+
+  // Few queries are fast, and wait for memory: v of this chunk, k of the next.
+  void queue(const Chunk& chunk) {
+    ahead.clear();
+    if (chunk.list != nullptr) return;
+    const Range next{chunk.keys.end, smaller(chunk.keys.end + chunk.size(), block.walk.band.cols)};
+    ahead.add<E>(block.v, block.walk.key(chunk.keys.begin), block.walk.step, chunk.size(), block.value_dim, false);
+    ahead.add<E>(block.k, block.walk.key(next.begin), block.walk.step, next.size(), block.dim, false);
+    ahead.spread(ceil_div(chunk.size(), kLanes) * scores.rows.size());
   }
 
   bool all_global(Range rows) const {
@@ -64,8 +77,9 @@ struct AttentionForward {
     fill_row(kMinusInfinity<T>, highest, 1, {0, kQueries});
     fill_row(T{0}, total, 1, {0, kQueries});
     for_each_chunk(scores, rows, [&](const Chunk& chunk) {
+      if (scores.is_few()) queue(chunk);
       scores.compute(chunk, scores.gather.keys(block.k, chunk, block.dim, scores.is_few(), packed_k));
-      for (index_t v = 0; v < ScoreShape<S>::kColumns; ++v) exponentiate(v);
+      for (index_t v = 0; v < Shape::kColumns; ++v) exponentiate(v);
       if (block.options.dropout_p > 0) drop();
       weigh(chunk, rows, exactly);
       started = true;
@@ -160,20 +174,23 @@ struct AttentionForward {
       const index_t position = block.walk.query(rows.begin + r);
       if (is_of_another_item(position)) continue;
       T* const row = sums + r * width;
-      finite = scale(row, inverse_total(r)) && finite;
-      write_row<S>(row, block.value_dim, out.at(position, 0), out.col_stride);
+      E* const to = out.at(position, 0);
+      const bool whole = out.col_stride == 1 && block.value_dim % kLanes == 0;
+      finite = (whole ? scale(row, inverse_total(r), to) : scale(row, inverse_total(r), row)) && finite;
+      if (!whole) write_row<S>(row, block.value_dim, to, out.col_stride);
     }
     return finite;
   }
 
-  // False where an element is not finite.
-  bool scale(T* row, T by) const {
+  // False where an element is not finite. Whole vectors are written.
+  template <class To>
+  bool scale(const T* row, T by, To* to) const {
     const auto factors = S::splat(by);
     auto probe = S::zero();
     for (index_t n = 0; n < block.value_dim; n += kLanes) {
       const auto scaled = S::mul(S::load(row + n), factors);
       probe = S::fma(scaled, S::zero(), probe);
-      S::store(row + n, scaled);
+      S::store(to + n, scaled);
     }
     return S::all_zero(probe);
   }

@@ -9,6 +9,7 @@
 #include "cpu/kernels/attention_few.inl.hpp"
 #include "cpu/kernels/attention_tile.inl.hpp"
 #include "cpu/kernels/exp.inl.hpp"
+#include "cpu/kernels/prefetch.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -73,9 +74,8 @@ struct Gather {
     for (index_t n = columns; n < padded(columns); ++n) to[n] = 0;
   }
 
-  // to[n * kQueries + r] = factor * from(query r, n), with zeros in the lanes of a vector behind the last query.
-  void transposed(const Operand& from, Range rows, index_t columns, T factor, T* to) const {
-    constexpr index_t ld = ScoreShape<S>::kQueries;
+  // to[n * ld + r] = factor * from(query r, n), with zeros in the lanes of a vector behind the last query.
+  void transposed(const Operand& from, Range rows, index_t columns, T factor, T* to, index_t ld) const {
     if (walk.query_list == nullptr) {
       Matrix2<const E> m(from);
       m.address = reinterpret_cast<std::uintptr_t>(m.at(walk.query(rows.begin), 0)), m.row_stride *= walk.step;
@@ -89,16 +89,16 @@ struct Gather {
   }
 };
 
-template <Simd S, class E>
+template <Simd S, class E, class Shape>
 struct Scores {
   using T = typename S::Scalar;
-  using Shape = ScoreShape<S>;
   static constexpr index_t kQueries = Shape::kQueries, kLanes = S::kLanes;
 
   const AttentionBlock& block;
   T* const queries;  // [D][kQueries] and a vector
-  T* const tile;     // [kChunkKeys][kQueries]
+  T* const tile;     // [kChunk][kQueries]
   T* const slopes;   // the same: the derivative of the softcap, or null
+  Prefetcher& ahead;
   T* const few = nullptr;  // [kFewQueries][padded D]: a few queries, not transposed; or null
   const AttentionHead* head = nullptr;
   Range rows{};
@@ -112,7 +112,7 @@ struct Scores {
     const double unit = block.options.softcap > 0 ? 1 / block.options.softcap : kLog2E<double>;
     const T factor = static_cast<T>(block.options.scale * unit);
     if (is_few()) return take_few(factor);
-    gather.transposed(of.q, rows, block.dim, factor, queries);
+    gather.transposed(of.q, rows, block.dim, factor, queries, kQueries);
   }
 
   bool is_few() const { return few != nullptr && rows.size() <= kFewQueries; }
@@ -145,7 +145,7 @@ struct Scores {
     if (some.empty()) return {0, 0};
     if (chunk.list != nullptr) return {0, chunk.size()};
     const Range any = block.walk.band.keys_any(some).intersect(chunk.keys);
-    return {any.begin - chunk.keys.begin, any.end - chunk.keys.begin};
+    return any.empty() ? Range{0, 0} : Range{any.begin - chunk.keys.begin, any.end - chunk.keys.begin};
   }
 
   // Calls f(key of the chunk, vector of queries) for all that were computed.
@@ -168,7 +168,7 @@ struct Scores {
 
   void multiply(const KeyRows<T>& k) const {
     if (!is_few()) return multiply(k, queries, block.dim, tile);
-    FewQueries<S>{few, rows.size(), padded(block.dim)}.multiply(k.data, k.row_stride, chunk.size(), block.dim, tile, kQueries);
+    FewQueries<S>{few, rows.size(), padded(block.dim), ahead}.multiply(k.data, k.row_stride, chunk.size(), block.dim, tile, kQueries);
     *block.multiply_adds += rows.size() * chunk.size() * block.dim;
   }
 
@@ -184,8 +184,9 @@ struct Scores {
   }
 
   void multiply_tile(index_t c, index_t keys, Scalars<T> scalars, const T* x, index_t steps, T* to) const {
+    ahead.issue();
     index_t first = 0, last = Shape::kColumns;
-    const auto is_seen = [&](index_t v) { return !seen[v].intersect({c, c + keys}).empty(); };
+    const auto is_seen = [&](index_t v) { return seen[v].begin < c + keys && c < seen[v].end; };
     while (first < last && !is_seen(first)) ++first;
     while (first < last && !is_seen(last - 1)) --last;
     for (index_t v = first; v < last; v += Shape::kVecs)
@@ -283,8 +284,8 @@ struct Scores {
   // With right = 0 nothing is seen before its time.
   Range rows_too_early(index_t position) const {
     if (block.window.band.right > 0) return {rows.begin, rows.begin};
-    const index_t ahead = position - block.window.band.shift - block.walk.first_query;  // of row 0
-    return Range{rows.begin, ahead <= 0 ? rows.begin : ceil_div(ahead, block.walk.step)}.intersect(rows);
+    const index_t distance = position - block.window.band.shift - block.walk.first_query;  // of row 0
+    return Range{rows.begin, distance <= 0 ? rows.begin : ceil_div(distance, block.walk.step)}.intersect(rows);
   }
 
   bool is_seen_globally(index_t position) const {
@@ -300,16 +301,16 @@ struct Scores {
 };
 
 // Calls f(chunk) for all keys that a block of queries may see: those of the walk, then global keys outside the window.
-template <Simd S, class E, class F>
-[[gnu::always_inline]] inline void for_each_chunk(const Scores<S, E>& scores, Range rows, F&& f) {
+template <Simd S, class E, class Shape, class F>
+[[gnu::always_inline]] inline void for_each_chunk(const Scores<S, E, Shape>& scores, Range rows, F&& f) {
   const AttentionBlock& block = scores.block;
-  const index_t keys = block.walk.band.keys_any(rows).size(), chunks = ceil_div(keys, kChunkKeys);
-  const index_t even = chunks == 0 ? kChunkKeys : round_up(ceil_div(keys, chunks), S::kTileRows * 4);
-  for_each_key_tile(block.walk.band, rows, smaller(even, kChunkKeys), [&](Range tile, bool) { f(Chunk{tile}); });
-  index_t list[kChunkKeys];
+  const index_t keys = block.walk.band.keys_any(rows).size(), chunks = ceil_div(keys, Shape::kChunk);
+  const index_t even = chunks == 0 ? Shape::kChunk : round_up(ceil_div(keys, chunks), S::kTileRows * 4);
+  for_each_key_tile(block.walk.band, rows, smaller(even, Shape::kChunk), [&](Range tile, bool) { f(Chunk{tile}); });
+  index_t list[Shape::kChunk];
   for (index_t next = 0; next < block.num_global_keys;) {
     index_t count = 0;
-    for (; next < block.num_global_keys && count < kChunkKeys; ++next)
+    for (; next < block.num_global_keys && count < Shape::kChunk; ++next)
       if (scores.is_seen_globally(block.global_keys[next])) list[count++] = block.global_keys[next];
     if (count > 0) f(Chunk{{0, count}, list});
   }
