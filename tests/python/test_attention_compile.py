@@ -48,9 +48,9 @@ def values_and_gradients(f: Callable[..., Any], tensors: dict[str, Tensor]) -> l
 
 
 # ---- torch.compile -------------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("dynamic", [False, True, None])
+@pytest.mark.parametrize("dynamic", [False, True])
 @by_case
-def test_compile(backend: str, case: Case, dynamic: bool | None) -> None:
+def test_compile(backend: str, case: Case, dynamic: bool) -> None:
     """With other work around it; bit-equal to the same without the compiler."""
 
     def f(**tensors: Tensor) -> tuple[Tensor, Tensor]:
