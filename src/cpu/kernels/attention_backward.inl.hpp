@@ -9,6 +9,7 @@
 
 #include "cpu/kernels/attention_dropout.inl.hpp"
 #include "cpu/kernels/attention_key_sums.inl.hpp"
+#include "cpu/kernels/prefetch.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -98,12 +99,19 @@ struct AttentionBackward {
   }
 
   T product_with_out(index_t position) const {
+    const Matrix2<const E> a(head.d_out), b(head.out);
+    const E *x = a.at(position, 0), *y = b.at(position, 0);
+    if (a.col_stride == 1 && b.col_stride == 1 && block.value_dim % kLanes == 0) return dot(x, y, block.value_dim);
     const index_t width = padded(block.value_dim);
-    T *const a = scratch.line, *const b = a + width;
-    scores.gather.row(head.d_out, position, block.value_dim, a);
-    scores.gather.row(head.out, position, block.value_dim, b);
+    scores.gather.row(head.d_out, position, block.value_dim, scratch.line);
+    scores.gather.row(head.out, position, block.value_dim, scratch.line + width);
+    return dot(scratch.line, scratch.line + width, width);
+  }
+
+  template <class A>
+  static T dot(const A* x, const A* y, index_t count) {  // whole vectors
     auto sum = S::zero();
-    for (index_t n = 0; n < width; n += kLanes) sum = S::fma(S::load(a + n), S::load(b + n), sum);
+    for (index_t n = 0; n < count; n += kLanes) sum = S::fma(S::load(x + n), S::load(y + n), sum);
     return S::sum(sum);
   }
 
@@ -282,6 +290,7 @@ struct AttentionBackwardItem {
     AttentionBackward<S, E> pass{block, scratch, key_sums, head};
     pass.take(rows, true);
     if (pass.all_of_another_item()) return;
+    prefetch(head, NextBlock(block.walk, rows));
     fill_row(T{0}, scratch.d_q, 1, {0, kQueries * padded(block.dim)});
     const Sums<T> d_q{scratch.d_q, padded(block.dim)};
     for_each_chunk(pass.scores, rows, [&](const Chunk& chunk) {
@@ -291,6 +300,24 @@ struct AttentionBackwardItem {
         add_global_keys(pass, chunk, d_q);
     });
     if (pass.wants_q) write_d_q(pass, head, rows);
+  }
+
+  void prefetch(const AttentionHead& head, const NextBlock& next) const {
+    if (next.queries.empty()) return;
+    prefetch_queries<E, kToRead>(block.walk, next, head.q, block.dim);
+    prefetch_queries<E, kToRead>(block.walk, next, head.out, block.value_dim);
+    prefetch_queries<E, kToRead>(block.walk, next, head.d_out, block.value_dim);
+    prefetch_queries<E, kToWrite>(block.walk, next, head.d_q, block.dim);
+    prefetch_keys<E, kToRead>(block.walk, next, block.k, block.dim);
+    prefetch_keys<E, kToRead>(block.walk, next, block.v, block.value_dim);
+    prefetch_keys<E, kToWrite>(block.walk, behind(next), block.d_k, block.dim);
+    prefetch_keys<E, kToWrite>(block.walk, behind(next), block.d_v, block.value_dim);
+  }
+
+  // The keys that are finished before the next block begins.
+  NextBlock behind(NextBlock next) const {
+    next.keys = {key_sums.begin, smaller(block.walk.band.keys_any(next.queries).begin, key_sums.begin + kQueries)};
+    return next;
   }
 
   // Their rows of sums lie apart: a chunk of their own is summed up and added to them.
