@@ -320,3 +320,13 @@ def test_vmap_of_packed_sequences_and_dropout(backend: str) -> None:
     assert not any(torch.equal(x, other[0]) for x in other[1:])
     with pytest.raises(RuntimeError, match="randomness"):
         vmap(dropped)(q.expand(4, 1, 2, 9, 4))
+
+
+def test_vmap_over_nothing(backend: str) -> None:
+    case = CASES[3]
+    names = list(case.tensors())
+    nothing = [x.expand(0, *x.shape) for x in case.tensors().values()]
+    for dims in ((0, None, None, None, None, None), (0,) * 6, (None, None, None, None, 0, None)):
+        args = [n if dim == 0 else x for n, x, dim in zip(nothing, case.tensors().values(), dims, strict=True)]
+        out, lse = vmap(lambda *x: case.ours(dict(zip(names, x, strict=True))), dims)(*args)
+        assert out.shape == (0, 2, 2, 9, 3) and lse.shape == (0, 2, 2, 9)
