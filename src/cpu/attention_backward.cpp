@@ -166,22 +166,25 @@ std::size_t scratch_bytes(const Problem& p, index_t capacity) {
 
 // ---- adding up ----------------------------------------------------------------------------------------------------------------------
 
+// to(position, n) = factor * from[n]
+template <class E, class T>
+void store_row_of(const Operand& to, index_t position, const T* from, index_t count, T factor) {
+  const auto bytes = static_cast<std::uintptr_t>(position * to.row_stride) * sizeof(E);
+  E* const row = reinterpret_cast<E*>(to.address + bytes);
+  for (index_t n = 0; n < count; ++n) row[n * to.col_stride] = narrow<E>(static_cast<decltype(widen(E{}))>(factor * from[n]));
+}
+
 template <class T>
-void store(const Operand& to, DType dtype, index_t position, index_t n, T value) {
-  const auto at = [&](auto element) {
-    using E = decltype(element);
-    auto* address = reinterpret_cast<E*>(to.address + static_cast<std::uintptr_t>(position * to.row_stride + n * to.col_stride) * sizeof(E));
-    *address = narrow<E>(static_cast<decltype(widen(E{}))>(value));
-  };
+void store_row(const Operand& to, DType dtype, index_t position, const T* from, index_t count, T factor) {
   switch (dtype) {
     case DType::f64:
-      return at(double{});
+      return store_row_of<double>(to, position, from, count, factor);
     case DType::f32:
-      return at(float{});
+      return store_row_of<float>(to, position, from, count, factor);
     case DType::bf16:
-      return at(bf16{});
+      return store_row_of<bf16>(to, position, from, count, factor);
     case DType::f16:
-      return at(f16{});
+      return store_row_of<f16>(to, position, from, count, factor);
   }
 }
 
@@ -200,31 +203,34 @@ class AddUp {
 
   void bias_and_sink(index_t head) {
     const index_t kv_head = head / run_.plan.group(), width = p_.band.width();
-    const bool per_slot = p_.attention.bias == AttentionOptions::Bias::per_slot && a_.d_bias.data != nullptr;
-    const Operand d_bias = run_.plan.rows_of(a_.d_bias, 0, head, 0);
-    for (index_t slot = 0; per_slot && slot < width; ++slot)
-      store(d_bias, a_.d_bias.dtype, 0, slot, over_items(kv_head, head, [&](const Item& i, index_t h) { return i.bias + h * width + slot; }));
+    if (p_.attention.bias == AttentionOptions::Bias::per_slot && a_.d_bias.data != nullptr) {
+      std::vector<T> sums(static_cast<std::size_t>(width));
+      for_each_item_of(kv_head, head, [&](const Item& item, index_t h) {
+        const T* from = at(item.bias + h * width);
+        for (T& sum : sums) sum += *from++;
+      });
+      store_row(run_.plan.rows_of(a_.d_bias, 0, head, 0), a_.d_bias.dtype, 0, sums.data(), width, T{1});
+    }
     if (a_.d_sinks.data == nullptr) return;
+    T sum = 0;
+    for_each_item_of(kv_head, head, [&](const Item& item, index_t h) { sum += *at(item.sinks + h); });
     const Operand d_sinks{reinterpret_cast<std::uintptr_t>(a_.d_sinks.data), a_.d_sinks.stride[0], 1};
-    store(d_sinks, a_.d_sinks.dtype, head, 0, over_items(kv_head, head, [](const Item& i, index_t h) { return i.sinks + h; }));
+    store_row(d_sinks, a_.d_sinks.dtype, head, &sum, 1, T{1});
   }
 
  private:
   const T* at(index_t offset) const { return static_cast<const T*>(run_.at(offset)); }
 
-  // The sum of what lies at offset(item, head of the item), over all items that hold the head.
+  // Calls f(item, which of its heads) for all items of all sequences that hold the head.
   template <class F>
-  T over_items(index_t kv_head, index_t head, F offset) const {
-    T sum = 0;
+  void for_each_item_of(index_t kv_head, index_t head, F f) const {
     for (index_t s = 0; s < run_.plan.sequences(); ++s) {
       const Range items = run_.items.of_keys(s, kv_head);
       for (index_t i = items.begin; i < items.end; ++i) {
-        const Item& item = run_.items[i];
-        const index_t h = head - item.first_head;
-        if (0 <= h && h < item.num_heads) sum += *at(offset(item, h));
+        const index_t h = head - run_.items[i].first_head;
+        if (0 <= h && h < run_.items[i].num_heads) f(run_.items[i], h);
       }
     }
-    return sum;
   }
 
   void add(index_t offset) {
@@ -232,20 +238,25 @@ class AddUp {
     for (T& sum : line_) sum += *from++;
   }
 
+  // The key of the item's walk at a position that the item covers, or -1.
+  static index_t covered_key(const Item& item, index_t j) {
+    const index_t offset = j - item.walk.first_key;
+    if (offset < 0 || offset % item.walk.step != 0) return -1;
+    return item.segment.covered.contains(offset / item.walk.step) ? offset / item.walk.step : -1;
+  }
+
   void key(const AttentionBlock& block, index_t s, index_t kv_head, index_t j) {
     const Range items = run_.items.of_keys(s, kv_head);
     const bool global = run_.plan.globals(s).tokens.contains(j);
+    for (index_t i = items.begin; i < items.end && !global; ++i)
+      if (run_.items[i].segment.exclusive.contains(covered_key(run_.items[i], j))) return;
     std::fill(line_.begin(), line_.end(), T{0});
     for (index_t i = items.begin; i < items.end; ++i) {
       const Item& item = run_.items[i];
-      const index_t offset = j - item.walk.first_key, c = offset / item.walk.step;
-      if (offset < 0 || offset % item.walk.step != 0 || !item.segment.covered.contains(c)) continue;
-      if (item.segment.exclusive.contains(c)) {
-        if (!global) return;
-        continue;
-      }
-      const index_t row = c < item.segment.exclusive.begin ? c : c - item.segment.exclusive.size();
-      add(item.shared + (row - item.segment.covered.begin) * sums_width(p_));
+      const Range exclusive = item.segment.exclusive;
+      const index_t c = covered_key(item, j);
+      if (c < 0 || exclusive.contains(c)) continue;
+      add(item.shared + (c - (c < exclusive.begin ? 0 : exclusive.size()) - item.segment.covered.begin) * sums_width(p_));
     }
     if (global) add_global(s, items, j);
     write(block, j);
@@ -260,8 +271,8 @@ class AddUp {
   void write(const AttentionBlock& block, index_t j) const {
     const T scale = static_cast<T>(p_.attention.scale);
     const T *d_k = line_.data(), *d_v = d_k + padded(p_.dim);
-    for (index_t n = 0; a_.d_k.data != nullptr && n < p_.dim; ++n) store(block.d_k, p_.dtype, j, n, scale * d_k[n]);
-    for (index_t n = 0; a_.d_v.data != nullptr && n < p_.attention.value_dim; ++n) store(block.d_v, p_.dtype, j, n, d_v[n]);
+    if (a_.d_k.data != nullptr) store_row(block.d_k, p_.dtype, j, d_k, p_.dim, scale);
+    if (a_.d_v.data != nullptr) store_row(block.d_v, p_.dtype, j, d_v, p_.attention.value_dim, T{1});
   }
 
   void global_queries(index_t s, index_t kv_head, index_t head) {
@@ -278,8 +289,7 @@ class AddUp {
         const T* from = at(item.global_queries + (h * count + g) * padded(p_.dim));
         for (index_t n = 0; n < p_.dim; ++n) line_[static_cast<std::size_t>(n)] += from[n];
       }
-      for (index_t n = 0; n < p_.dim; ++n)
-        store(view.d_q, p_.dtype, queries[static_cast<std::size_t>(g)], n, static_cast<T>(p_.attention.scale) * line_[static_cast<std::size_t>(n)]);
+      store_row(view.d_q, p_.dtype, queries[static_cast<std::size_t>(g)], line_.data(), p_.dim, static_cast<T>(p_.attention.scale));
     }
   }
 

@@ -9,7 +9,6 @@
 
 #include "cpu/kernels/attention_dropout.inl.hpp"
 #include "cpu/kernels/attention_key_sums.inl.hpp"
-#include "cpu/kernels/prefetch.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -46,7 +45,8 @@ struct AttentionBackward {
   const BackwardScratch<T>& scratch;
   KeySums<S, E>& key_sums;
   const AttentionHead& head;
-  Scores<S, E> scores{block, scratch.queries, scratch.p, block.options.softcap > 0 ? scratch.slopes : nullptr};
+  Prefetcher& ahead;
+  Scores<S, E> scores{block, scratch.queries, scratch.p, block.options.softcap > 0 ? scratch.slopes : nullptr, ahead};
   const bool wants_k = block.d_k.address != 0, wants_v = block.d_v.address != 0, wants_q = head.d_q.address != 0;
   const bool wants_bias = head.d_bias.address != 0 || head.d_bias_sums != nullptr;
   Range rows{};
@@ -263,6 +263,7 @@ struct AttentionBackwardItem {
   const AttentionBlock& block;
   const BackwardScratch<T> scratch{block.scratch, block, kQueries};
   KeySums<S, E> key_sums{block, scratch.key_sums};
+  Prefetcher ahead{};
   AttentionBlock global_block = with_global_queries(block);
 
   static AttentionBlock with_global_queries(AttentionBlock of) {
@@ -287,10 +288,10 @@ struct AttentionBackwardItem {
   Sums<T> d_v(index_t key) const { return {key_sums.d_v(key), key_sums.width}; }
 
   void add_queries(const AttentionHead& head, Range rows) {
-    AttentionBackward<S, E> pass{block, scratch, key_sums, head};
+    AttentionBackward<S, E> pass{block, scratch, key_sums, head, ahead};
     pass.take(rows, true);
     if (pass.all_of_another_item()) return;
-    prefetch(head, NextBlock(block.walk, rows));
+    queue(head, NextBlock(block.walk, rows), rows);
     fill_row(T{0}, scratch.d_q, 1, {0, kQueries * padded(block.dim)});
     const Sums<T> d_q{scratch.d_q, padded(block.dim)};
     for_each_chunk(pass.scores, rows, [&](const Chunk& chunk) {
@@ -302,22 +303,24 @@ struct AttentionBackwardItem {
     if (pass.wants_q) write_d_q(pass, head, rows);
   }
 
-  void prefetch(const AttentionHead& head, const NextBlock& next) const {
+  void queue(const AttentionHead& head, const NextBlock& next, Range rows) {
+    ahead.clear();
     if (next.queries.empty()) return;
-    prefetch_queries<E, kToRead>(block.walk, next, head.q, block.dim);
-    prefetch_queries<E, kToRead>(block.walk, next, head.out, block.value_dim);
-    prefetch_queries<E, kToRead>(block.walk, next, head.d_out, block.value_dim);
-    prefetch_queries<E, kToWrite>(block.walk, next, head.d_q, block.dim);
-    prefetch_keys<E, kToRead>(block.walk, next, block.k, block.dim);
-    prefetch_keys<E, kToRead>(block.walk, next, block.v, block.value_dim);
-    prefetch_keys<E, kToWrite>(block.walk, behind(next), block.d_k, block.dim);
-    prefetch_keys<E, kToWrite>(block.walk, behind(next), block.d_v, block.value_dim);
+    next.queue_queries<E>(ahead, head.q, block.dim, false);
+    next.queue_queries<E>(ahead, head.out, block.value_dim, false);
+    next.queue_queries<E>(ahead, head.d_out, block.value_dim, false);
+    next.queue_queries<E>(ahead, head.d_q, block.dim, true);
+    if (&head == block.heads) queue_keys(next);
+    ahead.spread(2 * block.walk.band.keys_any(rows).size() / ScoreShape<S>::kKeys);
   }
 
-  // The keys that are finished before the next block begins.
-  NextBlock behind(NextBlock next) const {
-    next.keys = {key_sums.begin, smaller(block.walk.band.keys_any(next.queries).begin, key_sums.begin + kQueries)};
-    return next;
+  void queue_keys(const NextBlock& next) {
+    next.queue_keys<E>(ahead, block.k, next.keys, block.dim, false);
+    next.queue_keys<E>(ahead, block.v, next.keys, block.value_dim, false);
+    const index_t reached = block.walk.band.keys_any(next.queries).begin;  // the keys before it are going to be finished
+    const Range behind{key_sums.begin, smaller(reached, key_sums.begin + kQueries)};
+    next.queue_keys<E>(ahead, block.d_k, behind, block.dim, true);
+    next.queue_keys<E>(ahead, block.d_v, behind, block.value_dim, true);
   }
 
   // Their rows of sums lie apart: a chunk of their own is summed up and added to them.
@@ -352,7 +355,7 @@ struct AttentionBackwardItem {
   }
 
   void add_global_queries(const AttentionHead& head, Range rows, Range keys) {
-    AttentionBackward<S, E> pass{global_block, scratch, key_sums, head};
+    AttentionBackward<S, E> pass{global_block, scratch, key_sums, head, ahead};
     pass.take(rows, false);
     T* const sums = static_cast<T*>(head.d_q_sums);
     const Sums<T> d_q{sums == nullptr ? nullptr : sums + rows.begin * padded(block.dim), padded(block.dim)};

@@ -7,7 +7,6 @@
 #pragma once
 
 #include "cpu/kernels/attention_dropout.inl.hpp"
-#include "cpu/kernels/prefetch.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -30,7 +29,8 @@ struct AttentionForward {
   T* const highest = packed_v + kChunkKeys * padded(block.value_dim);
   T* const total = highest + kQueries;
   T* const factor = total + kQueries;
-  Scores<S, E> scores{block, queries, tile, nullptr};
+  Prefetcher ahead{};
+  Scores<S, E> scores{block, queries, tile, nullptr, ahead};
   bool started = false;
 
   void run() {
@@ -38,17 +38,19 @@ struct AttentionForward {
       const Range rows{row, smaller(row + kQueries, block.rows.end)};
       if (block.skips_global_queries && all_global(rows)) continue;
       scores.take_queries(head, rows);
-      prefetch(NextBlock(block.walk, rows));
+      queue(NextBlock(block.walk, rows), rows);
       if (!attend(rows, false)) attend(rows, true);  // in the place of what was written
     }
   }
 
-  void prefetch(const NextBlock& next) const {
+  void queue(const NextBlock& next, Range rows) {
+    ahead.clear();
     if (next.queries.empty()) return;
-    prefetch_queries<E, kToRead>(block.walk, next, head.q, block.dim);
-    prefetch_queries<E, kToWrite>(block.walk, next, head.out, block.value_dim);
-    prefetch_keys<E, kToRead>(block.walk, next, block.k, block.dim);
-    prefetch_keys<E, kToRead>(block.walk, next, block.v, block.value_dim);
+    next.queue_queries<E>(ahead, head.q, block.dim, false);
+    next.queue_queries<E>(ahead, head.out, block.value_dim, true);
+    next.queue_keys<E>(ahead, block.k, next.keys, block.dim, false);
+    next.queue_keys<E>(ahead, block.v, next.keys, block.value_dim, false);
+    ahead.spread(block.walk.band.keys_any(rows).size() / ScoreShape<S>::kKeys);
   }
 
   bool all_global(Range rows) const {
@@ -159,20 +161,23 @@ struct AttentionForward {
       const index_t position = block.walk.query(rows.begin + r);
       if (is_of_another_item(position)) continue;
       T* const row = sums + r * width;
-      finite = scale(row, inverse_total(r)) && finite;
-      write_row<S>(row, block.value_dim, out.at(position, 0), out.col_stride);
+      E* const to = out.at(position, 0);
+      const bool whole = out.col_stride == 1 && block.value_dim % kLanes == 0;
+      finite = (whole ? scale(row, inverse_total(r), to) : scale(row, inverse_total(r), row)) && finite;
+      if (!whole) write_row<S>(row, block.value_dim, to, out.col_stride);
     }
     return finite;
   }
 
-  // False where an element is not finite.
-  bool scale(T* row, T by) const {
+  // False where an element is not finite. Whole vectors are written.
+  template <class To>
+  bool scale(const T* row, T by, To* to) const {
     const auto factors = S::splat(by);
     auto probe = S::zero();
     for (index_t n = 0; n < block.value_dim; n += kLanes) {
       const auto scaled = S::mul(S::load(row + n), factors);
       probe = S::fma(scaled, S::zero(), probe);
-      S::store(row + n, scaled);
+      S::store(to + n, scaled);
     }
     return S::all_zero(probe);
   }

@@ -79,8 +79,14 @@ struct KeySums {
   }
 
   static void write_scaled(T* from, const Operand& to, index_t position, index_t columns, T factor) {
-    for (index_t n = 0; factor != 1 && n < columns; n += S::kLanes) S::store(from + n, S::mul(S::load(from + n), S::splat(factor)));
-    write_row<S>(from, columns, Matrix2<E>(to).at(position, 0), to.col_stride);
+    E* const row = Matrix2<E>(to).at(position, 0);
+    const bool whole = to.col_stride == 1 && columns % S::kLanes == 0;
+    const auto factors = S::splat(factor);
+    for (index_t n = 0; n < columns; n += S::kLanes) {
+      const auto scaled = S::mul(S::load(from + n), factors);
+      whole ? S::store(row + n, scaled) : S::store(from + n, scaled);
+    }
+    if (!whole) write_row<S>(from, columns, row, to.col_stride);
   }
 };
 

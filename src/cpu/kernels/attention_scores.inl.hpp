@@ -8,6 +8,7 @@
 
 #include "cpu/kernels/attention_tile.inl.hpp"
 #include "cpu/kernels/exp.inl.hpp"
+#include "cpu/kernels/prefetch.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -98,6 +99,7 @@ struct Scores {
   T* const queries;  // [D][kQueries] and a vector
   T* const tile;     // [kChunkKeys][kQueries]
   T* const slopes;   // the same: the derivative of the softcap, or null
+  Prefetcher& ahead;
   const AttentionHead* head = nullptr;
   Range rows{};
   Chunk chunk{};
@@ -131,7 +133,7 @@ struct Scores {
     if (some.empty()) return {0, 0};
     if (chunk.list != nullptr) return {0, chunk.size()};
     const Range any = block.walk.band.keys_any(some).intersect(chunk.keys);
-    return {any.begin - chunk.keys.begin, any.end - chunk.keys.begin};
+    return any.empty() ? Range{0, 0} : Range{any.begin - chunk.keys.begin, any.end - chunk.keys.begin};
   }
 
   // Calls f(key of the chunk, vector of queries) for all that were computed.
@@ -166,8 +168,9 @@ struct Scores {
   }
 
   void multiply_tile(index_t c, index_t keys, Scalars<T> scalars, const T* x, index_t steps, T* to) const {
+    ahead.issue();
     index_t first = 0, last = Shape::kColumns;
-    const auto is_seen = [&](index_t v) { return !seen[v].intersect({c, c + keys}).empty(); };
+    const auto is_seen = [&](index_t v) { return seen[v].begin < c + keys && c < seen[v].end; };
     while (first < last && !is_seen(first)) ++first;
     while (first < last && !is_seen(last - 1)) --last;
     for (index_t v = first; v < last; v += Shape::kVecs)
@@ -265,8 +268,8 @@ struct Scores {
   // With right = 0 nothing is seen before its time.
   Range rows_too_early(index_t position) const {
     if (block.window.band.right > 0) return {rows.begin, rows.begin};
-    const index_t ahead = position - block.window.band.shift - block.walk.first_query;  // of row 0
-    return Range{rows.begin, ahead <= 0 ? rows.begin : ceil_div(ahead, block.walk.step)}.intersect(rows);
+    const index_t distance = position - block.window.band.shift - block.walk.first_query;  // of row 0
+    return Range{rows.begin, distance <= 0 ? rows.begin : ceil_div(distance, block.walk.step)}.intersect(rows);
   }
 
   bool is_seen_globally(index_t position) const {

@@ -1,4 +1,4 @@
-// src/cpu/kernels/prefetch.inl.hpp: rows that the next block is going to touch, asked for while this one computes.
+// src/cpu/kernels/prefetch.inl.hpp: rows that the next block is going to touch, asked for a few at a time while this one computes.
 #pragma once
 
 #include "cpu/attention_block.hpp"
@@ -7,41 +7,71 @@
 namespace window_matmul::cpu {
 namespace {
 
-// Rows of neighbouring positions whose elements are neighbours; for others it does nothing.
-template <class E, int kForWriting>
-void prefetch_rows(const Operand& from, index_t first, index_t step, index_t rows, index_t columns) {
-  if (from.address == 0 || from.col_stride != 1) return;
-  const auto bytes = static_cast<std::uintptr_t>(columns) * sizeof(E);
-  const Matrix2<const E> m(from);
-  for (index_t r = 0; r < rows; ++r) {
-    const auto row = reinterpret_cast<std::uintptr_t>(m.at(first + r * step, 0));
-    for (std::uintptr_t byte = 0; byte < bytes; byte += kCacheLine)
-      __builtin_prefetch(reinterpret_cast<const void*>(row + byte), kForWriting, 2);
-  }
-}
+// A queue of rows. In one burst they would fill the buffers that wait for memory, and what this block reads would wait behind them.
+struct Prefetcher {
+  struct Rows {
+    std::uintptr_t address, stride;
+    index_t rows, lines;
+    bool to_write;
+  };
+  Rows queue[8];  // as many operands as the backward pass has
+  int count = 0, current = 0;
+  index_t row = 0, line = 0, quota = 0;
 
-constexpr int kToRead = 0, kToWrite = 1;
+  void clear() { count = current = 0, row = line = quota = 0; }
+
+  // Rows of neighbouring positions whose elements are neighbours; others are left out.
+  template <class E>
+  void add(const Operand& from, index_t first, index_t step, index_t rows, index_t columns, bool to_write) {
+    if (from.address == 0 || from.col_stride != 1 || rows <= 0 || columns <= 0) return;
+    const Matrix2<const E> m(from);
+    const auto bytes = columns * static_cast<index_t>(sizeof(E));
+    queue[count++] = {reinterpret_cast<std::uintptr_t>(m.at(first, 0)), static_cast<std::uintptr_t>(from.row_stride * step) * sizeof(E), rows,
+                      ceil_div(bytes, kCacheLine), to_write};
+  }
+
+  // What is queued is spread over so many calls of issue().
+  void spread(index_t calls) {
+    index_t lines = 0;
+    for (int i = 0; i < count; ++i) lines += queue[i].rows * queue[i].lines;
+    quota = ceil_div(lines, larger(calls, 1));
+  }
+
+  [[gnu::always_inline]] void issue() {
+    for (index_t i = 0; i < quota && current < count; ++i) {
+      const Rows& of = queue[current];
+      const auto at = of.address + static_cast<std::uintptr_t>(row) * of.stride + static_cast<std::uintptr_t>(line * kCacheLine);
+      if (of.to_write)
+        __builtin_prefetch(reinterpret_cast<const void*>(at), 1, 2);
+      else
+        __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
+      if (++line < of.lines) continue;
+      line = 0;
+      if (++row < of.rows) continue;
+      row = 0, ++current;
+    }
+  }
+};
 
 // The queries of the block after `rows`, and the keys that it sees and this one does not.
 struct NextBlock {
+  const AttentionGeometry& walk;
   Range queries{}, keys{};
 
-  NextBlock(const AttentionGeometry& walk, Range rows) {
+  NextBlock(const AttentionGeometry& of, Range rows) : walk(of) {
     if (walk.query_list != nullptr || rows.end >= walk.band.rows) return;
     queries = {rows.end, smaller(rows.end + rows.size(), walk.band.rows)};
     keys = {walk.band.keys_any(rows).end, walk.band.keys_any(queries).end};
   }
+  template <class E>
+  void queue_queries(Prefetcher& to, const Operand& of, index_t columns, bool to_write) const {
+    to.add<E>(of, walk.query(queries.begin), walk.step, queries.size(), columns, to_write);
+  }
+  template <class E>
+  void queue_keys(Prefetcher& to, const Operand& of, Range some, index_t columns, bool to_write) const {
+    to.add<E>(of, walk.key(some.begin), walk.step, some.size(), columns, to_write);
+  }
 };
-
-template <class E, int kForWriting>
-void prefetch_queries(const AttentionGeometry& walk, const NextBlock& next, const Operand& of, index_t columns) {
-  prefetch_rows<E, kForWriting>(of, walk.query(next.queries.begin), walk.step, next.queries.size(), columns);
-}
-
-template <class E, int kForWriting>
-void prefetch_keys(const AttentionGeometry& walk, const NextBlock& next, const Operand& of, index_t columns) {
-  prefetch_rows<E, kForWriting>(of, walk.key(next.keys.begin), walk.step, next.keys.size(), columns);
-}
 
 }  // namespace
 }  // namespace window_matmul::cpu
