@@ -129,7 +129,8 @@ AttentionInputs inputs_of(const Given& given) {
 // Waking a thread takes 4 us, some 50 000 multiply-adds.
 RunOptions options_for(const AttentionInputs& inputs) {
   const Window& window = inputs.window;
-  const double seen = std::min(static_cast<double>(window.left) + static_cast<double>(window.right) + 1, double(inputs.k.shape[2]));
+  const double width = static_cast<double>(window.left) + static_cast<double>(window.right) + 1;
+  const double seen = std::min(width + static_cast<double>(inputs.global_tokens), static_cast<double>(inputs.k.shape[2]));
   double work = seen * static_cast<double>(inputs.q.shape[3] + inputs.v.shape[3]);
   for (int dim = 0; dim < 3; ++dim) work *= static_cast<double>(inputs.q.shape[dim]);
   RunOptions options;

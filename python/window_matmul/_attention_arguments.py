@@ -144,7 +144,13 @@ def draw_seed(dropout_p: float, device: torch.device) -> Tensor | None:
 
 # ---- options -------------------------------------------------------------------------------------------------------------------------
 def as_options(
-    q: Tensor, k: Tensor, sides: tuple[int, int], bias: object, sinks: object, key_mask: object, global_tokens: object
+    q: Tensor,
+    k: Tensor,
+    sides: tuple[int, int],
+    bias: Tensor | None,
+    sinks: Tensor | None,
+    key_mask: Tensor | None,
+    global_tokens: int | Tensor | None,
 ) -> Options:
     if bias is sinks is key_mask is global_tokens is None:
         return _NO_OPTIONS
@@ -159,7 +165,7 @@ def as_options(
     )
 
 
-def _as_bias(bias: object, q: Tensor, sides: tuple[int, int]) -> Tensor:
+def _as_bias(bias: Tensor, q: Tensor, sides: tuple[int, int]) -> Tensor:
     bias = _as_logits("bias", bias, q)
     if UNBOUNDED in sides:
         raise ValueError(f"bias is {tuple(bias.shape)}, a number for each slot; it needs a window_size with both sides bounded")
@@ -171,17 +177,16 @@ def _as_bias(bias: object, q: Tensor, sides: tuple[int, int]) -> Tensor:
     return bias
 
 
-def _as_sinks(sinks: object, q: Tensor) -> Tensor:
+def _as_sinks(sinks: Tensor, q: Tensor) -> Tensor:
     sinks = _as_logits("sinks", sinks, q)
     if tuple(sinks.shape) != (q.shape[1],):
         raise ValueError(f"sinks is {tuple(sinks.shape)}; it needs to be (H,), here ({q.shape[1]},)")
     return sinks
 
 
-def _as_logits(name: str, x: object, q: Tensor) -> Tensor:
+def _as_logits(name: str, x: Tensor, q: Tensor) -> Tensor:
     """bias or sinks, in q's dtype or float32. Autocast casts bias where it casts q, and leaves sinks alone."""
-    check_strided(name, x)  # type: ignore[arg-type]
-    assert isinstance(x, Tensor)
+    check_strided(name, x)
     if name == "bias" and q.dtype is not torch.float64 and x.dtype in _DTYPES:
         x = as_autocast(x)
     if x.dtype is not q.dtype and x.dtype is not torch.float32:
@@ -190,9 +195,8 @@ def _as_logits(name: str, x: object, q: Tensor) -> Tensor:
     return x
 
 
-def _as_mask(name: str, mask: object, q: Tensor, shape: tuple[int, ...]) -> Tensor:
-    check_strided(name, mask)  # type: ignore[arg-type]
-    assert isinstance(mask, Tensor)
+def _as_mask(name: str, mask: Tensor, q: Tensor, shape: tuple[int, ...]) -> Tensor:
+    check_strided(name, mask)
     if mask.dtype is not torch.bool:
         raise TypeError(f"{name} is {mask.dtype}; it needs to be bool")
     if tuple(mask.shape) != shape:
@@ -201,7 +205,7 @@ def _as_mask(name: str, mask: object, q: Tensor, shape: tuple[int, ...]) -> Tens
     return mask
 
 
-def _as_global(global_tokens: object, q: Tensor, mask_shape: tuple[int, ...]) -> tuple[Tensor | None, int]:
+def _as_global(global_tokens: int | Tensor | None, q: Tensor, mask_shape: tuple[int, ...]) -> tuple[Tensor | None, int]:
     """A mask, or a number of keys. Numbers beyond the sequence are all right."""
     if global_tokens is None:
         return None, 0

@@ -76,6 +76,14 @@ def _fold(x: Tensor | None, dim: int | None, size: int) -> Tensor | None:
     return x.flatten(0, 1)
 
 
+def _entry(x: Tensor | None, dim: int | None, n: int) -> Tensor | None:
+    """Number n of a mapped dim; zeros where it has none, for the shapes of nothing."""
+    if x is None or dim is None:
+        return x
+    x = x.movedim(dim, 0)
+    return x[n] if x.shape[0] else x.new_zeros(x.shape[1:])
+
+
 def _is_for_all(tensors: MaybeTensors, dims: Sequence[int | None], place: int) -> bool:
     """Whether this tensor has no batch dim: sinks, and bias as (H, W)."""
     x = tensors[place]
@@ -98,12 +106,12 @@ def _vmap_rule(op: Any, others: int) -> Callable[..., tuple[Tensors, tuple[int, 
         tensors, dims, numbers = args[:last], in_dims[:last], args[last:]
         wanted = numbers[-1] if others else 0
         if not _folds(tensors[others:], dims[others:], wanted):
-            entries = [[x if dim is None else x.select(dim, n) for x, dim in zip(tensors, dims, strict=True)] for n in range(size)]
-            results = zip(*(op(*entry, *numbers) for entry in entries), strict=True)
-            return tuple(map(torch.stack, results)), (0,) * len(op._schema.returns)
+            entries = ([_entry(x, dim, n) for x, dim in zip(tensors, dims, strict=True)] for n in range(max(size, 1)))
+            results = [torch.stack(of_entries)[:size] for of_entries in zip(*(op(*entry, *numbers) for entry in entries), strict=True)]
+            return tuple(results), (0,) * len(results)
         for_all = [others + n for n in (_BIAS, _SINKS) if _is_for_all(tensors[others:], dims[others:], n)]
         folded = [x if n in for_all else _fold(x, dim, size) for n, (x, dim) in enumerate(zip(tensors, dims, strict=True))]
-        batch = folded[others].shape[0] // max(size, 1)  # type: ignore[union-attr]
+        batch = _entry(tensors[others], dims[others], 0).shape[0]  # type: ignore[union-attr]
         results = op(*folded, *numbers)
         return tuple(x.new_empty(size, 0) if x.ndim == 1 else x.unflatten(0, (size, batch)) for x in results), (0,) * len(results)
 

@@ -6,6 +6,8 @@ otherwise. It sees key j = i + shift + t * dilation for t = -left .. right, as f
 A query that sees no key gives 0, a log-sum-exp of -inf, and no gradient. What a query does not see never influences it.
 """
 
+from typing import Literal, overload
+
 from torch import Tensor
 
 from ._arguments import as_offset, as_window
@@ -14,6 +16,46 @@ from ._attention_autograd import attention
 from .functional import Dilation, WindowSize
 
 AnyWindow = WindowSize | tuple[int | None, int | None] | None
+
+
+@overload
+def window_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window_size: AnyWindow,
+    *,
+    dilation: Dilation = 1,
+    scale: float | None = None,
+    key_mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    global_tokens: int | Tensor | None = None,
+    dropout_p: float = 0.0,
+    query_offset: int | None = None,
+    return_lse: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def window_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window_size: AnyWindow,
+    *,
+    dilation: Dilation = 1,
+    scale: float | None = None,
+    key_mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    global_tokens: int | Tensor | None = None,
+    dropout_p: float = 0.0,
+    query_offset: int | None = None,
+    return_lse: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 
 
 def window_attention(
@@ -91,6 +133,48 @@ def window_attention(
     band = (left, right, int(q.stride(1) < q.stride(2)), *taps)
     out, lse = attention(q, k, v, bias, sinks, key_mask, global_mask, None, None, seed, band, shift, count, reals)
     return (out, lse) if with_lse else out
+
+
+@overload
+def window_attention_varlen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    window_size: AnyWindow,
+    *,
+    dilation: Dilation = 1,
+    scale: float | None = None,
+    key_mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    global_tokens: int | Tensor | None = None,
+    dropout_p: float = 0.0,
+    return_lse: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def window_attention_varlen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    window_size: AnyWindow,
+    *,
+    dilation: Dilation = 1,
+    scale: float | None = None,
+    key_mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    global_tokens: int | Tensor | None = None,
+    dropout_p: float = 0.0,
+    return_lse: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 
 
 def window_attention_varlen(

@@ -84,7 +84,7 @@ class Case:
         return options if self.rule.dilation == 1 else options | {"dilation": self.rule.dilation}
 
     def ours(self, tensors: dict[str, Tensor], **more: Any) -> tuple[Tensor, Tensor]:
-        return window_attention(**tensors, **self.numbers(), **more, window_size=self.window, return_lse=True)  # type: ignore[return-value]
+        return window_attention(**tensors, **self.numbers(), **more, window_size=self.window, return_lse=True)
 
     def exact(self, tensors: dict[str, Tensor], kept: Tensor | None = None) -> Dense:
         numbers = {name: value for name, value in self.numbers().items() if name not in ("dilation", "query_offset")}
@@ -122,9 +122,9 @@ def check_case(
     check(out, dense.out.detach(), allowed.out, dtype)
     check(lse, dense.lse.detach(), allowed.lse, torch.float64 if dtype == torch.float64 else torch.float32)
     count = 2 if through_lse else 1
-    got = gradients((out, lse)[:count], ours, (layout(d_out), d_lse)[:count])  # type: ignore[arg-type]
+    got = gradients((out, lse)[:count], ours, (layout(d_out), d_lse)[:count])
     finite = torch.where(dense.lse.isfinite(), dense.lse, 0.0)
-    want = gradients((dense.out, finite)[:count], exact, (d_out.double(), None if d_lse is None else d_lse.double())[:count])  # type: ignore[arg-type]
+    want = gradients((dense.out, finite)[:count], exact, (d_out.double(), None if d_lse is None else d_lse.double())[:count])
     for name, gradient in got.items():
         check(gradient, want[name], getattr(allowed, name), plain[name].dtype)
 
@@ -136,6 +136,8 @@ def _cases() -> list[Case]:
     cases += [Case(Rule(2, 1, dilation)) for dilation in (2, 3, 50, 2**60, (1, 3), (2, 2))]
     cases += [Case(Rule(None, None, 2)), Case(Rule(None, 0, (1, 3)))]
     cases += [Case(Rule(2, 1, query_offset=offset)) for offset in (0, 5, -3, 9, -8, 2**60, -(2**60))]
+    cases += [Case(Rule(2, 1, 2**60, query_offset=2**60)), Case(Rule(2, 1, 2**60, query_offset=-(2**60)), 9, 12)]
+    cases += [Case(Rule(2**58, 2**58)), Case(Rule(2**58, 2**40, (3, 2**50)), global_tokens=2)]
     cases += [Case(Rule(3, 0, query_offset=-2)), Case(Rule(None, 0, query_offset=4)), Case(Rule(2, 2, 2, query_offset=1))]
     base = Case(Rule(2, 1))
     cases += [replace(base, scale=scale) for scale in (0.0, 1.0, -0.3, 8.0)] + [replace(base, softcap=cap) for cap in (0.5, 30.0)]

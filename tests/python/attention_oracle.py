@@ -181,7 +181,7 @@ def bounds(dense: Dense, d_out: Tensor, d_lse: Tensor | None, tensors: dict[str,
         v=rounded(errors.kept.mT, (errors.kept * weight).mT, d_out, shared=True),
     )
     if (bias := tensors.get("bias")) is not None:
-        result.bias = _bound_of_bias(bias, rule, errors.d_score, errors.d_score_error + u * terms * errors.d_score)
+        result.bias = _bound_of_bias(bias, rule, errors.d_score, errors.d_score_error + u * terms * errors.d_score) + tiny
     if (sinks := tensors.get("sinks")) is not None:
         result.sinks = _bound_of_sinks(sinks, dense, errors, u * terms) + tiny
     return result

@@ -141,7 +141,7 @@ def test_packed_sequences_know_nothing_of_each_other(backend: str, dtype: torch.
     def results(tensors: list[Tensor]) -> list[Tensor]:
         leaf = [x.clone().requires_grad_() for x in tensors]
         out = window_attention_varlen(*leaf, cu, cu, (None, 2), global_tokens=1)
-        return [out, *torch.autograd.grad(out, leaf, d_out)]  # type: ignore[list-item, arg-type]
+        return [out, *torch.autograd.grad(out, leaf, d_out)]
 
     clean = results(tensors)
     other = torch.ones(34, dtype=torch.bool)

@@ -33,7 +33,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.project(x).chunk(3, -1))
         y = window_attention(q, k, v, 2, bias=self.bias, sinks=self.sinks)
-        return self.out(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return, union-attr]
+        return self.out(y.transpose(1, 2).flatten(2))
 
 
 # ---- autocast ------------------------------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ def test_autocast_of_packed_sequences(backend: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = window_attention_varlen(q, k, v, ends, ends, 2)
     expected = window_attention_varlen(q.bfloat16(), k.bfloat16(), v.bfloat16(), ends, ends, 2)
-    assert torch.equal(out, expected)  # type: ignore[arg-type]
+    assert torch.equal(out, expected)
 
 
 # ---- grad modes ----------------------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_checkpoint(backend: str, reentrant: bool) -> None:
     layer(x).sin().sum().backward()
     expected, x.grad = x.grad, None
     checkpoint(layer, x, use_reentrant=reentrant).sin().sum().backward()
-    assert x.grad is not None and torch.equal(x.grad, expected)  # type: ignore[arg-type]
+    assert x.grad is not None and torch.equal(x.grad, expected)
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
@@ -123,7 +123,7 @@ def test_saved_tensors_are_guarded(backend: str) -> None:
     with torch.no_grad():
         v.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        out.sum().backward()  # type: ignore[union-attr]
+        out.sum().backward()
 
 
 # ---- modules, processes --------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def kept_of(case: Case, p: float, seed: int) -> Tensor:
     q, k = torch.zeros(b, h, lq, 1, dtype=torch.float64), torch.zeros(b, h, lk, 1, dtype=torch.float64)
     v = torch.eye(lk, dtype=torch.float64).expand(b, h, lk, lk)
     torch.manual_seed(seed)
-    return window_attention(q, k, v, None, dropout_p=p) * lk  # type: ignore[operator]
+    return window_attention(q, k, v, None, dropout_p=p) * lk
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -81,7 +81,7 @@ def test_seeds(backend: str) -> None:
     def draw(seed: int | None = None, p: float = 0.5) -> Tensor:
         if seed is not None:
             torch.manual_seed(seed)
-        return window_attention(q, k, v, 3, dropout_p=p)  # type: ignore[return-value]
+        return window_attention(q, k, v, 3, dropout_p=p)
 
     assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
     assert not torch.equal(draw(), draw())  # each call has its own
@@ -114,7 +114,7 @@ def test_of_packed_sequences(backend: str) -> None:
 
     def packed(**options: Any) -> Tensor:
         torch.manual_seed(11)
-        return window_attention_varlen(q, k, v, cu, cu, 2, dropout_p=0.5, **options)  # type: ignore[return-value]
+        return window_attention_varlen(q, k, v, cu, cu, 2, dropout_p=0.5, **options)
 
     out = packed()
     padded = [torch.zeros(4, 9, 2, 4, dtype=torch.float64) for _ in range(3)]
@@ -123,7 +123,7 @@ def test_of_packed_sequences(backend: str) -> None:
             whole[s, :length] = x[cu[s] : cu[s + 1]]
     mask = torch.arange(9) < torch.tensor(lengths)[:, None]
     torch.manual_seed(11)
-    batch = window_attention(*(x.transpose(1, 2) for x in padded), 2, key_mask=mask, dropout_p=0.5).transpose(1, 2)  # type: ignore[union-attr]
+    batch = window_attention(*(x.transpose(1, 2) for x in padded), 2, key_mask=mask, dropout_p=0.5).transpose(1, 2)
     for s, length in enumerate(lengths):
         torch.testing.assert_close(out[cu[s] : cu[s + 1]], batch[s, :length])
 

@@ -144,7 +144,7 @@ def test_numbers_of_numpy_are_numbers(name: str) -> None:
     got = FUNCTIONS[name](
         **(plain | {"window_size": (np.int64(2), np.int8(1)), "global_tokens": np.int32(2)}), scale=np.float32(0.5), softcap=2
     )
-    assert torch.equal(got, expected)  # type: ignore[arg-type]
+    assert torch.equal(got, expected)
 
 
 @by_function
@@ -299,7 +299,7 @@ def test_arguments_that_are_not_there(name: str) -> None:
     with pytest.raises(TypeError, match="positional"):
         FUNCTIONS[name](*positional, 1)  # options are keywords
     with pytest.raises(TypeError, match="query_offset"):
-        window_attention_varlen(**good("window_attention_varlen"), query_offset=0)  # type: ignore[call-arg]
+        window_attention_varlen(**good("window_attention_varlen"), query_offset=0)
 
 
 @by_function

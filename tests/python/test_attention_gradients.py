@@ -61,7 +61,7 @@ def test_each_gradient_alone(backend: str, dtype: torch.dtype) -> None:
         (got,) = torch.autograd.grad(case.ours(plain | {name: alone}), alone, cotangents)
         assert torch.equal(got, want), name
     zero = torch.zeros_like(cotangents[1])
-    for name, want in gradients(results, tensors, (cotangents[0], zero)).items():  # type: ignore[arg-type]
+    for name, want in gradients(results, tensors, (cotangents[0], zero)).items():
         (got,) = torch.autograd.grad(case.ours(tensors)[0], tensors[name], cotangents[0])
         torch.testing.assert_close(got, want)
     for name in ("q", "k", "bias"):
@@ -74,19 +74,19 @@ def test_each_gradient_alone(backend: str, dtype: torch.dtype) -> None:
 def test_the_graph(backend: str) -> None:
     q, k, v = torch.randn(3, 1, 1, 5, 4)
     leaf = torch.nn.Parameter(q)
-    out, lse = window_attention(leaf, k, v, 2, return_lse=True)  # type: ignore[misc]
+    out, lse = window_attention(leaf, k, v, 2, return_lse=True)
     assert type(out.grad_fn).__name__ == "AttentionBackward" and out.grad_fn is lse.grad_fn
     with torch.no_grad():
-        assert not window_attention(leaf, k, v, 2).requires_grad  # type: ignore[union-attr]
-    assert not window_attention(q, k, v, 2).requires_grad  # type: ignore[union-attr]
+        assert not window_attention(leaf, k, v, 2).requires_grad
+    assert not window_attention(q, k, v, 2).requires_grad
     sink = torch.zeros(1, requires_grad=True)
-    window_attention(q, k, v, 2, sinks=sink).sum().backward()  # type: ignore[union-attr]
+    window_attention(q, k, v, 2, sinks=sink).sum().backward()
     assert sink.grad is not None
 
 
 # ---- what it has no derivative for ---------------------------------------------------------------------------------------------------
 def by_square(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return window_attention(q, k, v, 1).square().sum()  # type: ignore[union-attr]
+    return window_attention(q, k, v, 1).square().sum()
 
 
 @pytest.mark.best_backend

@@ -57,7 +57,7 @@ def one_by_one(tensors: dict[str, Tensor], queries: list[int], keys: list[int], 
                 part[name] = x[k : k + lk][None]
             elif name == "bias" and x.ndim == 3:
                 part[name] = x[None, :, q : q + lq]
-        out, lse = window_attention(**part, **options, return_lse=True)  # type: ignore[misc]
+        out, lse = window_attention(**part, **options, return_lse=True)
         outs.append(out[0].transpose(0, 1))
         lses.append(lse[0])
         q, k = q + lq, k + lk
@@ -132,10 +132,10 @@ def test_random_sequences(backend: str, call: dict[str, Any], dtype: torch.dtype
 def test_results_lie_as_q_does(backend: str) -> None:
     q, k, v = torch.randn(3, 8, 2, 4)
     cu = bounds_of([3, 5])
-    out, lse = window_attention_varlen(q, k, v, cu, cu, 2, return_lse=True)  # type: ignore[misc]
+    out, lse = window_attention_varlen(q, k, v, cu, cu, 2, return_lse=True)
     assert out.is_contiguous() and lse.is_contiguous() and (out.shape, lse.shape) == ((8, 2, 4), (2, 8))
     turned = window_attention_varlen(*(x.transpose(0, 1).contiguous().transpose(0, 1) for x in (q, k, v)), cu, cu, 2)
-    assert turned.transpose(0, 1).is_contiguous() and torch.equal(turned, out)  # type: ignore[union-attr]
+    assert turned.transpose(0, 1).is_contiguous() and torch.equal(turned, out)
     assert torch.equal(window_attention_varlen(q, k, v, cu, cu, Window(2, 2)), out)
     with_strides = torch.stack([cu, cu], 1)[:, 0]
     assert torch.equal(window_attention_varlen(q, k, v, with_strides, cu.int(), 2), out)
