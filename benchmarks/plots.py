@@ -8,6 +8,7 @@ from typing import Any
 from .cases import OPS
 from .compare import Entries, Row, main_rows, pair_rows, rows, shares
 from .competitors import NAMES
+from .markdown import title as title_of
 
 COLOURS = {
     "ours": "#c1272d",

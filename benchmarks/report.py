@@ -24,8 +24,8 @@ PROTOCOL = """\
 - Times are medians. `best PyTorch formulation` chooses the fastest of its tilings for each case, direction and process before it is
   measured.
 - Fused attention: the best installed is the best of Hugging Face's chunks, local-attention, FlexAttention (compiled beforehand, forward
-  only), ONNX Runtime (causal windows, forward only) and `scaled_dot_product_attention` with a mask made beforehand. Causal attention without
-  a window computes something else: it stands there for orientation, its GFLOP/s those of the window's useful work.
+  only), ONNX Runtime (causal windows, forward only) and `scaled_dot_product_attention` with a mask made beforehand. Causal attention
+  without a window computes something else: it stands there for orientation, its GFLOP/s those of the window's useful work.
 - Decoding: 32 heads that share 8, d = 128, one query that sees the last 1024 of 4096 keys; the same cache in each call. Read bandwidth is
   that of torch's fastest reduction over as many bytes as the keys and values seen, read between the calls.
 - `scaled_dot_product_attention` never shows its scores, so it is compared with whole attention: `window_matmul`, `window_softmax`,
