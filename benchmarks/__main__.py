@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m window_matmul bench", description=description)
     cores = min(2, os.cpu_count() or 1)
     parser.add_argument("--quick", action="store_true", help="fewer cases, one malloc: about 3 minutes instead of 35")
-    parser.add_argument("--op", action="append", choices=SECTIONS, help="only this part (may be repeated); fused and decode: window_attention")
+    parser.add_argument(
+        "--op", action="append", choices=SECTIONS, help="only this part (may be repeated); fused and decode: window_attention"
+    )
     parser.add_argument("--cases", action="append", metavar="TEXT", help="only cases with TEXT in the name, as L4096-w64 (may be repeated)")
     parser.add_argument("--threads", type=int, default=cores, help="threads, but for the one-thread part (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: benchmarks/results/<date>-<processor>")

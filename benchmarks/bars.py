@@ -1,8 +1,6 @@
 # benchmarks/bars.py: the goals that this project set itself, each marked met, missed or not measured.
 from __future__ import annotations
 
-from typing import Any
-
 from .bar import Bar, at_least, at_most
 from .cases import PAIR
 from .compare import Entries, beside_fp32, median, overhead, pair_rows, ratios, shares, thread_rows

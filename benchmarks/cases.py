@@ -156,5 +156,5 @@ def fused_cases(threads: int, quick: bool) -> list[Case]:
 
 def decode_cases(threads: int, quick: bool) -> list[Case]:
     """One token of a model with 32 heads that share 8 of keys and values, at the end of a cache of which it sees a quarter."""
-    sizes = {"length": 4096, "window": 1023, "heads": 32, "kv_heads": 8, "dim": 128, "causal": True}
+    sizes: dict[str, Any] = {"length": 4096, "window": 1023, "heads": 32, "kv_heads": 8, "dim": 128, "causal": True}
     return [Case("decode", dtype=dtype, threads=threads, **sizes) for dtype in (("fp32",) if quick else ("fp32", "bf16"))]

@@ -41,7 +41,7 @@ class Row:
 
     @property
     def memory_limit(self) -> int:
-        """The results, for the pair the inputs too, and 4 MiB a thread. Fused attention's results are three times as many with gradients."""
+        """Results and 4 MiB a thread; for the pair its inputs too, for fused attention the gradients where there are any."""
         if self.case.op == "fused":
             results = self.case.results_bytes - (3 * self.case.rows_bytes if self.direction == "forward" else 0)
             return results + (self.case.threads << 22)
@@ -70,6 +70,13 @@ def pair_rows(entries: Entries, malloc: str | None = None) -> list[Row]:
 
 def fused_rows(entries: Entries, malloc: str | None = None) -> list[Row]:
     return [row for row in rows(entries) if row.case.op == "fused" and malloc in (None, row.malloc)]
+
+
+def main_rows(entries: Entries, malloc: str) -> list[Row]:
+    """Fused attention with symmetric windows, d = 64, in fp32, on as many threads as the run has."""
+    found = fused_rows(entries, malloc)
+    threads = max((row.case.threads for row in found), default=0)
+    return [row for row in found if (row.case.threads, row.case.dim, row.case.dtype, row.case.causal) == (threads, 64, "fp32", False)]
 
 
 def decode_rows(entries: Entries) -> list[Row]:

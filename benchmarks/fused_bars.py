@@ -4,7 +4,7 @@ from __future__ import annotations
 from typing import Any
 
 from .bar import Bar, at_least, at_most
-from .compare import Entries, Row, beside_fp32, decode_rows, fused_rows, option_rows, overhead, shares
+from .compare import Entries, Row, beside_fp32, decode_rows, fused_rows, main_rows, option_rows, overhead, shares
 from .options import SHARED_HEADS, THROUGH_PYTHON
 from .plan import MALLOCS
 
@@ -25,7 +25,7 @@ def fused_bars(entries: Entries) -> list[Bar]:
 def _against(entries: Entries) -> list[Bar]:
     found: list[Bar] = []
     for malloc in MALLOCS:
-        cells = [row for row in fused_rows(entries, malloc) if _is_main(row)]
+        cells = [row for row in main_rows(entries, malloc) if row.case.length == 4096]
         wide, narrow = [r for r in cells if r.case.window >= 64], [r for r in cells if r.case.window == 16]
         forward, training = ([r for r in wide if (r.direction == "forward") == first] for first in (True, False))
         where = f"L 4096, malloc {malloc}"
@@ -37,13 +37,8 @@ def _against(entries: Entries) -> list[Bar]:
         ]
         if malloc == "default":
             found.append(_ratio(f"fused, w = 16: at least 1.5x the best other, {where}", 1.5, narrow, SPECIALIST + INSTALLED))
-    long = [r for r in fused_rows(entries, "default") if str(r.case).startswith("fused-L16384-w128-fp32")]
+    long = [row for row in main_rows(entries, "default") if (row.case.length, row.case.window) == (16384, 128)]
     return [*found, _ratio("fused, L 16384, w = 128: at least 25x SDPA with a dense mask", 25.0, long, ("sdpa",))]
-
-
-def _is_main(row: Row) -> bool:
-    case = row.case
-    return (case.length, case.dim, case.dtype, case.causal) == (4096, 64, "fp32", False) and case.threads > 1
 
 
 def _ratio(goal: str, needed: float, cells: list[Row], others: tuple[str, ...]) -> Bar:
@@ -94,7 +89,9 @@ def _within(backend: str, mine: list[dict[str, Any]]) -> list[Bar]:
     others = [r for r in mine if r["case"]["dim"] in (32, 96, 256) and (r["case"]["window"], r["direction"]) in plain]
     points = [r["share"] - plain[r["case"]["window"], r["direction"]] for r in others]
     result = [
-        at_least(f"{backend}, fused, d = 32, 96, 256: share of the peak within 12 points of d = 64", -0.12, min(points, default=None), "{:+.1%}")
+        at_least(
+            f"{backend}, fused, d = 32, 96, 256: share of the peak within 12 points of d = 64", -0.12, min(points, default=None), "{:+.1%}"
+        )
     ]
     points = [row["share"] - twin["share"] for row, twin in beside_fp32(mine, "fp64")]
     result.append(
@@ -140,5 +137,7 @@ def _options(entries: Entries) -> list[Bar]:
         at_least("dilation 2, 4, 8: at least 90 % of the undilated speed", 0.90, worst("dilation"), "{:.0%}"),
         at_least("shared key heads: as fast as equal heads (2 % are noise)", 0.98, worst(SHARED_HEADS), "{:.1%}"),
         at_least("a window (2w, 0): at least 95 % of the speed of (w, w)", 0.95, worst("window"), "{:.1%}"),
-        at_least("16 global tokens at L 16384, w = 256: at most 10 % slower", 1 / 1.1, worst("16 global"), "{:.1%}", " of the speed without"),
+        at_least(
+            "16 global tokens at L 16384, w = 256: at most 10 % slower", 1 / 1.1, worst("16 global"), "{:.1%}", " of the speed without"
+        ),
     ]

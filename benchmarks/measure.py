@@ -87,7 +87,7 @@ def _faults() -> int:
 
 
 def time_calls(call: Call, seconds: float, least: int = 5, between: Mapping[str, Callable[[], float]] | None = None) -> Timing:
-    """Calls until `seconds` have passed, at least `least` times (3 where one takes over a second, 1 over 3), and `between` after each of them."""
+    """Calls until `seconds` have passed, at least `least` times (3 of a second each, 1 of three), and `between` after each of them."""
     one = settle(call)
     least = 1 if one > 3 else min(least, 3) if one > 1 else least
     timing = Timing([], between={name: [] for name in between or {}})

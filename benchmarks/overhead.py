@@ -33,13 +33,13 @@ def _functions() -> dict[str, Callable[[], object]]:
         q, k, v = (torch.randn(SIZE, SIZE, requires_grad=recorded) for _ in range(3))
         a = torch.randn(SIZE, 2 * WINDOW + 1, requires_grad=recorded)
         batch, other = (torch.randn(1, SIZE, SIZE, requires_grad=recorded) for _ in range(2))
-        rows = [torch.randn(1, 1, SIZE, SIZE, requires_grad=recorded) for _ in range(3)]
+        x, y, z = (torch.randn(1, 1, SIZE, SIZE, requires_grad=recorded) for _ in range(3))
         functions |= {
             f"window_matmul, {label}": partial(window_matmul, q, k, WINDOW),
             f"unwindow_matmul, {label}": partial(unwindow_matmul, a, v, WINDOW),
             f"window_softmax, {label}": partial(window_softmax, a, WINDOW),
-            f"window_attention, {label}": partial(window_attention, *rows, WINDOW),
-            f"scaled_dot_product_attention, {label}": partial(F.scaled_dot_product_attention, *rows),
+            f"window_attention, {label}": partial(window_attention, x, y, z, WINDOW),
+            f"scaled_dot_product_attention, {label}": partial(F.scaled_dot_product_attention, x, y, z),
             f"torch.bmm, {label}": partial(torch.bmm, batch, other),
         }
     return functions

@@ -104,7 +104,9 @@ def _share_jobs(row: str, quick: bool) -> list[Job]:
     if not slow:
         jobs.append((pair | {"dtypes": ["fp32"], "heads": 8}, "eight heads", "default"))
     if not (slow or quick):
-        jobs.append((fused | {"dtypes": ["fp32"], "windows": [128, 256], "dims": [32, 96, 128, 256]}, "attention, head dims", "keeps blocks"))
+        jobs.append(
+            (fused | {"dtypes": ["fp32"], "windows": [128, 256], "dims": [32, 96, 128, 256]}, "attention, head dims", "keeps blocks")
+        )
     return [
         Job("shares", arguments, f"{row}, one thread, {what}", malloc, {"WINDOW_MATMUL_BACKEND": row}) for arguments, what, malloc in jobs
     ]

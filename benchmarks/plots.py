@@ -1,14 +1,30 @@
-# benchmarks/plots.py: time over window and over length, both logarithmic, with the fitted slopes.
+# benchmarks/plots.py: time over window and over length, both logarithmic, with the fitted slopes; bars of shares of the peak.
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from .cases import OPS
-from .compare import Entries, Row, pair_rows, rows
-from .competitors import NAMES, load
+from .compare import Entries, Row, main_rows, pair_rows, rows, shares
+from .competitors import NAMES
+from .markdown import title as title_of
 
-COLOURS = dict(zip(NAMES, ("#c1272d", "#0072b2", "#e69f00", "#999999", "#009e73"), strict=True))
+COLOURS = {
+    "ours": "#c1272d",
+    "explicit": "#e08080",
+    "rolling_cache": "#e08080",
+    "band_bmm": "#0072b2",
+    "band_attention": "#0072b2",
+    "sliding_chunks": "#e69f00",
+    "local_attention": "#7b3294",
+    "flex_attention": "#56b4e9",
+    "onnxruntime": "#8c564b",
+    "dense": "#999999",
+    "sdpa": "#009e73",
+    "sdpa_causal": "#bbbbbb",
+    "decode_bmm": "#0072b2",
+}
 
 AXES = {"width": "keys a query sees, W", "length": "sequence length, L"}
 
@@ -35,7 +51,46 @@ def draw(entries: Entries, folder: Path) -> list[str]:
     attention = [row for row in rows(entries) if row.case.op == "attention" and row.case.window == 64]
     if _draw_grid(attention, "length", "whole attention, w = 64, fp32, 8 heads, d = 64", folder / "length.png"):
         pictures.append("length.png")
+    return pictures + _draw_fused(entries, folder)
+
+
+def _draw_fused(entries: Entries, folder: Path) -> list[str]:
+    main = main_rows(entries, "default")
+    pictures = []
+    for length in (4096, 16384):
+        mine = [row for row in main if row.case.length == length]
+        if _draw_grid(mine, "width", f"window_attention, L = {length}, fp32, 8 heads, d = 64", folder / f"fused-L{length}.png"):
+            pictures.append(f"fused-L{length}.png")
+    mine = [row for row in main if row.case.window == 128]
+    if _draw_grid(mine, "length", "window_attention, w = 128, fp32, 8 heads, d = 64", folder / "fused-length.png"):
+        pictures.append("fused-length.png")
+    if _draw_shares(shares(entries), folder / "fused-shares.png"):
+        pictures.append("fused-shares.png")
     return pictures
+
+
+def _draw_shares(found: list[dict[str, Any]], path: Path) -> bool:
+    """A panel a backend, a pair of bars a window: forward and backward alone, one thread, fp32."""
+    import matplotlib.pyplot as plt
+
+    mine = [r for r in found if (r["case"]["op"], r["case"]["dtype"], r["case"]["dim"]) == ("fused", "fp32", 64)]
+    backends = list(dict.fromkeys(r["backend"] for r in mine))
+    if not backends:
+        return False
+    figure, axes = plt.subplots(1, len(backends), figsize=(4.2 * len(backends), 3.6), squeeze=False, sharey=True, layout="constrained")
+    for backend, panel in zip(backends, axes[0], strict=True):
+        windows = sorted({r["case"]["window"] for r in mine if r["backend"] == backend})
+        for offset, direction, colour in ((-0.2, "forward", "#c1272d"), (0.2, "backward", "#0072b2")):
+            seen = {r["case"]["window"]: 100 * r["share"] for r in mine if (r["backend"], r["direction"]) == (backend, direction)}
+            heights = [seen.get(w, 0.0) for w in windows]
+            panel.bar_label(panel.bar([x + offset for x in range(len(windows))], heights, 0.38, color=colour, label=direction), fmt="%.0f")
+        panel.set_xticks(range(len(windows)), [f"w = {w}" for w in windows])
+        panel.set(ylim=(0, 110), ylabel="% of the multiply-add peak", title=backend)
+        panel.legend(fontsize=7, loc="upper left", ncols=2)
+    figure.suptitle("window_attention, one thread, fp32, L = 4096, d = 64")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return True
 
 
 def _draw_grid(found: list[Row], axis: str, title: str, path: Path) -> bool:
@@ -50,7 +105,7 @@ def _draw_grid(found: list[Row], axis: str, title: str, path: Path) -> bool:
         for name in NAMES:
             points = sorted((float(getattr(row.case, axis)), row.measured[name]["median"] * 1e3) for row in mine if name in row.measured)
             if points:
-                label = load(name).TITLE + (f", slope {slope(points):.2f}" if len(points) > 1 else "")
+                label = title_of(name, op) + (f", slope {slope(points):.2f}" if len(points) > 1 else "")
                 panel.plot(*zip(*points, strict=True), "o-", color=COLOURS[name], label=label, linewidth=2 if name == "ours" else 1.2)
         panel.set(xscale="log", yscale="log", xlabel=AXES[axis], ylabel="milliseconds")
         values = sorted({int(getattr(row.case, axis)) for row in mine})

@@ -1,19 +1,21 @@
 # benchmarks/report.py: the results in Markdown.
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .bars import bars
-from .compare import Entries, Row, failures, overhead, pair_rows, ratios, rows, shares, thread_rows
+from .cases import PAIR
+from .compare import Entries, failures, overhead, pair_rows, ratios, rows, shares, thread_rows
 from .competitors import NAMES, load
+from .fused_report import fused_sections
+from .markdown import cell, mib, plain, table, times
 from .plan import MALLOCS
 
 Results = dict[str, Any]
 
 PROTOCOL = """\
-- Useful work only: 2 d flops for each pair of a query and a key it sees, forward; three times that with backward. Nothing for what a method
-  computes outside the band.
+- Useful work only: 2 d flops for each pair of a query and a key it sees, forward; three times that with backward. Fused attention: 4 d, and
+  14 d with backward, whose scores must be formed once more. Nothing for what a method computes outside the band.
 - Every competitor runs in a process of its own for each case. Before it is timed its output and all gradients are compared with the
   definition in float64; a wrong one is a failure, not a number.
 - Two settings of glibc's malloc: its default, which gives large blocks back to the system so that each call faults their pages in again,
@@ -21,6 +23,11 @@ PROTOCOL = """\
   allocators do.
 - Times are medians. `best PyTorch formulation` chooses the fastest of its tilings for each case, direction and process before it is
   measured.
+- Fused attention: the best installed is the best of Hugging Face's chunks, local-attention, FlexAttention (compiled beforehand, forward
+  only), ONNX Runtime (causal windows, forward only) and `scaled_dot_product_attention` with a mask made beforehand. Causal attention
+  without a window computes something else: it stands there for orientation, its GFLOP/s those of the window's useful work.
+- Decoding: 32 heads that share 8, d = 128, one query that sees the last 1024 of 4096 keys; the same cache in each call. Read bandwidth is
+  that of torch's fastest reduction over as many bytes as the keys and values seen, read between the calls.
 - `scaled_dot_product_attention` never shows its scores, so it is compared with whole attention: `window_matmul`, `window_softmax`,
   `unwindow_matmul`. Its mask is made beforehand. The dense product is the explicit pair by way of the L x L matrix.
 - Growth is the rise of the resident set's peak in one call, outputs and gradients included.
@@ -28,12 +35,6 @@ PROTOCOL = """\
 - A measurement is disturbed when its quartiles are more than 25 % of the median apart or others took more than 8 % of the cores. It is
   repeated, and the second reading counts where it is less disturbed. What stayed so is marked ~.
 """
-
-
-def table(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    """Markdown; the first column to the left, the others to the right."""
-    ruler = "|---|" + "---:|" * (len(header) - 1)
-    return "\n".join(["| " + " | ".join(header) + " |", ruler, *("| " + " | ".join(map(str, line)) + " |" for line in lines)]) + "\n"
 
 
 def render(results: Results, pictures: list[str]) -> str:
@@ -48,6 +49,7 @@ def render(results: Results, pictures: list[str]) -> str:
         *(_against(entries, malloc) for malloc in MALLOCS),
         _attention(entries),
         _dtypes(entries),
+        *fused_sections(entries),
         _shares(entries),
         _threads(entries),
         _overhead(entries),
@@ -65,21 +67,6 @@ def summary(entries: Entries) -> str:
     return text + ("\nFailed:\n" + "".join(f"- {label}: {reason}\n" for label, reason in failed) if failed else "")
 
 
-def _cell(row: Row, name: str) -> str:
-    if name not in row.measured:
-        return ""
-    measured = row.measured[name]
-    return f"{'~' if name in row.noisy else ''}{measured['median'] * 1e3:.2f} ms, {measured['gflops']:.0f}"
-
-
-def _times(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}x"
-
-
-def _plain(row: Row) -> str:
-    return f"{row.case.op} L {row.case.length} w {row.case.window} {row.direction.replace('_', ' + ')}"
-
-
 def _against(entries: Entries, malloc: str) -> str:
     found = pair_rows(entries, malloc)
     if not found:
@@ -95,11 +82,11 @@ def _against(entries: Entries, malloc: str) -> str:
     )
     lines = [
         (
-            _plain(row),
-            *(_cell(row, name) for name in names),
-            _times(row.ratio(row.best_other)),
-            _times(row.ratio(row.best_other, "best")),
-            _times(row.ratio("sliding_chunks")),
+            plain(row),
+            *(cell(row, name) for name in names),
+            times(row.ratio(row.best_other)),
+            times(row.ratio(row.best_other, "best")),
+            times(row.ratio("sliding_chunks")),
             f"{row.ours['gflops'] / row.ours['peak_gflops']:.0%}",
         )
         for row in found
@@ -115,28 +102,24 @@ def _attention(entries: Entries) -> str:
         return ""
     header = ("case", "ours: three calls", load("sdpa").TITLE, "ratio", "growth, ours", "growth, SDPA")
     lines = [
-        (_plain(row), _cell(row, "ours"), _cell(row, "sdpa"), _times(row.ratio("sdpa")), *(_mib(row, name) for name in ("ours", "sdpa")))
+        (plain(row), cell(row, "ours"), cell(row, "sdpa"), times(row.ratio("sdpa")), *(mib(row, name) for name in ("ours", "sdpa")))
         for row in found
     ]
     return "## Whole attention against a dense mask, fp32\n\nMilliseconds and useful GFLOP/s.\n\n" + table(header, lines)
 
 
-def _mib(row: Row, name: str) -> str:
-    return f"{row.measured[name]['growth_bytes'] / 2**20:.0f} MiB" if name in row.measured else ""
-
-
 def _dtypes(entries: Entries) -> str:
-    found = [row for row in rows(entries) if row.case.dtype != "fp32"]
+    found = [row for row in rows(entries) if row.case.dtype != "fp32" and row.case.op in PAIR]
     if not found:
         return ""
     header = ("case", "dtype", "ours", load("band_bmm").TITLE, "ratio", "error, ours", "error, other")
     lines = [
         (
-            _plain(row),
+            plain(row),
             row.case.dtype,
-            _cell(row, "ours"),
-            _cell(row, "band_bmm"),
-            _times(row.ratio("band_bmm")),
+            cell(row, "ours"),
+            cell(row, "band_bmm"),
+            times(row.ratio("band_bmm")),
             *(f"{row.measured[name]['error']:.1e}" if name in row.measured else "" for name in ("ours", "band_bmm")),
         )
         for row in found
@@ -148,12 +131,11 @@ def _shares(entries: Entries) -> str:
     found = shares(entries)
     if not found:
         return ""
-    header = ("kernel", "dtype", "heads", "GFLOP/s", "peak", "share: median", "best", "p10", "band written, GB/s", "of copy")
+    header = ("kernel", "dtype", "d", "heads", "GFLOP/s", "peak", "share: median", "best", "p10", "band written, GB/s", "of copy")
     lines = [
         (
             f"{row['backend']} {row['case']['op']} w {row['case']['window']} {row['direction']}",
-            row["case"]["dtype"],
-            row["case"]["heads"],
+            *(row["case"][key] for key in ("dtype", "dim", "heads")),
             f"{row['gflops']:.1f}",
             f"{row['peak_gflops']:.1f}",
             *(f"{row[key]:.0%}" for key in ("share", "share_best", "share_p10")),
@@ -162,7 +144,7 @@ def _shares(entries: Entries) -> str:
         for row in found
     ]
     text = (
-        "One thread, L 4096, d 64; each call is compared with the peak read just after it. One head: the output lies where the last one\n"
+        "One thread, L 4096; each call is compared with the peak read just after it. One head: the output lies where the last one\n"
         "lay. Eight heads: the output is fresh memory, faulted in during the call.\n\n"
     )
     return "## Kernels against the multiply-add peak\n\n" + text + table(header, lines)
@@ -211,11 +193,11 @@ def _memory(entries: Entries) -> str:
     )
     lines = [
         (
-            _plain(row),
+            plain(row),
             row.malloc,
             f"{row.case.band_bytes / 2**20:.0f} MiB",
             f"{row.memory_limit / 2**20:.0f} MiB",
-            *(_mib(row, name) for name in names),
+            *(mib(row, name) for name in names),
             *(f"{row.measured[name]['faults']:.0f}" if name in row.measured else "" for name in names),
         )
         for row in found
@@ -225,12 +207,12 @@ def _memory(entries: Entries) -> str:
 
 def _settings(entries: Entries) -> str:
     found = [(row, row.measured["band_bmm"]) for row in pair_rows(entries) if "band_bmm" in row.measured]
-    lines = [(_plain(row), row.malloc, measured["setting"]) for row, measured in found]
+    lines = [(plain(row), row.malloc, measured["setting"]) for row, measured in found]
     return f"## What {load('band_bmm').TITLE} chose\n\n" + table(("case", "malloc", "block / MiB of scratch"), lines) if lines else ""
 
 
 def _noise(entries: Entries) -> str:
-    noisy = [f"{_plain(row)}, malloc {row.malloc}: {', '.join(row.noisy)}" for row in rows(entries) if row.noisy]
+    noisy = [f"{plain(row)}, malloc {row.malloc}: {', '.join(row.noisy)}" for row in rows(entries) if row.noisy]
     if not noisy:
         return "No measurement stayed disturbed.\n"
     return "Still disturbed after repetition:\n\n" + "".join(f"- {line}\n" for line in noisy)

@@ -51,10 +51,16 @@ def copy_bandwidth(repeats: int = 5) -> float:
 
 
 def read_probe(size: int) -> Callable[[], float]:
-    """Readings, in GB/s, of the fastest of torch's ways to read `size` bytes in as many threads as it has; as often read before as a cache."""
+    """Readings, in GB/s, of the fastest of torch's reductions over `size` bytes, which have been read before, as a cache has."""
     rows = torch.ones(size // 4 // 256, 256)
     flat, ones, column = rows.view(-1), torch.ones(256), torch.ones(1, size // 4 // 256)
-    ways: list[Callable[[], object]] = [flat.sum, lambda: torch.dot(flat, flat), lambda: torch.mv(rows, ones), lambda: column @ rows, flat.amax]
+    ways: list[Callable[[], object]] = [
+        flat.sum,
+        lambda: torch.dot(flat, flat),
+        lambda: torch.mv(rows, ones),
+        lambda: column @ rows,
+        flat.amax,
+    ]
 
     def seconds(way: Callable[[], object]) -> float:
         begin = time.perf_counter()

@@ -6,15 +6,15 @@ way in; blocks whose keys end at an end of the sequence are computed one by one,
     softmax   baddbmm (which adds the mask), softmax, bmm; backward with the weights kept, or recomputed from q and k
 
 and three orders walk the inner blocks: all at once, one head after another (as many blocks at a time as fit the scratch memory), one block
-of all heads after another. In the backward pass gradients of overlapping keys are added to every n-th block at a time, where n blocks do not
-overlap. Kernel, order and block are chosen for each case and direction.
+of all heads after another. In the backward pass the gradients of overlapping keys are added in turns, every n-th block at a time, which do
+not overlap. Kernel, order and block are chosen for each case and direction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -50,7 +50,7 @@ class Piece(NamedTuple):
 
     heads: slice
     first: int
-    count: int
+    blocks: int
     low: int
     span: int
 
@@ -118,14 +118,14 @@ class Walk:
     def _blocks(self, x: Tensor, piece: Piece, first: int, rows: int, step: int = 1) -> Tensor:
         """(heads, count, rows, d): every step-th block, each one block of queries after the other."""
         part, stride = x[piece.heads, first:], self.form.block * x.stride(1)
-        shape = (len(part), -(-piece.count // step), rows, x.shape[2])
+        shape = (len(part), -(-piece.blocks // step), rows, x.shape[2])
         return part.as_strided(shape, (x.stride(0), step * stride, x.stride(1), 1))
 
     def add(self, x: Tensor, piece: Piece, gradient: Tensor) -> None:
         """gradient (heads, count, span, d), added to the keys of its blocks."""
-        step = min(-(-piece.span // self.form.block), piece.count)
+        step = min(-(-piece.span // self.form.block), piece.blocks)
         for phase in range(step):
-            mine = piece._replace(count=piece.count - phase)
+            mine = piece._replace(blocks=piece.blocks - phase)
             self._blocks(x, mine, piece.low + phase * self.form.block, piece.span, step).add_(gradient[:, phase::step])
 
 
@@ -200,10 +200,10 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, walk: Walk) -> Tensor:
         recorded, form = any(ctx.needs_input_grad), walk.form
-        flat = [x.reshape(-1, *x.shape[-2:]) for x in (q, k, v)]
-        out, kept = KERNELS[form.kernel][0](walk, *flat, keep=recorded and (form.keep or form.kernel == "sdpa"))
+        rows, keys, values = (x.reshape(-1, *x.shape[-2:]) for x in (q, k, v))
+        out, kept = KERNELS[form.kernel][0](walk, rows, keys, values, recorded and (form.keep or form.kernel == "sdpa"))
         if recorded:
-            ctx.save_for_backward(*flat, out, *kept)
+            ctx.save_for_backward(rows, keys, values, out, *kept)
             ctx.walk = walk
         return out.view(q.shape)
 
@@ -225,7 +225,9 @@ def forms(case: Case, backward: bool) -> list[Form]:
 
 
 def function_of(case: Case, form: Form) -> Function:
-    return partial(lambda walk, q, k, v: _Attention.apply(q, k, v, walk), Walk(case, form))
+    apply: Function = _Attention.apply
+    walk = Walk(case, form)
+    return lambda q, k, v: apply(q, k, v, walk)
 
 
 def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str]:

@@ -20,11 +20,13 @@ def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str
         raise Unsupported("it never shows its scores, and is compared with fused attention")
     if backward:
         raise Unsupported("FlexAttention does not support backward on CPU")
+    from torch._inductor import config
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     def sees(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return (j >= i - case.left) & (j <= i + case.right)
 
+    config.compile_threads = 1  # no pool of processes that would outlive this one
     mask: Any = create_block_mask(sees, None, None, case.length, case.length, device="cpu")
     compiled = torch.compile(flex_attention, dynamic=False)
 

@@ -16,30 +16,32 @@ from window_matmul import reference
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the benchmarks are run from the source tree, no part of the package
 
 from benchmarks import __main__ as command
-from benchmarks import bars, kernels, overhead, plots, session
-from benchmarks.cases import Case, pair_cases
+from benchmarks import bars, kernels, options, overhead, plots, session
+from benchmarks.cases import PAIR, Case, decode_cases, fused_cases, pair_cases
 from benchmarks.cell import check, inference, training
-from benchmarks.competitors import NAMES, Unsupported, load
+from benchmarks.competitors import NAMES, Unsupported, answered, entrants, load
 from benchmarks.measure import fastest, memory_growth, time_calls
 from benchmarks.oracle import Check, Wrong
 from benchmarks.plan import Job, Options, jobs
 
 pytestmark = pytest.mark.best_backend
 
-SMALL = {"heads": 2, "dim": 8, "threads": 1}
+SMALL: dict[str, Any] = {"heads": 2, "dim": 8, "threads": 1}
+SHARED = (*PAIR, "fused")  # operators whose kernels are measured alone
+DECODE: dict[str, Any] = {"heads": 4, "kv_heads": 2, "dim": 8, "threads": 1, "causal": True}
 SIZES = [(64, 8), (128, 16), (192, 32), (64, 32), (320, 5)]  # length, window; some shorter than the blocks see, one without chunks
 
 
 def exact(case: Case, inputs: tuple[Tensor, ...], g: Tensor) -> tuple[Tensor, ...]:
     """Output and gradients by the definition in float64."""
     leaves = [x.detach().double().requires_grad_() for x in inputs]
-    w = case.window
+    w = case.left, case.right
     if case.op == "window":
         output = reference.window_matmul(*leaves, w)
     elif case.op == "unwindow":
         output = reference.unwindow_matmul(*leaves, w)
     else:
-        output = reference.window_attention(*leaves, w)
+        output = reference.window_attention(leaves[0], *(x.repeat_interleave(case.heads // x.shape[1], 1) for x in leaves[1:]), w)
     return output.detach(), *torch.autograd.grad(output, leaves, g.double())
 
 
@@ -51,9 +53,16 @@ def prepared(case: Case, name: str, backward: bool) -> Any:
         return None
 
 
-@pytest.mark.parametrize("op", ["window", "unwindow", "attention"])
+PAIR_ENTRANTS = {"ours", "band_bmm", "sliding_chunks", "dense"}
+FUSED_ENTRANTS = {"ours", "explicit", "band_attention", "sliding_chunks", "local_attention", "flex_attention", "sdpa", "sdpa_causal"}
+ENTRANTS = {"window": PAIR_ENTRANTS, "unwindow": PAIR_ENTRANTS, "attention": {"ours", "sdpa"}, "fused": FUSED_ENTRANTS}
+
+
+@pytest.mark.parametrize("op", ENTRANTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_competitors_are_right(op: str, name: str) -> None:
+def test_competitors_are_right(op: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "flex_attention":
+        monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # which would take half a minute
     done = 0
     for length, window in SIZES:
         case = Case(op, length, window, **SMALL)
@@ -65,14 +74,14 @@ def test_competitors_are_right(op: str, name: str) -> None:
             done += 1
             call = training(function, inputs, g) if backward else inference(function, inputs)
             check(case, competitor, call, inputs, g)
-            for number, (actual, wanted) in enumerate(zip(call(), exact(case, inputs, g), strict=False)):
+            for number, (actual, wanted) in enumerate(zip(call(), exact(answered(competitor, case), inputs, g), strict=False)):
                 assert actual.shape == wanted.shape
                 if number == 0 and op == "window":
                     wanted = wanted.masked_fill(~inside, competitor.OUTSIDE)
                 if number == 1 and op == "unwindow" and not competitor.EXACT_OUTSIDE:
                     actual, wanted = actual[..., inside], wanted[..., inside]
                 torch.testing.assert_close(actual.double(), wanted, rtol=1e-5, atol=1e-4)
-    assert done or (name, op) in {("band_bmm", "attention"), ("sliding_chunks", "attention"), ("dense", "attention"), ("sdpa", op)}
+    assert bool(done) == (name in ENTRANTS[op])
 
 
 def test_all_tilings_of_the_torch_formulation_are_right() -> None:
@@ -94,10 +103,10 @@ def middle(x: Tensor) -> Tensor:
     return x[0, 1, x.shape[2] // 2, x.shape[3] // 2]
 
 
-@pytest.mark.parametrize("op", ["window", "unwindow", "attention"])
+@pytest.mark.parametrize(("op", "causal"), [("window", False), ("unwindow", False), ("attention", False), ("fused", True)])
 @pytest.mark.parametrize("dtype", ["fp32", "fp64", "bf16", "fp16"])
-def test_oracle_agrees_with_the_reference_and_sees_one_wrong_number(op: str, dtype: str) -> None:
-    case = Case(op, 300, 20, dtype, **SMALL)
+def test_oracle_agrees_with_the_reference_and_sees_one_wrong_number(op: str, causal: bool, dtype: str) -> None:
+    case = Case(op, 300, 20, dtype, causal=causal, **SMALL)
     inputs, g = case.inputs(), case.output_gradient()
     right = [x.to(inputs[0].dtype) for x in exact(case, inputs, g)]
     Check(case).run(inputs, right[0], g, tuple(right[1:]))
@@ -127,6 +136,11 @@ def test_useful_work_is_counted_exactly(length: int, window: int) -> None:
     pairs = 2 * int(reference.band_mask(window, length, length).sum())
     assert case.pairs == pairs and case.flops(False) == 2 * 8 * pairs and case.flops(True) == 3 * case.flops(False)
     assert case.inside(0, length).sum() * 2 == pairs
+    causal = Case("fused", length, window, causal=True, **SMALL)
+    pairs = 2 * int(reference.band_mask((window, 0), length, length).sum())
+    assert causal.pairs == pairs and causal.flops(False) == 4 * 8 * pairs and causal.flops(True) == 14 * 8 * pairs
+    assert causal.sees(0, length, 0, length).sum() * 2 == causal.inside(0, length).sum() * 2 == pairs
+    assert window == 0 or Case("decode", length, window - 1, **DECODE).pairs == 4 * window
 
 
 def test_memory_and_page_faults_are_seen() -> None:
@@ -143,15 +157,18 @@ def test_plan_covers_every_cell() -> None:
     for case in pair_cases(2, quick=False):
         for malloc in ("default", "keeps blocks"):
             assert {("ours", malloc, str(case)), ("band_bmm", malloc, str(case)), ("sliding_chunks", malloc, str(case))} <= cells
-    assert {"cell", "shares", "threads", "overhead"} == {j.task for j in plan}
+    for case in (*fused_cases(2, quick=False), *decode_cases(2, quick=False)):
+        assert {(name, "default", str(case)) for name in entrants(case, "default")} <= cells
+    assert {"cell", "shares", "threads", "options", "overhead"} == {j.task for j in plan}
     assert {j.arguments["name"] for j in jobs(Options(sections=("attention",), patterns=("L4096-w64",)))} == {"ours", "sdpa"}
+    assert {j.arguments["name"] for j in jobs(Options(sections=("fused",), patterns=("causal",)))} >= {"ours", "onnxruntime"}
 
 
-def cell_entry(name: str, seconds: float, spread: float = 0.0) -> dict[str, Any]:
-    case = Case("window", 4096, 64)
-    measured = {"median": seconds, "best": seconds, "spread": spread, "others": 0.0, "gflops": 1.0, "peak_gflops": 9.0}
-    measured |= {"growth_bytes": 1, "faults": 0.0}
-    result = {"case": case.to_json(), "name": str(case), "competitor": name, "forward": measured}
+def cell_entry(name: str, seconds: float, spread: float = 0.0, case: Case | None = None) -> dict[str, Any]:
+    case = case or Case("window", 4096, 64)
+    measured: dict[str, Any] = {"median": seconds, "best": seconds, "spread": spread, "others": 0.0, "gflops": 1.0, "peak_gflops": 9.0}
+    measured |= {"growth_bytes": 1, "faults": 0.0, "setting": "", "read_gbytes": 10.0}
+    result = {"case": case.to_json(), "name": str(case), "competitor": name, "title": name, "forward": measured}
     return {"task": "cell", "label": name, "malloc": "default", "result": result}
 
 
@@ -161,7 +178,7 @@ def test_bars_are_judged() -> None:
         return {bar.goal: bar.verdict for bar in bars.bars(entries)}
 
     fast, slow = verdicts(0.005), verdicts(0.016)
-    others = [goal for goal in fast if "malloc default" in goal and ("best other" in goal or "Hugging Face" in goal)]
+    others = [goal for goal in fast if goal.endswith("malloc default") and not goal.startswith("fused") and "two threads" not in goal]
     ancestor = [goal for goal in fast if "ancestor" in goal]
     assert len(others) == 4 and {fast[goal] for goal in others + ancestor} == {"**met**"}
     assert {slow[goal] for goal in others[:2] + ancestor} == {"**missed**"}
@@ -185,18 +202,26 @@ def test_a_tiny_run_ends_with_a_report(tmp_path: Path, monkeypatch: pytest.Monke
     """Cells in processes of their own; the one-thread part and the overhead in this one."""
     plan = [
         Job("cell", {"case": Case(op, length, 16, **SMALL).to_json(), "name": name, "seconds": 0.0}, f"{op} {name}")
-        for op, length, name in [("window", 64, "ours"), ("attention", 64, "sdpa")]
+        for op, length, name in [("window", 64, "ours"), ("attention", 64, "sdpa"), ("fused", 64, "ours")]
     ]
     monkeypatch.setattr(command, "jobs", lambda options: plan)
     monkeypatch.setitem(command.MINUTES, "full", 0)  # no time for repetitions
     assert command.main(["--output", str(tmp_path), "--threads", "1"]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
-    assert [set(e["result"]) & {"forward", "forward_backward"} for e in results["entries"]] == [{"forward", "forward_backward"}] * 2
+    assert [set(e["result"]) & {"forward", "forward_backward"} for e in results["entries"]] == [{"forward", "forward_backward"}] * 3
 
     monkeypatch.setattr(kernels, "LENGTH", 128)
     monkeypatch.setattr(overhead, "CALLS", 2)
+    monkeypatch.setattr(options, "LENGTHS", (600, 700))
+    monkeypatch.setattr(options, "LEAST", 1)
     results["entries"] += [
-        {"task": "shares", "label": "", "malloc": "default", "result": kernels.run_shares(["fp32", "bf16"], [16], 1, 0.0)},
+        {
+            "task": "shares",
+            "label": "",
+            "malloc": "default",
+            "result": kernels.run_shares(["fp32", "bf16"], [16], 1, 0.0, (*PAIR, "fused")),
+        },
+        {"task": "options", "label": "", "malloc": "default", "result": options.run_options(1, 0.0, quick=False)},
         {"task": "threads", "label": "", "malloc": "default", "result": kernels.run_threads([16], 0.0)},
         {"task": "overhead", "label": "", "malloc": "default", "result": overhead.run_overhead()},
     ]
@@ -209,6 +234,8 @@ def test_a_tiny_run_ends_with_a_report(tmp_path: Path, monkeypatch: pytest.Monke
         "The explicit pair, fp32, malloc default",
         "Kernels",
         "Two threads",
+        "Fused attention, fp32, malloc default",
+        "Speed with an option",
         "Microseconds",
         "Memory",
         "How it was measured",
