@@ -25,11 +25,14 @@ struct Block {
 };
 
 using BlockKernel = void (*)(const Block&);
+struct AttentionBlock;  // attention_block.hpp
+using AttentionKernel = void (*)(const AttentionBlock&);
 
 // What one instruction set offers. First index of `run`: Op, with band_in and band_in_transposed sharing a kernel. Second: DType.
 struct IsaKernels {
   enum { kBandOut, kBandIn, kSoftmax, kSoftmaxBackward, kKernels };
   BlockKernel run[kKernels][4];
+  AttentionKernel attention[4], attention_backward[4];  // by DType
   // Runs `steps` rounds of independent multiply-adds on registers; returns how many multiply-adds that were.
   index_t (*spin_f32)(index_t steps);
   index_t (*spin_f64)(index_t steps);

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <vector>
 
+#include "cpu/attention.hpp"
 #include "cpu/block.hpp"
 #include "cpu/scratch.hpp"
 #include "task.hpp"
@@ -29,6 +30,7 @@ constexpr index_t kMaxWidth = index_t{1} << 50;
 index_t element_bytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }  // of sums and packed operands
 
 Config configure(const Problem& problem, const DeviceInfo& device) {
+  if (is_attention(problem.op)) return configure_attention(problem);
   // A row tile reads all that is packed for block_keys keys. Half the second level.
   const index_t columns = smaller(problem.dim, problem.op == Op::band_out ? kPackedDepth : kPackedColumns);
   const index_t fits = static_cast<index_t>(device.l2_bytes) / 2 / (larger(columns, 1) * element_bytes(problem.dtype));
@@ -146,7 +148,10 @@ int kernel_of(Op op) {
 
 template <const IsaKernels& (*kernels)()>
 Status run(const Problem& problem, const Config& config, const Args& args) {
-  const BlockKernel kernel = kernels().run[kernel_of(problem.op)][static_cast<int>(problem.dtype)];
+  const int dtype = static_cast<int>(problem.dtype);
+  if (problem.op == Op::attention) return run_attention(kernels().attention[dtype], problem, config, args);
+  if (problem.op == Op::attention_backward) return run_attention_backward(kernels().attention_backward[dtype], problem, config, args);
+  const BlockKernel kernel = kernels().run[kernel_of(problem.op)][dtype];
   const WorkList items(problem, config.block_rows);
   const std::size_t bytes = scratch_bytes(problem, config);
   std::atomic<index_t> multiply_adds{0};
@@ -179,18 +184,14 @@ bool refuse(std::string* why_not, const char* reason) {
   *why_not = reason;
   return false;
 }
-bool has_kernel(Op op, std::string* why_not) { return !is_attention(op) || refuse(why_not, "no fused attention kernel yet"); }
-
-bool supports_scalar(const Problem& problem, const DeviceInfo&, std::string* why_not) { return has_kernel(problem.op, why_not); }
-bool supports_avx2(const Problem& problem, const DeviceInfo& device, std::string* why_not) {
+bool supports_scalar(const Problem&, const DeviceInfo&, std::string*) { return true; }
+bool supports_avx2(const Problem&, const DeviceInfo& device, std::string* why_not) {
   if (!WINDOW_MATMUL_HAS_AVX2) return refuse(why_not, "not built (WINDOW_MATMUL_AVX2=OFF)");
-  if (!device.avx2) return refuse(why_not, "this processor or operating system has no AVX2, FMA and F16C");
-  return has_kernel(problem.op, why_not);
+  return device.avx2 || refuse(why_not, "this processor or operating system has no AVX2, FMA and F16C");
 }
-bool supports_avx512(const Problem& problem, const DeviceInfo& device, std::string* why_not) {
+bool supports_avx512(const Problem&, const DeviceInfo& device, std::string* why_not) {
   if (!WINDOW_MATMUL_HAS_AVX512) return refuse(why_not, "not built (WINDOW_MATMUL_AVX512=OFF)");
-  if (!device.avx512) return refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL");
-  return has_kernel(problem.op, why_not);
+  return device.avx512 || refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL");
 }
 
 #if !WINDOW_MATMUL_HAS_AVX2

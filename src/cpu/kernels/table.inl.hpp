@@ -1,6 +1,8 @@
 // src/cpu/kernels/table.inl.hpp: every kernel for every dtype on one vocabulary: what isa/<isa>.cpp hands out.
 #pragma once
 
+#include "cpu/kernels/attention_backward.inl.hpp"
+#include "cpu/kernels/attention_forward.inl.hpp"
 #include "cpu/kernels/band_in.inl.hpp"
 #include "cpu/kernels/band_out.inl.hpp"
 #include "cpu/kernels/softmax.inl.hpp"
@@ -35,6 +37,8 @@ constexpr IsaKernels make_isa_kernels() {
            {band_in<D, double>, band_in<F, float>, band_in<F, bf16>, band_in<F, f16>},
            {softmax<D, double>, softmax<F, float>, softmax<F, bf16>, softmax<F, f16>},
            {softmax_backward<D, double>, softmax_backward<F, float>, softmax_backward<F, bf16>, softmax_backward<F, f16>}},
+          {attention_forward<D, double>, attention_forward<F, float>, attention_forward<F, bf16>, attention_forward<F, f16>},
+          {attention_backward<D, double>, attention_backward<F, float>, attention_backward<F, bf16>, attention_backward<F, f16>},
           spin<F>,
           spin<D>};
 }

@@ -44,6 +44,14 @@ struct Tile {
       for (int v = 0; v < Vecs; ++v) sums[r][v] = S::load(from + r * row_stride + v * S::kLanes);
   }
 
+  // Row r of the sums multiplied with factors[r] as it is loaded.
+  [[gnu::always_inline]] void load_scaled(const T* from, index_t row_stride, const T* factors) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < Vecs; ++v) sums[r][v] = S::mul(S::splat(factors[r]), S::load(from + r * row_stride + v * S::kLanes));
+  }
+
   template <class E>
   [[gnu::always_inline]] void store(E* to, index_t row_stride) const {
 #pragma GCC unroll 8

@@ -1,0 +1,334 @@
+// src/cpu/kernels/attention_backward.inl.hpp: the gradients of attention in one walk over blocks of queries. P is computed again.
+//
+//   P = 2^(scores - lse)      d_P = d_out vT      d_S = P (w d_P - (w delta - d_lse)),  delta = sum of d_out * out
+//   d_v += (w P)T d_out       d_k += d_ST q       d_q += d_S k       (d_S times the softcap's slope for d_k and d_q)
+//
+// w = 1 / (1 + exp(sink - lse)) is the share of the softmax that the sink leaves to the keys, 1 without sinks. Dropout multiplies d_P, and P
+// in d_v. All query heads of a key/value head are taken together: their sums of d_k and d_v are the same rows.
+#pragma once
+
+#include "cpu/kernels/attention_dropout.inl.hpp"
+#include "cpu/kernels/attention_key_sums.inl.hpp"
+
+namespace window_matmul::cpu {
+namespace {
+
+template <class T>
+struct BackwardScratch {
+  // Transposed q and d_out [D][kQueries] and a vector; three tiles [kChunkKeys][kQueries]; packed rows of k, v, q and d_out; sums of d_q
+  // [kQueries][padded D]; four numbers a query; sums of the held keys.
+  T *queries, *d_out_transposed, *p, *d_s, *slopes, *k, *v, *q, *d_out, *d_q, *lse, *share, *offset, *line, *key_sums;
+
+  BackwardScratch(void* memory, const AttentionBlock& block, index_t lanes) {
+    T* next = static_cast<T*>(memory);
+    const auto take = [&](index_t count) {
+      T* taken = next;
+      next += round_up(count, kMaxLanes);
+      return taken;
+    };
+    const index_t dim = padded(block.dim), value_dim = padded(block.value_dim), tile = kChunkKeys * lanes;
+    queries = take(block.dim * lanes + kMaxLanes), d_out_transposed = take(block.value_dim * lanes + kMaxLanes);
+    p = take(tile), d_s = take(tile), slopes = take(tile);
+    k = take(kChunkKeys * dim), v = take(kChunkKeys * value_dim), q = take(lanes * dim), d_out = take(lanes * value_dim);
+    d_q = take(lanes * dim), lse = take(lanes), share = take(lanes), offset = take(lanes), line = take(2 * value_dim);
+    key_sums = next;
+  }
+};
+
+template <Simd S, class E>
+struct AttentionBackward {
+  using T = typename S::Scalar;
+  using Rows = KeyRows<T>;
+  static constexpr index_t kQueries = ScoreShape<S>::kQueries, kLanes = S::kLanes;
+
+  const AttentionBlock& block;  // the walk of these queries; key_sums belongs to the item
+  const BackwardScratch<T>& scratch;
+  KeySums<S, E>& key_sums;
+  const AttentionHead& head;
+  Scores<S, E> scores{block, scratch.queries, scratch.p, block.options.softcap > 0 ? scratch.slopes : nullptr};
+  const bool wants_k = block.d_k.address != 0, wants_v = block.d_v.address != 0, wants_q = head.d_q.address != 0;
+  const bool wants_bias = head.d_bias.address != 0 || head.d_bias_sums != nullptr;
+  Range rows{};
+  Rows q{}, d_out{};
+  bool queries_finite = true;
+
+  // Of a block of queries; what concerns the queries alone is left out where the block is met again.
+  void take(Range of, bool first_time) {
+    rows = of;
+    scores.take_queries(head, rows);
+    scores.gather.transposed(head.d_out, rows, block.value_dim, T{1}, scratch.d_out_transposed);
+    queries_finite = finite(scratch.queries, block.dim) && finite(scratch.d_out_transposed, block.value_dim);
+    q = scores.gather.queries(head.q, rows, block.dim, scratch.q);
+    d_out = scores.gather.queries(head.d_out, rows, block.value_dim, scratch.d_out);
+    for (index_t r = 0; r < kQueries; ++r) take_row(r, first_time);
+  }
+
+  bool finite(const T* transposed, index_t columns) const {
+    for (index_t n = 0; n < columns; ++n)
+      if (!all_finite<S>(transposed + n * kQueries, rows.size())) return false;
+    return true;
+  }
+
+  void take_row(index_t r, bool first_time) const {
+    const index_t position = r < rows.size() ? block.walk.query(rows.begin + r) : -1;
+    scratch.lse[r] = std::numeric_limits<T>::infinity(), scratch.share[r] = 1, scratch.offset[r] = 0;  // P is zero
+    if (position < 0) return;
+    const T lse = *Matrix2<const T>(head.lse).at(position, 0);
+    if (first_time && head.d_bias.address != 0) clear_slots_without_key(rows.begin + r);
+    if (lse == kMinusInfinity<T>) return;
+    const T delta = product_with_out(position), sink = static_cast<T>(head.sink) - lse;
+    const T odds = !block.options.has_sinks ? T{0} : sizeof(T) == 4 ? __builtin_expf(static_cast<float>(sink)) : static_cast<T>(__builtin_exp(sink));
+    const T share = 1 / (1 + odds);
+    if (first_time && head.d_sink_sum != nullptr) *static_cast<T*>(head.d_sink_sum) -= (1 - share) * delta;
+    if (is_of_another_item(position)) return;
+    const T d_lse = head.d_lse.address != 0 ? *Matrix2<const T>(head.d_lse).at(position, 0) : T{0};
+    scratch.lse[r] = lse * kLog2E<T>, scratch.share[r] = share, scratch.offset[r] = share * delta - d_lse;
+  }
+
+  bool is_of_another_item(index_t position) const { return block.skips_global_queries && block.global_tokens.contains(position); }
+
+  bool all_of_another_item() const {
+    for (index_t row = rows.begin; row < rows.end; ++row)
+      if (!is_of_another_item(block.walk.query(row))) return false;
+    return true;
+  }
+
+  T product_with_out(index_t position) const {
+    const index_t width = padded(block.value_dim);
+    T *const a = scratch.line, *const b = a + width;
+    scores.gather.row(head.d_out, position, block.value_dim, a);
+    scores.gather.row(head.out, position, block.value_dim, b);
+    auto sum = S::zero();
+    for (index_t n = 0; n < width; n += kLanes) sum = S::fma(S::load(a + n), S::load(b + n), sum);
+    return S::sum(sum);
+  }
+
+  // ---- a chunk of keys --------------------------------------------------------------------------------------------------------------
+
+  // Adds to d_k and d_v of these keys, of the walk or of a list of global ones, and to the sums of d_q.
+  void differentiate(const Chunk& chunk, const Sums<T>& d_k, const Sums<T>& d_v, const Sums<T>& d_q) {
+    const Rows k = scores.gather.keys(block.k, chunk, block.dim, true, scratch.k);
+    scores.compute(chunk, k);
+    exponentiate();
+    if (wants_k || wants_q || wants_bias) {
+      scores.multiply(scores.gather.keys(block.v, chunk, block.value_dim, false, scratch.v), scratch.d_out_transposed, block.value_dim,
+                      scratch.d_s);
+      block.options.dropout_p > 0 ? subtract_dropped() : subtract();
+      scores.clear_unseen(scratch.d_s);
+    } else if (block.options.dropout_p > 0) {
+      subtract_dropped();
+    }
+    if (block.options.has_sinks && block.options.dropout_p == 0) leave_to_sink();
+    if (wants_v) add_to_keys(scratch.p, d_out, block.value_dim, d_v);
+    if (wants_bias && chunk.list == nullptr) add_to_bias();
+    if (block.options.softcap > 0) multiply_with_slopes();
+    if (wants_k) add_to_keys(scratch.d_s, q, block.dim, d_k);
+    if (wants_q) add_to_queries(k, d_q);
+  }
+
+  void exponentiate() const {
+    for (index_t v = 0; v < ScoreShape<S>::kColumns; ++v) {
+      const auto lse = S::load(scratch.lse + v * kLanes);
+      for (index_t c = scores.seen[v].begin; c < scores.seen[v].end; ++c)
+        S::store(scores.at(c, v), exp2_nonpositive<S>(S::sub(S::load(scores.at(c, v)), lse)));
+    }
+    scores.clear_unseen(scratch.p);
+  }
+
+  void subtract() const {
+    for (index_t v = 0; v < ScoreShape<S>::kColumns; ++v) {
+      const auto share = S::load(scratch.share + v * kLanes), offset = S::sub(S::zero(), S::load(scratch.offset + v * kLanes));
+      for (index_t c = scores.seen[v].begin; c < scores.seen[v].end; ++c) {
+        T* const d_s = scratch.d_s + c * kQueries + v * kLanes;
+        const auto p = S::load(scores.at(c, v));
+        S::store(d_s, S::where_less(S::zero(), p, S::mul(p, S::fma(share, S::load(d_s), offset)), p));  // d_P may be NaN where P is 0
+      }
+    }
+  }
+
+  void leave_to_sink() const {
+    scores.for_each_seen([&](index_t c, index_t v) {
+      S::store(scores.at(c, v), S::mul(S::load(scores.at(c, v)), S::load(scratch.share + v * kLanes)));
+    });
+  }
+
+  void subtract_dropped() const {
+    const T gain = dropout_gain<T>(block);
+    for_each_draw(scores, [&](index_t c, index_t lane, bool kept) {
+      T &p = scratch.p[c * kQueries + lane], &d_s = scratch.d_s[c * kQueries + lane];
+      const T d_p = kept ? gain * scratch.share[lane] * d_s : 0;
+      d_s = p == 0 ? 0 : p * (d_p - scratch.offset[lane]);
+      p = kept ? p * gain * scratch.share[lane] : 0;
+    });
+  }
+
+  void multiply_with_slopes() const {
+    scores.for_each_seen([&](index_t c, index_t v) {
+      const index_t at = c * kQueries + v * kLanes;
+      const auto d_s = S::load(scratch.d_s + at);
+      S::store(scratch.d_s + at, S::where_less(S::zero(), S::max(S::sub(S::zero(), d_s), d_s), S::mul(d_s, S::load(scratch.slopes + at)), d_s));
+    });
+  }
+
+  // ---- sums -------------------------------------------------------------------------------------------------------------------------
+
+  // to(key, n) += sum over queries of weights(key, query) x(query, n)
+  void add_to_keys(const T* weights, const Rows& x, index_t columns, const Sums<T>& to) const {
+    const index_t count = scores.chunk.size();
+    for (index_t c = 0; c < count; c += S::kTileRows) {
+      const Range keys{c, smaller(c + S::kTileRows, count)};
+      const Range seeing = queries_that_see(keys);
+      if (seeing.empty()) continue;
+      const index_t r = seeing.begin - rows.begin;
+      *block.multiply_adds += add_row_tile<S>(keys.size(), columns, {weights + c * kQueries + r, kQueries, 1}, {x.row(r), x.row_stride},
+                                              seeing.size(), to.at(c, 0), !queries_finite);
+    }
+  }
+
+  Range queries_that_see(Range keys) const {
+    if (scores.chunk.list != nullptr) return rows;
+    const index_t first = scores.chunk.keys.begin;
+    return block.walk.band.transposed().keys_any({first + keys.begin, first + keys.end}).intersect(rows);
+  }
+
+  void add_to_queries(const Rows& k, const Sums<T>& to) const {
+    const bool exactly = !finite(k);
+    for (index_t r = 0; r < rows.size(); r += S::kTileRows) {
+      const Range some{rows.begin + r, smaller(rows.begin + r + S::kTileRows, rows.end)};
+      const Range keys = scores.seen_by(some);
+      if (keys.empty()) continue;
+      *block.multiply_adds += add_row_tile<S>(some.size(), block.dim, {scratch.d_s + keys.begin * kQueries + r, 1, kQueries},
+                                              {k.row(keys.begin), k.row_stride}, keys.size(), to.at(r, 0), exactly);
+    }
+  }
+
+  bool finite(const Rows& k) const {
+    for (index_t c = 0; c < scores.chunk.size(); ++c)
+      if (!all_finite<S>(k.row(c), block.dim)) return false;
+    return true;
+  }
+
+  // ---- bias -------------------------------------------------------------------------------------------------------------------------
+
+  template <class B>
+  void write_bias() const {
+    const Matrix2<B> d_bias(head.d_bias);
+    scores.for_each_slot([&](index_t c, index_t row, index_t slot) {
+      const index_t position = block.walk.query(row);
+      if (is_of_another_item(position)) return;
+      const T d_s = scratch.d_s[c * kQueries + (row - rows.begin)];
+      if (head.d_bias_sums != nullptr)
+        static_cast<T*>(head.d_bias_sums)[slot] += d_s;
+      else
+        *d_bias.at(position, slot) = narrow<B>(static_cast<decltype(widen(B{}))>(d_s));
+    });
+  }
+  void add_to_bias() const { block.options.bias_is_f32 ? write_bias<float>() : write_bias<E>(); }
+
+  void clear_slots_without_key(index_t row) const {
+    block.options.bias_is_f32 ? clear_slots<float>(row) : clear_slots<E>(row);
+  }
+  template <class B>
+  void clear_slots(index_t row) const {
+    const Matrix2<B> d_bias(head.d_bias);
+    B* const to = d_bias.at(block.walk.query(row), 0);
+    const Range slots = block.walk.band.slots(row);
+    fill_row(B{}, to, d_bias.col_stride, {0, slots.begin});
+    fill_row(B{}, to, d_bias.col_stride, {slots.end, block.walk.band.width()});
+  }
+};
+
+// A whole item: its queries walk forward, and the keys behind them are finished together with the global queries' share.
+template <Simd S, class E>
+struct AttentionBackwardItem {
+  using T = typename S::Scalar;
+  static constexpr index_t kQueries = ScoreShape<S>::kQueries;
+
+  const AttentionBlock& block;
+  const BackwardScratch<T> scratch{block.scratch, block, kQueries};
+  KeySums<S, E> key_sums{block, scratch.key_sums};
+  AttentionBlock global_block = with_global_queries(block);
+
+  static AttentionBlock with_global_queries(AttentionBlock of) {
+    const index_t count = of.key_sums.num_global_queries, cols = of.walk.band.cols;
+    of.walk.band = {count, cols, count + cols, count + cols, 0};
+    of.walk.query_list = of.key_sums.global_queries;
+    of.skips_global_queries = false;
+    return of;
+  }
+
+  void run() {
+    for (index_t row = block.rows.begin; row < block.rows.end; row += kQueries) {
+      const Range rows{row, smaller(row + kQueries, block.rows.end)}, keys = block.walk.band.keys_any(rows);
+      finish(smaller(keys.begin, block.key_sums.covered.end));
+      key_sums.extend(keys.end);
+      for (index_t h = 0; h < block.num_heads; ++h) add_queries(block.heads[h], rows);
+    }
+    finish(block.key_sums.covered.end);
+  }
+
+  Sums<T> d_k(index_t key) const { return {key_sums.d_k(key), key_sums.width}; }
+  Sums<T> d_v(index_t key) const { return {key_sums.d_v(key), key_sums.width}; }
+
+  void add_queries(const AttentionHead& head, Range rows) {
+    AttentionBackward<S, E> pass{block, scratch, key_sums, head};
+    pass.take(rows, true);
+    if (pass.all_of_another_item()) return;
+    fill_row(T{0}, scratch.d_q, 1, {0, kQueries * padded(block.dim)});
+    const Sums<T> d_q{scratch.d_q, padded(block.dim)};
+    for_each_chunk(pass.scores, rows, [&](const Chunk& chunk) {
+      if (chunk.list == nullptr)
+        pass.differentiate(chunk, d_k(chunk.keys.begin), d_v(chunk.keys.begin), d_q);
+      else
+        add_global_keys(pass, chunk, d_q);
+    });
+    if (pass.wants_q) write_d_q(pass, head, rows);
+  }
+
+  // Their rows of sums lie apart: a chunk of their own is summed up and added to them.
+  void add_global_keys(AttentionBackward<S, E>& pass, const Chunk& chunk, const Sums<T>& d_q) {
+    const index_t width = key_sums.width;
+    T* const all = static_cast<T*>(block.key_sums.global_sums);
+    T* const sums = scratch.key_sums + block.key_sums.capacity * width;  // [kChunkKeys][width] behind those of the held keys
+    fill_row(T{0}, sums, 1, {0, chunk.size() * width});
+    pass.differentiate(chunk, {sums, width}, {sums + padded(block.dim), width}, d_q);
+    for (index_t c = 0; all != nullptr && c < chunk.size(); ++c) {
+      T* const to = all + key_sums.index_of_global(chunk.list[c]) * width;
+      for (index_t n = 0; n < width; n += S::kLanes) S::store(to + n, S::add(S::load(to + n), S::load(sums + c * width + n)));
+    }
+  }
+
+  void write_d_q(const AttentionBackward<S, E>& pass, const AttentionHead& head, Range rows) const {
+    for (index_t r = 0; r < rows.size(); ++r) {
+      const index_t position = block.walk.query(rows.begin + r);
+      if (pass.is_of_another_item(position)) continue;
+      KeySums<S, E>::write_scaled(scratch.d_q + r * padded(block.dim), head.d_q, position, block.dim, static_cast<T>(block.options.scale));
+    }
+  }
+
+  void finish(index_t to) {
+    key_sums.finish(to, [&](Range keys) {
+      const Range own = keys.intersect(block.key_sums.own);
+      if (own.empty()) return;
+      for (index_t h = 0; h < block.num_heads; ++h)
+        for (index_t row = 0; row < global_block.walk.band.rows; row += kQueries)
+          add_global_queries(block.heads[h], {row, smaller(row + kQueries, global_block.walk.band.rows)}, own);
+    });
+  }
+
+  void add_global_queries(const AttentionHead& head, Range rows, Range keys) {
+    AttentionBackward<S, E> pass{global_block, scratch, key_sums, head};
+    pass.take(rows, false);
+    T* const sums = static_cast<T*>(head.d_q_sums);
+    const Sums<T> d_q{sums == nullptr ? nullptr : sums + rows.begin * padded(block.dim), padded(block.dim)};
+    pass.differentiate(Chunk{keys}, d_k(keys.begin), d_v(keys.begin), d_q);
+  }
+};
+
+template <Simd S, class E>
+void attention_backward(const AttentionBlock& block) {
+  AttentionBackwardItem<S, E>{block}.run();
+}
+
+}  // namespace
+}  // namespace window_matmul::cpu

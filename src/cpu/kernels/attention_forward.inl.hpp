@@ -1,0 +1,180 @@
+// src/cpu/kernels/attention_forward.inl.hpp: out = softmax(scores) v and its log-sum-exp, chunk by chunk of keys with a running maximum.
+//
+//   m' = max(m, scores)    P = 2^(scores - m')    l = l 2^(m - m') + sum P    O = O 2^(m - m') + P v       out = O / l, lse = (m + log2 l) ln 2
+//
+// The factor 2^(m - m') costs nothing: it is multiplied in as the sums are loaded. P is zero where nothing is seen, and zero times infinity
+// is NaN: if an output is not finite, its block is done again without the zeros. So a weight of exactly zero adds nothing, whatever v holds.
+#pragma once
+
+#include "cpu/kernels/attention_dropout.inl.hpp"
+
+namespace window_matmul::cpu {
+namespace {
+
+template <Simd S, class E>
+struct AttentionForward {
+  using T = typename S::Scalar;
+  static constexpr index_t kQueries = ScoreShape<S>::kQueries, kLanes = S::kLanes;
+
+  const AttentionBlock& block;
+  const AttentionHead& head = block.heads[0];
+  // Scratch: transposed queries [D][kQueries], scores [kChunkKeys][kQueries], sums of O [kQueries][width], packed rows of k and of v, and
+  // a number a query: the maximum m, the sum l, the factor.
+  const index_t width = round_up(block.value_dim, kLanes);
+  T* const queries = static_cast<T*>(block.scratch);
+  T* const tile = queries + block.dim * kQueries + kMaxLanes;
+  T* const sums = tile + kChunkKeys * kQueries;
+  T* const packed_k = sums + kQueries * width;
+  T* const packed_v = packed_k + kChunkKeys * padded(block.dim);
+  T* const highest = packed_v + kChunkKeys * padded(block.value_dim);
+  T* const total = highest + kQueries;
+  T* const factor = total + kQueries;
+  Scores<S, E> scores{block, queries, tile, nullptr};
+  bool started = false;
+
+  void run() {
+    for (index_t row = block.rows.begin; row < block.rows.end; row += kQueries) {
+      const Range rows{row, smaller(row + kQueries, block.rows.end)};
+      if (block.skips_global_queries && all_global(rows)) continue;
+      scores.take_queries(head, rows);
+      if (!attend(rows, false)) attend(rows, true);
+    }
+  }
+
+  bool all_global(Range rows) const {
+    for (index_t row = rows.begin; row < rows.end; ++row)
+      if (!block.global_tokens.contains(block.walk.query(row))) return false;
+    return true;
+  }
+
+  // False, with nothing written, where an output is not finite and `exactly` is not yet asked for.
+  bool attend(Range rows, bool exactly) {
+    started = false;
+    fill_row(kMinusInfinity<T>, highest, 1, {0, kQueries});
+    fill_row(T{0}, total, 1, {0, kQueries});
+    for_each_chunk(scores, rows, [&](const Chunk& chunk) {
+      scores.compute(chunk, scores.gather.keys(block.k, chunk, block.dim, false, packed_k));
+      for (index_t v = 0; v < ScoreShape<S>::kColumns; ++v) exponentiate(v);
+      if (block.options.dropout_p > 0) drop();
+      weigh(chunk, rows, exactly);
+      started = true;
+    });
+    if (!started) fill_row(T{0}, sums, 1, {0, kQueries * width});
+    if (!exactly && !all_finite<S>(sums, rows.size() * width)) return false;
+    finish(rows);
+    return true;
+  }
+
+  // ---- phases -----------------------------------------------------------------------------------------------------------------------
+
+  // Scores of one vector of queries become weights.
+  void exponentiate(index_t v) {
+    const Range keys = scores.seen[v];
+    T* const column = scores.at(0, v);
+    clear(column, {0, keys.begin});
+    if (keys.empty()) return set(factor + v * kLanes, S::splat(T{1})), clear(column, {0, scores.chunk.size()});
+    clear(column, {keys.end, scores.chunk.size()});
+    const auto before = S::load(highest + v * kLanes);
+    const auto after = highest_of_column(column, keys, before);
+    set(highest + v * kLanes, after);
+    // Nothing seen yet: any finite number will do, as long as -inf minus it is -inf.
+    const auto offset = S::where_less(S::splat(kMinusInfinity<T>), after, after, S::where_less(after, S::zero(), S::zero(), after));
+    const auto rescale = exp2_nonpositive<S>(S::sub(before, offset));
+    set(factor + v * kLanes, rescale);
+    set(total + v * kLanes, S::fma(S::load(total + v * kLanes), rescale, sum_of_powers(column, keys, offset)));
+  }
+
+  static void set(T* to, typename S::Vec x) { S::store(to, x); }
+  static void clear(T* column, Range keys) {
+    for (index_t c = keys.begin; c < keys.end; ++c) S::store(column + c * kQueries, S::zero());
+  }
+
+  static typename S::Vec highest_of_column(const T* column, Range keys, typename S::Vec start) {
+    typename S::Vec chains[4] = {start, start, start, start};  // independent: a maximum takes several cycles
+    index_t c = keys.begin;
+    for (; c + 4 <= keys.end; c += 4)
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) chains[i] = S::max(chains[i], S::load(column + (c + i) * kQueries));
+    for (; c < keys.end; ++c) chains[0] = S::max(chains[0], S::load(column + c * kQueries));
+    return S::max(S::max(chains[0], chains[1]), S::max(chains[2], chains[3]));
+  }
+
+  static typename S::Vec sum_of_powers(T* column, Range keys, typename S::Vec offset) {
+    typename S::Vec sums_of_two[2] = {S::zero(), S::zero()};
+    const auto step = [&](index_t c, int i) {
+      const auto power = exp2_nonpositive<S>(S::sub(S::load(column + c * kQueries), offset));
+      S::store(column + c * kQueries, power);
+      sums_of_two[i] = S::add(sums_of_two[i], power);
+    };
+    index_t c = keys.begin;
+    for (; c + 2 <= keys.end; c += 2) step(c, 0), step(c + 1, 1);
+    if (c < keys.end) step(c, 0);
+    return S::add(sums_of_two[0], sums_of_two[1]);
+  }
+
+  void drop() const {
+    const T gain = dropout_gain<T>(block);
+    for_each_draw(scores, [&](index_t c, index_t lane, bool kept) {
+      T& weight = tile[c * kQueries + lane];
+      weight = kept ? weight * gain : 0;
+    });
+  }
+
+  void weigh(const Chunk& chunk, Range rows, bool exactly) const {
+    const KeyRows<T> v = scores.gather.keys(block.v, chunk, block.value_dim, true, packed_v);
+    for (index_t r = 0; r < rows.size(); r += S::kTileRows) {
+      const Range some{rows.begin + r, smaller(rows.begin + r + S::kTileRows, rows.end)};
+      const Range keys = scores.seen_by(some);
+      if (keys.empty() && started) continue;
+      const Scalars<T> weights{tile + keys.begin * kQueries + r, 1, kQueries};
+      const Sums<T> to{sums + r * width, width, started ? Start::scale : Start::clear, factor + r};
+      *block.multiply_adds +=
+          add_row_tile<S>(some.size(), block.value_dim, weights, {v.row(keys.begin), v.row_stride}, keys.size(), to, exactly);
+    }
+  }
+
+  // ---- output -----------------------------------------------------------------------------------------------------------------------
+
+  // 1 / l; 0 for a query without keys. A sink is one more term of the denominator.
+  T inverse_total(index_t r) const {
+    if (total[r] == 0 || block.options.dropout_p >= 1) return 0;
+    if (!block.options.has_sinks) return 1 / total[r];
+    const T sink = static_cast<T>(head.sink) * kLog2E<T> - highest[r];
+    return 1 / (total[r] + (sizeof(T) == 4 ? __builtin_exp2f(static_cast<float>(sink)) : static_cast<T>(__builtin_exp2(sink))));
+  }
+
+  void finish(Range rows) const {
+    const Matrix2<E> out(head.out);
+    for (index_t r = 0; r < rows.size(); ++r) {
+      const index_t position = block.walk.query(rows.begin + r);
+      if (is_of_another_item(position)) continue;
+      const auto inverse = S::splat(inverse_total(r));
+      T* const row = sums + r * width;
+      for (index_t n = 0; n < block.value_dim; n += kLanes) S::store(row + n, S::mul(S::load(row + n), inverse));
+      write_row<S>(row, block.value_dim, out.at(position, 0), out.col_stride);
+    }
+    if (head.lse.address != 0) write_lse(rows);
+  }
+
+  bool is_of_another_item(index_t position) const { return block.skips_global_queries && block.global_tokens.contains(position); }
+
+  void write_lse(Range rows) const {
+    const Matrix2<T> lse(head.lse);
+    for (index_t r = 0; r < kQueries; ++r) {
+      const T l = total[r], logarithm = (highest[r] + logarithm2(l)) * static_cast<T>(0.6931471805599453);
+      factor[r] = l == 0 ? kMinusInfinity<T> : l == l ? logarithm : l;
+    }
+    for (index_t r = 0; r < rows.size(); ++r) {
+      const index_t position = block.walk.query(rows.begin + r);
+      if (!is_of_another_item(position)) *lse.at(position, 0) = factor[r];
+    }
+  }
+};
+
+template <Simd S, class E>
+void attention_forward(const AttentionBlock& block) {
+  AttentionForward<S, E>{block}.run();
+}
+
+}  // namespace
+}  // namespace window_matmul::cpu
