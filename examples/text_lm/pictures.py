@@ -15,13 +15,17 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from torch import Tensor
 
-from .attention import BandAttention
+from .attention import ExplicitAttention
 from .cost import Curve
 from .model import LanguageModel, rotary_turns
 
-OURS, DENSE, INK, FAINT = "#1f5fa8", "#c8553d", "#222222", "#9a9a9a"
-COLOURS = {"ours": OURS, "dense": DENSE}
-NAMES = {"ours": "window_matmul, band storage", "dense": "scaled_dot_product_attention, dense mask"}
+OURS, EXPLICIT, DENSE, INK, FAINT = "#1f5fa8", "#3c9d74", "#c8553d", "#222222", "#9a9a9a"
+COLOURS = {"fused": OURS, "explicit": EXPLICIT, "dense": DENSE}
+NAMES = {
+    "fused": "window_attention, fused",
+    "explicit": "window_matmul and unwindow_matmul, scores stored",
+    "dense": "scaled_dot_product_attention, dense mask",
+}
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -68,23 +72,23 @@ def cost_curves(path: Path, curves: list[Curve], left: int) -> None:
 
 
 def _cost_panel(axes: Axes, curves: list[Curve], field: str, title: str) -> None:
+    fused = {cost.length: getattr(cost, field) for curve in curves if curve.kind == "fused" for cost in curve.costs}
     for curve in curves:
         values = [getattr(cost, field) for cost in curve.costs]
-        slope = f", last doubling L^{np.log2(values[-1] / values[-2]):.1f}" if len(values) > 1 else ""
         lengths = [cost.length for cost in curve.costs]
+        slope = f", last doubling L^{np.log2(values[-1] / values[-2]):.1f}" if len(values) > 1 else ""
         axes.loglog(lengths, values, "o-", color=COLOURS[curve.kind], linewidth=2, markersize=5, label=NAMES[curve.kind] + slope)
-    ours, dense = (([getattr(cost, field) for cost in curve.costs]) for curve in curves)
-    last = min(len(ours), len(dense)) - 1
-    if last >= 0:
-        axes.annotate(
-            f"{dense[last] / ours[last]:.1f}x", (curves[0].costs[last].length, (dense[last] * ours[last]) ** 0.5), ha="center", color=INK
-        )
+        if curve.kind != "fused" and lengths and lengths[-1] in fused:
+            axes.annotate(
+                f"{values[-1] / fused[lengths[-1]]:.1f}x", (lengths[-1], values[-1]), xytext=(0, 6), textcoords="offset points",
+                ha="center", color=COLOURS[curve.kind],
+            )  # fmt: skip
     lengths = sorted({cost.length for curve in curves for cost in curve.costs})
     axes.set_xticks(lengths, [f"{length // 1024}k" for length in lengths])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.margins(0.1, 0.1)
+    axes.margins(0.1, 0.12)
     axes.set(xlabel="sequence length L", title=title)
     axes.grid(True, which="major", color="#e6e6e6")
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.08), fontsize=9)
@@ -92,14 +96,14 @@ def _cost_panel(axes: Axes, curves: list[Curve], field: str, title: str) -> None
 
 @torch.inference_mode()
 def attention_bands(model: LanguageModel, tokens: Tensor) -> list[Tensor]:
-    """For each layer the attention weights (H, L, window + 1) of tokens (L,), in band storage as the operators give them."""
-    core = BandAttention(model.shape.window)
+    """For each layer the attention weights (H, L, window + 1) of tokens (L,), in band storage as the explicit operators give them."""
+    core = ExplicitAttention(model.shape.window)
     x, bands = model.embedding(tokens[None]), []
     turns = rotary_turns(0, len(tokens), model.shape.head_dim, x.dtype)
     for block in model.decoder_blocks():
         q, k, _ = block.attention.project(block.attention_norm(x), turns)
         bands.append(core.weights(q, k)[0])
-        x = block(x, turns)[0]
+        x = block(x, turns)
     return bands
 
 
