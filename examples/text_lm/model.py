@@ -12,7 +12,7 @@ from window_matmul import RollingCache
 from .attention import FusedAttention
 
 NUM_BYTES = 256
-ROTARY_BASE = 10_000.0
+ROTARY_BASE = 300.0  # the slowest of the eight turns of a head goes once around in some 900 bytes, about a window and its half
 
 Caches = list[RollingCache]  # one for each layer
 

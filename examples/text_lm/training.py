@@ -29,10 +29,10 @@ class Plan:
     """Everything that decides the trained weights: two runs of one plan on one machine agree bit for bit."""
 
     text: str | None = None  # a file; without one CPython's documentation
-    steps: int = 250
-    rows: int = 1  # sequences in a batch
-    context: int = 4096  # bytes in a sequence
-    window: int = 1023  # bytes before its own that a query sees
+    steps: int = 400
+    rows: int = 4  # sequences in a batch
+    context: int = 1024  # bytes in a sequence
+    window: int = 511  # bytes before its own that a query sees
     layers: int = 3
     width: int = 128
     heads: int = 8
