@@ -70,8 +70,8 @@ struct MaskView {  // (B, Lk) bytes, one a key, nonzero means true; packed seque
   index_t batch_stride = 0, key_stride = 1;
 };
 
-// WHERE, for the attention ops. Views have the shapes that attention.hpp gives, (B, H, L, n) even for bias, which is expanded with stride 0
-// where it is (H, W). What is not given or not wanted has no data.
+// WHERE, for the attention ops. Views have the shapes that attention.hpp gives, (B, H, L, n) even for bias and d_bias, which are expanded
+// with stride 0 where they are (H, W). What is not given or not wanted has no data.
 struct AttentionArgs {
   TensorView q, k, v, bias, sinks;
   MaskView key_mask, global_mask;

@@ -96,6 +96,29 @@ TEST_P(Attention, LargerProblemsAsTheReference) {
   }
 }
 
+// Windows of many tiles, sequences of many blocks, and dims of many registers.
+TEST_P(Attention, LongWideAndDeepProblems) {
+  if (is_reference(row())) return;  // it is what they are compared with
+  const AttentionCase cases[] = {
+      {.queries = 1100, .keys = 1100, .dim = 3, .value_dim = 5, .window = {500, 300}},
+      {.queries = 130, .keys = 130, .dim = 600, .value_dim = 530, .window = {40, 0}},
+      {.heads = 2, .queries = 70, .keys = 900, .dim = 17, .value_dim = 33, .window = {kUnbounded, 0}, .sinks = true},
+      {.queries = 900, .keys = 70, .dim = 9, .value_dim = 8, .window = {3, kUnbounded}, .softcap = 2},
+      {.queries = 1000, .keys = 1000, .dim = 4, .value_dim = 4, .window = {150, 150, {3}}, .dropout_p = 0.2},
+      {.queries = 600, .keys = 600, .dim = 8, .value_dim = 4, .window = {64, 64}, .bias_rank = 4, .hides = true, .global_mask = true},
+      {.heads = 4, .queries = 500, .keys = 500, .dim = 8, .value_dim = 8, .window = {90, 20, {1, 2, 5, 1}}, .global_tokens = 150},
+      {.queries = 1, .keys = 2000, .dim = 64, .value_dim = 64, .window = {1023, 0}, .key_mask = true},
+  };
+  for (const AttentionCase& c : cases) {
+    for (const DType dtype : {DType::f32, DType::f64, DType::bf16}) {
+      AttentionCase one = c;
+      one.dtype = dtype, one.layout_seed = dtype == DType::f32 ? 0 : 7;
+      AttentionTrial trial(one, 8);
+      ASSERT_TRUE(trial.check(op(), options(), trial.from_reference(op())));
+    }
+  }
+}
+
 WINDOW_MATMUL_TEST_EACH_ATTENTION(Attention);
 
 }  // namespace

@@ -1,8 +1,9 @@
 // tests/cpp/attention_tolerance.hpp: how far a kernel's results may be from the exact ones: the rounding of its sums, carried through.
 //
-// With u the roundoff of sums, a score of D products errs by (D + 8) u times their magnitude, its exponential by as much relatively, and
-// a row of n keys by (n + 16) u more. Every output is a sum of products of such probabilities with given numbers: its error is at most the
-// sum of their magnitudes times the relative error of the row that each comes from. Backward may start from `out` as it was rounded.
+// With u the roundoff of sums, a score of D products errs by (D + 8) u times their magnitude, its exponential by as much relatively, and a
+// row of n keys by (n + 16) u more; the sum that it is divided by errs likewise: hence twice that. Every output is a sum of products of
+// such probabilities with given numbers: its error is at most the sum of their magnitudes times the relative error of the row that each
+// comes from. Backward may start from `out` as it was rounded.
 #pragma once
 
 #include "attention_definition.hpp"
@@ -40,7 +41,7 @@ class AttentionTolerance {
     const AttentionRow<double> row = definition_.row(s, h, i);
     if (row.keys.empty()) return;
     const double scores = error_of_scores(s, h, i, row), keys = static_cast<double>(row.keys.size());
-    const double of_p = 4 * (scores + (keys + 16) * u_);
+    const double of_p = 2 * (scores + (keys + 16) * u_);
     at(errors_.lse, definition_.row_at(s, h, i)) = of_p;
     const double tiny = sum_format_of(c_.dtype).smallest_normal;  // a probability below it may become 0
     for (const auto& key : row.keys)
@@ -53,7 +54,7 @@ class AttentionTolerance {
   void add_gradients(index_t s, index_t h, index_t i, const AttentionRow<double>& row, double scores, double of_p) {
     // Sums over all rows that share a gradient, and the value dim.
     const double terms = static_cast<double>(c_.value_dim) + 2 * static_cast<double>(rows_of_all(c_)) + 16;
-    const double relative = of_p + format_of(c_.dtype).roundoff + 4 * terms * u_;
+    const double relative = of_p + format_of(c_.dtype).roundoff + 2 * terms * u_;
     std::vector<double> d_p;
     double delta = 0;
     for (const auto& key : row.keys) {
