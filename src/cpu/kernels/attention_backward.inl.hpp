@@ -9,6 +9,7 @@
 
 #include "cpu/kernels/attention_dropout.inl.hpp"
 #include "cpu/kernels/attention_key_sums.inl.hpp"
+#include "cpu/kernels/prefetch.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -50,7 +51,7 @@ struct AttentionBackward {
   const bool wants_bias = head.d_bias.address != 0 || head.d_bias_sums != nullptr;
   Range rows{};
   Rows q{}, d_out{};
-  bool queries_finite = true;
+  bool queries_finite = true, any_lse_is_nan = false;
 
   // Of a block of queries; what concerns the queries alone is left out where the block is met again.
   void take(Range of, bool first_time) {
@@ -60,7 +61,11 @@ struct AttentionBackward {
     queries_finite = finite(scratch.queries, block.dim) && finite(scratch.d_out_transposed, block.value_dim);
     q = scores.gather.queries(head.q, rows, block.dim, scratch.q);
     d_out = scores.gather.queries(head.d_out, rows, block.value_dim, scratch.d_out);
-    for (index_t r = 0; r < kQueries; ++r) take_row(r, first_time);
+    any_lse_is_nan = false;
+    for (index_t r = 0; r < kQueries; ++r) {
+      take_row(r, first_time);
+      any_lse_is_nan = any_lse_is_nan || scratch.lse[r] != scratch.lse[r];
+    }
   }
 
   bool finite(const T* transposed, index_t columns) const {
@@ -94,12 +99,19 @@ struct AttentionBackward {
   }
 
   T product_with_out(index_t position) const {
+    const Matrix2<const E> a(head.d_out), b(head.out);
+    const E *x = a.at(position, 0), *y = b.at(position, 0);
+    if (a.col_stride == 1 && b.col_stride == 1 && block.value_dim % kLanes == 0) return dot(x, y, block.value_dim);
     const index_t width = padded(block.value_dim);
-    T *const a = scratch.line, *const b = a + width;
-    scores.gather.row(head.d_out, position, block.value_dim, a);
-    scores.gather.row(head.out, position, block.value_dim, b);
+    scores.gather.row(head.d_out, position, block.value_dim, scratch.line);
+    scores.gather.row(head.out, position, block.value_dim, scratch.line + width);
+    return dot(scratch.line, scratch.line + width, width);
+  }
+
+  template <class A>
+  static T dot(const A* x, const A* y, index_t count) {  // whole vectors
     auto sum = S::zero();
-    for (index_t n = 0; n < width; n += kLanes) sum = S::fma(S::load(a + n), S::load(b + n), sum);
+    for (index_t n = 0; n < count; n += kLanes) sum = S::fma(S::load(x + n), S::load(y + n), sum);
     return S::sum(sum);
   }
 
@@ -127,10 +139,13 @@ struct AttentionBackward {
   }
 
   void exponentiate() const {
+    const auto lowest = S::splat(std::numeric_limits<T>::lowest());
     for (index_t v = 0; v < ScoreShape<S>::kColumns; ++v) {
       const auto lse = S::load(scratch.lse + v * kLanes);
-      for (index_t c = scores.seen[v].begin; c < scores.seen[v].end; ++c)
-        S::store(scores.at(c, v), exp2_nonpositive<S>(S::sub(S::load(scores.at(c, v)), lse)));
+      for (index_t c = scores.seen[v].begin; c < scores.seen[v].end; ++c) {
+        const auto score = S::load(scores.at(c, v)), p = exp2_nonpositive<S>(S::sub(score, lse));
+        S::store(scores.at(c, v), any_lse_is_nan ? S::where_less(score, lowest, S::zero(), p) : p);  // -inf minus NaN
+      }
     }
     scores.clear_unseen(scratch.p);
   }
@@ -148,7 +163,8 @@ struct AttentionBackward {
 
   void leave_to_sink() const {
     scores.for_each_seen([&](index_t c, index_t v) {
-      S::store(scores.at(c, v), S::mul(S::load(scores.at(c, v)), S::load(scratch.share + v * kLanes)));
+      const auto p = S::load(scores.at(c, v));  // the share may be NaN where P is 0
+      S::store(scores.at(c, v), S::where_less(S::zero(), p, S::mul(p, S::load(scratch.share + v * kLanes)), p));
     });
   }
 
@@ -158,7 +174,7 @@ struct AttentionBackward {
       T &p = scratch.p[c * kQueries + lane], &d_s = scratch.d_s[c * kQueries + lane];
       const T d_p = kept ? gain * scratch.share[lane] * d_s : 0;
       d_s = p == 0 ? 0 : p * (d_p - scratch.offset[lane]);
-      p = kept ? p * gain * scratch.share[lane] : 0;
+      p = kept && p != 0 ? p * gain * scratch.share[lane] : 0;
     });
   }
 
@@ -274,6 +290,7 @@ struct AttentionBackwardItem {
     AttentionBackward<S, E> pass{block, scratch, key_sums, head};
     pass.take(rows, true);
     if (pass.all_of_another_item()) return;
+    prefetch(head, NextBlock(block.walk, rows));
     fill_row(T{0}, scratch.d_q, 1, {0, kQueries * padded(block.dim)});
     const Sums<T> d_q{scratch.d_q, padded(block.dim)};
     for_each_chunk(pass.scores, rows, [&](const Chunk& chunk) {
@@ -283,6 +300,24 @@ struct AttentionBackwardItem {
         add_global_keys(pass, chunk, d_q);
     });
     if (pass.wants_q) write_d_q(pass, head, rows);
+  }
+
+  void prefetch(const AttentionHead& head, const NextBlock& next) const {
+    if (next.queries.empty()) return;
+    prefetch_queries<E, kToRead>(block.walk, next, head.q, block.dim);
+    prefetch_queries<E, kToRead>(block.walk, next, head.out, block.value_dim);
+    prefetch_queries<E, kToRead>(block.walk, next, head.d_out, block.value_dim);
+    prefetch_queries<E, kToWrite>(block.walk, next, head.d_q, block.dim);
+    prefetch_keys<E, kToRead>(block.walk, next, block.k, block.dim);
+    prefetch_keys<E, kToRead>(block.walk, next, block.v, block.value_dim);
+    prefetch_keys<E, kToWrite>(block.walk, behind(next), block.d_k, block.dim);
+    prefetch_keys<E, kToWrite>(block.walk, behind(next), block.d_v, block.value_dim);
+  }
+
+  // The keys that are finished before the next block begins.
+  NextBlock behind(NextBlock next) const {
+    next.keys = {key_sums.begin, smaller(block.walk.band.keys_any(next.queries).begin, key_sums.begin + kQueries)};
+    return next;
   }
 
   // Their rows of sums lie apart: a chunk of their own is summed up and added to them.

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cpu/kernels/attention_dropout.inl.hpp"
+#include "cpu/kernels/prefetch.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -37,8 +38,17 @@ struct AttentionForward {
       const Range rows{row, smaller(row + kQueries, block.rows.end)};
       if (block.skips_global_queries && all_global(rows)) continue;
       scores.take_queries(head, rows);
-      if (!attend(rows, false)) attend(rows, true);
+      prefetch(NextBlock(block.walk, rows));
+      if (!attend(rows, false)) attend(rows, true);  // in the place of what was written
     }
+  }
+
+  void prefetch(const NextBlock& next) const {
+    if (next.queries.empty()) return;
+    prefetch_queries<E, kToRead>(block.walk, next, head.q, block.dim);
+    prefetch_queries<E, kToWrite>(block.walk, next, head.out, block.value_dim);
+    prefetch_keys<E, kToRead>(block.walk, next, block.k, block.dim);
+    prefetch_keys<E, kToRead>(block.walk, next, block.v, block.value_dim);
   }
 
   bool all_global(Range rows) const {
@@ -47,7 +57,7 @@ struct AttentionForward {
     return true;
   }
 
-  // False, with nothing written, where an output is not finite and `exactly` is not yet asked for.
+  // False where an output is not finite.
   bool attend(Range rows, bool exactly) {
     started = false;
     fill_row(kMinusInfinity<T>, highest, 1, {0, kQueries});
@@ -60,9 +70,8 @@ struct AttentionForward {
       started = true;
     });
     if (!started) fill_row(T{0}, sums, 1, {0, kQueries * width});
-    if (!exactly && !all_finite<S>(sums, rows.size() * width)) return false;
-    finish(rows);
-    return true;
+    if (head.lse.address != 0) write_lse(rows);
+    return write(rows);
   }
 
   // ---- phases -----------------------------------------------------------------------------------------------------------------------
@@ -143,17 +152,29 @@ struct AttentionForward {
     return 1 / (total[r] + (sizeof(T) == 4 ? __builtin_exp2f(static_cast<float>(sink)) : static_cast<T>(__builtin_exp2(sink))));
   }
 
-  void finish(Range rows) const {
+  bool write(Range rows) const {
     const Matrix2<E> out(head.out);
+    bool finite = true;
     for (index_t r = 0; r < rows.size(); ++r) {
       const index_t position = block.walk.query(rows.begin + r);
       if (is_of_another_item(position)) continue;
-      const auto inverse = S::splat(inverse_total(r));
       T* const row = sums + r * width;
-      for (index_t n = 0; n < block.value_dim; n += kLanes) S::store(row + n, S::mul(S::load(row + n), inverse));
+      finite = scale(row, inverse_total(r)) && finite;
       write_row<S>(row, block.value_dim, out.at(position, 0), out.col_stride);
     }
-    if (head.lse.address != 0) write_lse(rows);
+    return finite;
+  }
+
+  // False where an element is not finite.
+  bool scale(T* row, T by) const {
+    const auto factors = S::splat(by);
+    auto probe = S::zero();
+    for (index_t n = 0; n < block.value_dim; n += kLanes) {
+      const auto scaled = S::mul(S::load(row + n), factors);
+      probe = S::fma(scaled, S::zero(), probe);
+      S::store(row + n, scaled);
+    }
+    return S::all_zero(probe);
   }
 
   bool is_of_another_item(index_t position) const { return block.skips_global_queries && block.global_tokens.contains(position); }

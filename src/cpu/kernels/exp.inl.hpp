@@ -87,21 +87,32 @@ struct Exp2Constants<double> {  // ln(2)^n / n!: relative error 4e-18
   static constexpr double kLowest = -1022;
 };
 
-// 2^x for x of at most 1 or so. Zero where the result would be subnormal, and of -inf; NaN stays NaN.
+// 2^f for f from -1/2 to 1/2.
 template <Simd S>
-[[gnu::always_inline]] inline typename S::Vec exp2_nonpositive(typename S::Vec x) {
-  using T = typename S::Scalar;
-  using C = Exp2Constants<T>;
-  constexpr int kTerms = sizeof(C::kCoefficients) / sizeof(T);
-  const auto lowest = S::splat(C::kLowest), round = S::splat(ExpConstants<T>::kRound);
-  const auto t = S::where_less(x, lowest, lowest, x);
-  const auto shifted = S::add(t, round);
-  const auto f = S::sub(t, S::sub(shifted, round));
+[[gnu::always_inline]] inline typename S::Vec exp2_of_fraction(typename S::Vec f) {
+  using C = Exp2Constants<typename S::Scalar>;
+  constexpr int kTerms = sizeof(C::kCoefficients) / sizeof(typename S::Scalar);
   auto sum = S::splat(C::kCoefficients[kTerms - 1]);
 #pragma GCC unroll 16
   for (int i = kTerms - 2; i >= 0; --i) sum = S::fma(sum, f, S::splat(C::kCoefficients[i]));
-  const auto power = S::shift_to_exponent(S::add(shifted, S::splat(ExpConstants<T>::kBias)));
-  return S::where_less(x, lowest, S::zero(), S::mul(sum, power));
+  return sum;
+}
+
+// 2^x for x of at most 1 or so. Zero, or subnormal, where the result would be subnormal; 0 of -inf; NaN stays NaN.
+template <Simd S>
+[[gnu::always_inline]] inline typename S::Vec exp2_nonpositive(typename S::Vec x) {
+  using T = typename S::Scalar;
+  if constexpr (HasExponentWords<S>) {
+    const auto f = S::fraction(x);
+    return S::times_power_of_two(exp2_of_fraction<S>(f), S::sub(x, f));
+  } else {
+    const auto lowest = S::splat(Exp2Constants<T>::kLowest), round = S::splat(ExpConstants<T>::kRound);
+    const auto t = S::where_less(x, lowest, lowest, x);
+    const auto shifted = S::add(t, round);
+    const auto sum = exp2_of_fraction<S>(S::sub(t, S::sub(shifted, round)));
+    const auto power = S::shift_to_exponent(S::add(shifted, S::splat(ExpConstants<T>::kBias)));
+    return S::where_less(x, lowest, S::zero(), S::mul(sum, power));
+  }
 }
 
 // tanh x = -e / (e + 2) with e = exp(-2 |x|) - 1, which keeps its digits where x is small.

@@ -46,6 +46,8 @@ struct Avx512<float> {
   static Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
   static Vec where_less(Vec a, Vec b, Vec c, Vec d) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), d, c); }
   static Vec shift_to_exponent(Vec v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 23)); }
+  static Vec fraction(Vec v) { return _mm512_reduce_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static Vec times_power_of_two(Vec v, Vec n) { return _mm512_scalef_ps(v, n); }
   static float sum(Vec v) { return _mm512_reduce_add_ps(v); }
   static float highest(Vec v) { return _mm512_reduce_max_ps(v); }
   static bool all_zero(Vec v) { return _mm512_cmp_ps_mask(v, zero(), _CMP_EQ_OQ) == 0xffff; }
@@ -86,6 +88,8 @@ struct Avx512<double> {
   static Vec max(Vec a, Vec b) { return _mm512_max_pd(a, b); }
   static Vec where_less(Vec a, Vec b, Vec c, Vec d) { return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_LT_OQ), d, c); }
   static Vec shift_to_exponent(Vec v) { return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(v), 52)); }
+  static Vec fraction(Vec v) { return _mm512_reduce_pd(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static Vec times_power_of_two(Vec v, Vec n) { return _mm512_scalef_pd(v, n); }
   static double sum(Vec v) { return _mm512_reduce_add_pd(v); }
   static double highest(Vec v) { return _mm512_reduce_max_pd(v); }
   static bool all_zero(Vec v) { return _mm512_cmp_pd_mask(v, zero(), _CMP_EQ_OQ) == 0xff; }

@@ -30,4 +30,11 @@ concept Simd = requires(typename S::Scalar* p, const bf16* b, typename S::Vec v,
   { S::transpose(square) };
 };
 
+// What only some instruction sets have, and what exp2 is built from where they do.
+template <class S>
+concept HasExponentWords = requires(typename S::Vec v) {
+  { S::fraction(v) } -> std::same_as<typename S::Vec>;               // v minus the nearest integer; 0 of an infinity
+  { S::times_power_of_two(v, v) } -> std::same_as<typename S::Vec>;  // a * 2^b for an integer b, or -inf
+};
+
 }  // namespace window_matmul::cpu
