@@ -23,7 +23,7 @@ OURS, EXPLICIT, DENSE, INK, FAINT = "#1f5fa8", "#3c9d74", "#c8553d", "#222222", 
 COLOURS = {"fused": OURS, "explicit": EXPLICIT, "dense": DENSE}
 NAMES = {
     "fused": "window_attention, fused",
-    "explicit": "window_matmul and unwindow_matmul, scores stored",
+    "explicit": "explicit operators, scores stored",
     "dense": "scaled_dot_product_attention, dense mask",
 }
 STYLE: dict[Any, Any] = {
@@ -35,6 +35,7 @@ STYLE: dict[Any, Any] = {
 }
 BYTES_BACK = FuncFormatter(lambda value, _: f"{abs(value):g}")
 LETTERS, LETTER_SIZE = FontProperties(family="DejaVu Sans Mono"), 7
+SMALL_COLUMNS = 64  # of a small band panel: each shows the largest weight of some neighbouring slots, which thinner ones would lose
 SHOWN_DISTANCE = 47  # the large band panels show this many slots before the self key
 
 
@@ -62,11 +63,17 @@ def loss_curve(path: Path, losses: list[float], held_out: list[tuple[int, float]
 
 
 def cost_curves(path: Path, curves: list[Curve], left: int) -> None:
+    """Time and memory over the length; behind each curve its slope, and its last cost as a multiple of the fused operator's."""
     with plt.rc_context(STYLE):
-        figure, (times, memory) = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
+        figure, (times, memory) = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
         _cost_panel(times, curves, "seconds", "seconds, forward + backward")
         _cost_panel(memory, curves, "mebibytes", "growth of peak memory, MiB")
-        figure.suptitle(f"One attention layer, window ({left}, 0)", x=0.01, ha="left")
+        figure.suptitle(
+            f"One attention layer, window ({left}, 0): growth with the length, and multiples of the fused operator's cost",
+            x=0.01,
+            ha="left",
+        )
+        figure.legend(*times.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
@@ -74,24 +81,25 @@ def cost_curves(path: Path, curves: list[Curve], left: int) -> None:
 def _cost_panel(axes: Axes, curves: list[Curve], field: str, title: str) -> None:
     fused = {cost.length: getattr(cost, field) for curve in curves if curve.kind == "fused" for cost in curve.costs}
     for curve in curves:
-        values = [getattr(cost, field) for cost in curve.costs]
-        lengths = [cost.length for cost in curve.costs]
-        slope = f", last doubling L^{np.log2(values[-1] / values[-2]):.1f}" if len(values) > 1 else ""
-        axes.loglog(lengths, values, "o-", color=COLOURS[curve.kind], linewidth=2, markersize=5, label=NAMES[curve.kind] + slope)
-        if curve.kind != "fused" and lengths and lengths[-1] in fused:
+        lengths, values = [cost.length for cost in curve.costs], [getattr(cost, field) for cost in curve.costs]
+        axes.loglog(lengths, values, "o-", color=COLOURS[curve.kind], linewidth=2, markersize=5, label=NAMES[curve.kind])
+        said = [f"L^{np.log2(values[-1] / values[-2]):.1f}"] if len(values) > 1 else []
+        said += [f"{values[-1] / fused[lengths[-1]]:.1f}x"] if curve.kind != "fused" and lengths and lengths[-1] in fused else []
+        if said:
             axes.annotate(
-                f"{values[-1] / fused[lengths[-1]]:.1f}x", (lengths[-1], values[-1]), xytext=(0, 6), textcoords="offset points",
-                ha="center", color=COLOURS[curve.kind],
+                ", ".join(said), (lengths[-1], values[-1]), xytext=(7, 0), textcoords="offset points", va="center",
+                color=COLOURS[curve.kind], bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5}, zorder=5,
             )  # fmt: skip
     lengths = sorted({cost.length for curve in curves for cost in curve.costs})
     axes.set_xticks(lengths, [f"{length // 1024}k" for length in lengths])
+    if lengths:
+        axes.set_xlim(lengths[0] / 1.2, lengths[-1] * 2.5)  # room for what is said behind the curves
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.margins(0.1, 0.12)
+    axes.margins(y=0.1)
     axes.set(xlabel="sequence length L", title=title)
     axes.grid(True, which="major", color="#e6e6e6")
-    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.08), fontsize=9)
 
 
 @torch.inference_mode()
@@ -170,7 +178,11 @@ def _glyphs(axes: Axes, character: str, x: np.ndarray, y: np.ndarray, colours: n
 
 def _small_panel(axes: Axes, band: Tensor, title: str) -> None:
     rows, width = band.shape
-    axes.imshow(band.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=(1 - width - 0.5, 0.5, rows - 0.5, -0.5))
+    group = -(-width // SMALL_COLUMNS)  # slots in a column
+    columns = -(-width // group)
+    pooled = torch.nn.functional.pad(band, (columns * group - width, 0)).unflatten(-1, (columns, group)).amax(dim=-1)
+    extent = (0.5 - columns * group, 0.5, rows - 0.5, -0.5)
+    axes.imshow(pooled.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=extent, interpolation="nearest")
     axes.xaxis.set_major_formatter(BYTES_BACK)
     axes.set_yticks([])
     axes.set_title(title, fontsize=8)

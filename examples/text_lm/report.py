@@ -93,7 +93,7 @@ def _bands(results: Results) -> str:
     return """## What each head looks at
 The attention weights of a held-out sentence, as the explicit operators return them: a row for each query, a column for each slot of its
 window. The last column is the query's own byte. In the large panels each cell shows the byte that stands there (`·` a space, `↵` a line
-break) and its colour how much of the query's attention it gets.
+break) and its colour how much of the query's attention it gets. In the small ones a column is the largest of some neighbouring slots.
 
 ![attention bands](bands.png)"""
 
