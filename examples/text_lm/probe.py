@@ -17,6 +17,7 @@ from text_lm.text import Corpus
 from text_lm.training import Plan, Trainer
 
 WARM_LENGTH = 256
+PAGE = 4096
 SECONDS = 1.0  # repeated for at least so long, and at least once
 
 
@@ -25,7 +26,7 @@ def measure(step: Callable[[], object]) -> dict[str, float]:
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     times = [_seconds(step)]
-    mebibytes = (_resident("VmHWM") - before) / 2**20
+    mebibytes = max(_resident("VmHWM") - before, PAGE) / 2**20  # never 0: costs are divided
     while len(times) == 1 or sum(times[1:]) < SECONDS:
         times.append(_seconds(step))
     return {"seconds": min(times[1:]), "mebibytes": mebibytes}
