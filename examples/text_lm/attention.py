@@ -1,18 +1,28 @@
-# examples/text_lm/attention.py: causal windowed attention from the explicit operators, and the same from dense ones.
-"""Both classes map q, k, v (B, H, L, D) to (B, H, Lq, D); the model does not know which one it holds."""
+# examples/text_lm/attention.py: causal windowed attention: fused, from the explicit operators, and dense with a mask.
+"""All classes map q, k, v (B, H, L, D) to (B, H, Lq, D); the model does not know which one it holds."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from window_matmul import unwindow_matmul, window_matmul, window_softmax
+from window_matmul import unwindow_matmul, window_attention, window_matmul, window_softmax
 
 
-class BandAttention(nn.Module):
-    """Each query sees its own key and the `left` keys before it; time and memory grow with L * (left + 1).
+class FusedAttention(nn.Module):
+    """Each query sees its own key and the `left` keys before it; time grows with L * (left + 1), memory with L alone."""
 
-    Everything the demo asks of the library is in this class: a fused kernel would replace the three lines of `forward`.
-    """
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.window = (left, 0)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = window_attention(q, k, v, self.window)
+        assert isinstance(out, Tensor)  # a pair with return_lse
+        return out
+
+
+class ExplicitAttention(nn.Module):
+    """The same from the band operators: the weights are a tensor to look at, and time and memory grow with L * (left + 1)."""
 
     def __init__(self, left: int) -> None:
         super().__init__()
@@ -42,6 +52,9 @@ class DenseAttention(nn.Module):
     def prepare(self, num_queries: int, num_keys: int) -> None:
         if self.mask.shape != (num_queries, num_keys):
             self.mask = band_mask(num_queries, num_keys, self.left)
+
+
+KINDS = {"fused": FusedAttention, "explicit": ExplicitAttention, "dense": DenseAttention}
 
 
 def band_mask(num_queries: int, num_keys: int, left: int) -> Tensor:

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, silu
 
-from .attention import BandAttention
+from window_matmul import RollingCache
+
+from .attention import FusedAttention
 
 NUM_BYTES = 256
-ROTARY_BASE = 10_000.0
+ROTARY_BASE = 300.0  # the slowest of the eight turns of a head goes once around in some 900 bytes, about a window and its half
 
-KeysValues = tuple[Tensor, Tensor]  # the last `left` keys and values of a layer, (B, H, <= left, D)
-Cache = list[KeysValues]  # for each layer
+Caches = list[RollingCache]  # one for each layer
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape, core: nn.Module) -> None:
         super().__init__()
         self.heads = shape.heads
-        self.left = shape.window
         self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
         self.out = nn.Linear(shape.width, shape.width, bias=False)
         self.core = core
@@ -57,12 +57,11 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         return rotate(q, turns), rotate(k, turns), v
 
-    def forward(self, x: Tensor, turns: Tensor, past: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
+    def forward(self, x: Tensor, turns: Tensor, cache: RollingCache | None = None) -> Tensor:
         q, k, v = self.project(x, turns)
-        if past is not None:  # fewer queries than keys: the operators align the last query with the last key
-            k, v = torch.cat((past[0], k), dim=-2), torch.cat((past[1], v), dim=-2)
-        mixed = self.core(q, k, v).transpose(1, 2).reshape(x.shape)
-        return self.out(mixed), (k[..., -self.left :, :], v[..., -self.left :, :])
+        mixed = self.core(q, k, v) if cache is None else cache.attend(q, k, v)
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(x.shape))
+        return out
 
 
 class SwiGLU(nn.Module):
@@ -88,16 +87,16 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(shape.width)
         self.mlp = SwiGLU(shape.width)
 
-    def forward(self, x: Tensor, turns: Tensor, past: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
-        mixed, kept = self.attention(self.attention_norm(x), turns, past)
-        x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), kept
+    def forward(self, x: Tensor, turns: Tensor, cache: RollingCache | None = None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), turns, cache)
+        out: Tensor = x + self.mlp(self.mlp_norm(x))
+        return out
 
 
 class LanguageModel(nn.Module):
     """bytes (B, L) -> logits (B, L, 256) of each next byte."""
 
-    def __init__(self, shape: Shape, core: Callable[[int], nn.Module] = BandAttention) -> None:
+    def __init__(self, shape: Shape, core: Callable[[int], nn.Module] = FusedAttention) -> None:
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(NUM_BYTES, shape.width)
@@ -117,33 +116,22 @@ class LanguageModel(nn.Module):
     def decoder_blocks(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.step(tokens, 0, None)[0]
+    def new_caches(self) -> Caches:
+        """Empty caches for one sequence; their memory does not grow with it."""
+        shape, dtype = self.shape, self.embedding.weight.dtype
+        return [RollingCache(1, shape.heads, shape.head_dim, (shape.window, 0), dtype=dtype) for _ in range(shape.layers)]
 
-    def step(self, tokens: Tensor, start: int, cache: Cache | None) -> tuple[Tensor, Cache]:
-        """Logits of `tokens`, whose first position is `start`, given the cache of everything before; and the cache after them."""
+    def forward(self, tokens: Tensor, caches: Caches | None = None) -> Tensor:
+        """With caches, `tokens` follow what these have seen, and are appended to them."""
+        start = 0 if caches is None else caches[0].length
+        assert isinstance(start, int)  # a list where rows differ
         x = self.embedding(tokens)
         turns = rotary_turns(start, tokens.shape[-1], self.shape.head_dim, x.dtype)
-        kept: Cache = []
         for index, block in enumerate(self.decoder_blocks()):
-            x, layer_cache = block(x, turns, cache[index] if cache else None)
-            kept.append(layer_cache)
-        return self.head(self.norm(x)), kept
+            x = block(x, turns, None if caches is None else caches[index])
+        logits: Tensor = self.head(self.norm(x))
+        return logits
 
     def loss(self, tokens: Tensor) -> Tensor:
         """Mean cross-entropy in nats of bytes 1.. of tokens (B, L + 1), each predicted from those before it."""
         return cross_entropy(self(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
-
-
-@torch.inference_mode()
-def generate(model: LanguageModel, prompt: bytes, length: int, temperature: float, generator: torch.Generator) -> bytes:
-    """`length` bytes after `prompt`, one at a time: each step attends from one query to the last `window` cached keys."""
-    logits, cache = model.step(torch.tensor([list(prompt)]), 0, None)
-    produced: list[int] = []
-    while True:
-        chances = torch.softmax(logits[0, -1] / temperature, dim=-1)
-        produced.append(int(torch.multinomial(chances, 1, generator=generator)))
-        if len(produced) == length:
-            return bytes(produced)
-        position = len(prompt) + len(produced) - 1
-        logits, cache = model.step(torch.tensor([produced[-1:]]), position, cache)

@@ -15,13 +15,17 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from torch import Tensor
 
-from .attention import BandAttention
+from .attention import ExplicitAttention
 from .cost import Curve
 from .model import LanguageModel, rotary_turns
 
-OURS, DENSE, INK, FAINT = "#1f5fa8", "#c8553d", "#222222", "#9a9a9a"
-COLOURS = {"ours": OURS, "dense": DENSE}
-NAMES = {"ours": "window_matmul, band storage", "dense": "scaled_dot_product_attention, dense mask"}
+OURS, EXPLICIT, DENSE, INK, FAINT = "#1f5fa8", "#3c9d74", "#c8553d", "#222222", "#9a9a9a"
+COLOURS = {"fused": OURS, "explicit": EXPLICIT, "dense": DENSE}
+NAMES = {
+    "fused": "window_attention, fused",
+    "explicit": "explicit operators, scores stored",
+    "dense": "scaled_dot_product_attention, dense mask",
+}
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -31,6 +35,7 @@ STYLE: dict[Any, Any] = {
 }
 BYTES_BACK = FuncFormatter(lambda value, _: f"{abs(value):g}")
 LETTERS, LETTER_SIZE = FontProperties(family="DejaVu Sans Mono"), 7
+SMALL_COLUMNS = 64  # of a small band panel: each shows the largest weight of some neighbouring slots, which thinner ones would lose
 SHOWN_DISTANCE = 47  # the large band panels show this many slots before the self key
 
 
@@ -58,48 +63,55 @@ def loss_curve(path: Path, losses: list[float], held_out: list[tuple[int, float]
 
 
 def cost_curves(path: Path, curves: list[Curve], left: int) -> None:
+    """Time and memory over the length; behind each curve its slope, and its last cost as a multiple of the fused operator's."""
     with plt.rc_context(STYLE):
-        figure, (times, memory) = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
+        figure, (times, memory) = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
         _cost_panel(times, curves, "seconds", "seconds, forward + backward")
         _cost_panel(memory, curves, "mebibytes", "growth of peak memory, MiB")
-        figure.suptitle(f"One attention layer, window ({left}, 0)", x=0.01, ha="left")
+        figure.suptitle(
+            f"One attention layer, window ({left}, 0): growth with the length, and multiples of the fused operator's cost",
+            x=0.01,
+            ha="left",
+        )
+        figure.legend(*times.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
 
 def _cost_panel(axes: Axes, curves: list[Curve], field: str, title: str) -> None:
+    fused = {cost.length: getattr(cost, field) for curve in curves if curve.kind == "fused" for cost in curve.costs}
     for curve in curves:
-        values = [getattr(cost, field) for cost in curve.costs]
-        slope = f", last doubling L^{np.log2(values[-1] / values[-2]):.1f}" if len(values) > 1 else ""
-        lengths = [cost.length for cost in curve.costs]
-        axes.loglog(lengths, values, "o-", color=COLOURS[curve.kind], linewidth=2, markersize=5, label=NAMES[curve.kind] + slope)
-    ours, dense = (([getattr(cost, field) for cost in curve.costs]) for curve in curves)
-    last = min(len(ours), len(dense)) - 1
-    if last >= 0:
-        axes.annotate(
-            f"{dense[last] / ours[last]:.1f}x", (curves[0].costs[last].length, (dense[last] * ours[last]) ** 0.5), ha="center", color=INK
-        )
+        lengths, values = [cost.length for cost in curve.costs], [getattr(cost, field) for cost in curve.costs]
+        axes.loglog(lengths, values, "o-", color=COLOURS[curve.kind], linewidth=2, markersize=5, label=NAMES[curve.kind])
+        said = [f"L^{np.log2(values[-1] / values[-2]):.1f}"] if len(values) > 1 else []
+        said += [f"{values[-1] / fused[lengths[-1]]:.1f}x"] if curve.kind != "fused" and lengths and lengths[-1] in fused else []
+        if said:
+            axes.annotate(
+                ", ".join(said), (lengths[-1], values[-1]), xytext=(7, 0), textcoords="offset points", va="center",
+                color=COLOURS[curve.kind], bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5}, zorder=5,
+            )  # fmt: skip
     lengths = sorted({cost.length for curve in curves for cost in curve.costs})
     axes.set_xticks(lengths, [f"{length // 1024}k" for length in lengths])
+    if lengths:
+        axes.set_xlim(lengths[0] / 1.2, lengths[-1] * 2.5)  # room for what is said behind the curves
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.margins(0.1, 0.1)
+    axes.margins(y=0.1)
     axes.set(xlabel="sequence length L", title=title)
     axes.grid(True, which="major", color="#e6e6e6")
-    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.08), fontsize=9)
 
 
 @torch.inference_mode()
 def attention_bands(model: LanguageModel, tokens: Tensor) -> list[Tensor]:
-    """For each layer the attention weights (H, L, window + 1) of tokens (L,), in band storage as the operators give them."""
-    core = BandAttention(model.shape.window)
+    """For each layer the attention weights (H, L, window + 1) of tokens (L,), in band storage as the explicit operators give them."""
+    core = ExplicitAttention(model.shape.window)
     x, bands = model.embedding(tokens[None]), []
     turns = rotary_turns(0, len(tokens), model.shape.head_dim, x.dtype)
     for block in model.decoder_blocks():
         q, k, _ = block.attention.project(block.attention_norm(x), turns)
         bands.append(core.weights(q, k)[0])
-        x = block(x, turns)[0]
+        x = block(x, turns)
     return bands
 
 
@@ -166,7 +178,11 @@ def _glyphs(axes: Axes, character: str, x: np.ndarray, y: np.ndarray, colours: n
 
 def _small_panel(axes: Axes, band: Tensor, title: str) -> None:
     rows, width = band.shape
-    axes.imshow(band.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=(1 - width - 0.5, 0.5, rows - 0.5, -0.5))
+    group = -(-width // SMALL_COLUMNS)  # slots in a column
+    columns = -(-width // group)
+    pooled = torch.nn.functional.pad(band, (columns * group - width, 0)).unflatten(-1, (columns, group)).amax(dim=-1)
+    extent = (0.5 - columns * group, 0.5, rows - 0.5, -0.5)
+    axes.imshow(pooled.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto", extent=extent, interpolation="nearest")
     axes.xaxis.set_major_formatter(BYTES_BACK)
     axes.set_yticks([])
     axes.set_title(title, fontsize=8)

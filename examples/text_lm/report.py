@@ -8,9 +8,16 @@ import torch
 import window_matmul
 
 from .bound import BROKEN
-from .checks import Finding
-from .cost import Curve
+from .checks import EXACT, IN_SINGLE, RECOMPUTED, SAME_SUMS, Finding
+from .cost import Cost, Curve
+from .pictures import NAMES
 from .training import Trainer
+from .writing import Writing
+
+COMPUTED_BY = {
+    "fused": "`window_attention`, which never stores the scores",
+    "explicit": "`window_matmul -> window_softmax -> unwindow_matmul`, with the scores as a tensor",
+}
 
 
 @dataclass(frozen=True)
@@ -18,11 +25,12 @@ class Results:
     """What a finished run has to tell."""
 
     trainer: Trainer
-    findings: list[Finding]
+    of_attention: list[Finding]
+    of_model: list[Finding]
     one_byte_floor: float
     bound: float | None  # held-out bits per byte that had to be reached; None: nothing was claimed
-    prompt: str
-    written: str
+    writing: Writing
+    steps: dict[str, Cost]  # a training step with each kind of attention; empty: not measured
     curves: list[Curve]
 
     @property
@@ -46,7 +54,7 @@ def _learning(results: Results) -> str:
     return f"""# A language model with windowed attention
 
 A decoder of {plan.layers} layers learned {trainer.corpus.name} byte by byte.
-Every query sees its own byte and the {plan.window} before it, through `window_matmul -> window_softmax -> unwindow_matmul`.
+Every query sees its own byte and the {plan.window} before it, through {COMPUTED_BY[plan.attention]}.
 
 ## Learning
 ![bits per byte on held-out text](loss.png)
@@ -63,53 +71,103 @@ no model whose attention passes nothing on gets below that. Measured with the de
 
 
 def _writing(results: Results) -> str:
+    writing = results.writing
+    text = printable(writing.text).replace("```", "'''")
+    cached, recomputed = 1 / writing.seconds_a_byte, 1 / writing.seconds_recomputed
+    memory = f"{writing.cache_bytes / 2**20:.2f} MiB"
     return f"""## What it writes
-The prompt is `{results.prompt}`; then one query at a time attends to the cached keys.
+The prompt is `{printable(writing.prompt)}`. It goes into a `RollingCache` for each layer in one piece; then one query a byte attends to the
+{results.trainer.plan.window} keys before it, at {cached:,.0f} bytes/s. The caches take {memory} together, however long the text gets.
+Without them the whole text would have to be computed again for each byte: {recomputed:,.0f} bytes/s at its end.
 ```text
-{(results.prompt + results.written).replace("```", "'''")}
+{text}
 ```"""
+
+
+def printable(produced: bytes) -> str:
+    """No control characters: the text goes to a terminal too."""
+    return "".join(c if c.isprintable() or c == "\n" else "□" for c in produced.decode(errors="replace"))
 
 
 def _bands(results: Results) -> str:
     return """## What each head looks at
-The attention weights of a held-out sentence as the operators return them: a row for each query, a column for each slot of its window.
-The last column is the query's own byte. In the large panels each cell shows the byte that stands there (`·` a space, `↵` a line break)
-and its colour how much of the query's attention it gets.
+The attention weights of a held-out sentence, as the explicit operators return them: a row for each query, a column for each slot of its
+window. The last column is the query's own byte. In the large panels each cell shows the byte that stands there (`·` a space, `↵` a line
+break) and its colour how much of the query's attention it gets. In the small ones a column is the largest of some neighbouring slots.
 
 ![attention bands](bands.png)"""
 
 
 def _cost(results: Results) -> str:
     if not results.curves:
-        return "## Cost of one layer\nNot measured in this run (`--longest 0`)."
+        return "## Cost\nNot measured in this run (`--longest 0`)."
     plan = results.trainer.plan
-    rows = [f"| {c.kind} | {cost.length} | {cost.seconds * 1e3:.1f} | {cost.mebibytes:.0f} |" for c in results.curves for cost in c.costs]
-    ends = [f"{curve.kind}: {curve.ended}." for curve in results.curves if curve.ended]
-    return "\n".join(
-        [
-            "## Cost of one layer",
-            "![time and memory](cost.png)",
-            "",
-            "Forward and backward of one attention layer of this model (projections, rotary positions, attention); batch 1,",
-            f"{plan.heads} heads of {plan.width // plan.heads}, {plan.threads} threads. Each row was measured in a process of its own.",
-            "Memory is the growth of the process's peak. It includes the dense mask; the time does not include making that mask.",
-            *ends,
-            "",
-            "| attention | L | ms | MiB |",
-            "|---|---|---|---|",
-            *rows,
-        ]
-    )
+    return f"""## Cost
+Each number comes from a process of its own, with {plan.threads} threads. Memory is the growth of the process's peak. It includes the
+dense mask; the time does not include making that mask.
+
+### A training step of this model
+{plan.rows} x {plan.context} bytes, forward, backward and optimisers.
+
+{_step_table(results.steps)}
+
+### One attention layer
+Forward and backward (projections, rotary positions, attention); batch 1, {plan.heads} heads of {plan.width // plan.heads}.
+
+![time and memory](cost.png)
+
+{_layer_table(results.curves)}"""
+
+
+def _step_table(steps: dict[str, Cost]) -> str:
+    rows = ["| attention | ms | MiB | time, fused = 1 | memory, fused = 1 |", "|---|---|---|---|---|"]
+    fused = steps.get("fused")
+    for kind, cost in steps.items():
+        ratios = f"{cost.seconds / fused.seconds:.2f} | {cost.mebibytes / fused.mebibytes:.2f}" if fused else " | "
+        rows.append(f"| {NAMES[kind]} | {cost.seconds * 1e3:.0f} | {cost.mebibytes:.0f} | {ratios} |")
+    return "\n".join(rows)
+
+
+def _layer_table(curves: list[Curve]) -> str:
+    costs = {(curve.kind, cost.length): cost for curve in curves for cost in curve.costs}
+    kinds = [curve.kind for curve in curves]
+    rows = [
+        f"| L | {' | '.join(f'{kind}, ms' for kind in kinds)} | {' | '.join(f'{kind}, MiB' for kind in kinds)} |",
+        "|---" * (1 + 2 * len(kinds)) + "|",
+    ]
+    for length in sorted({length for _, length in costs}):
+        found = [costs.get((kind, length)) for kind in kinds]
+        times = [f"{cost.seconds * 1e3:.1f}" if cost else "-" for cost in found]
+        memory = [f"{cost.mebibytes:.0f}" if cost else "-" for cost in found]
+        rows.append(f"| {length} | {' | '.join(times)} | {' | '.join(memory)} |")
+    ended = [f"\n{NAMES[curve.kind]}: {curve.ended}." for curve in curves if curve.ended]
+    return "\n".join(rows + ended)
 
 
 def _checks(results: Results) -> str:
-    rows = "\n".join(f"| {f.what} | {f.error:.1e} | {f.bound:.1e} | {f.reason} |" for f in results.findings)
+    found = {(f.what, f.dtype, f.against): f for f in results.of_attention}
+    rows = []
+    for what in dict.fromkeys(f.what for f in results.of_attention):
+        double = [found[what, "float64", against].error for against in ("dense attention", "the explicit pair")]
+        single = found[what, "float32", "dense attention"]
+        rows.append(f"| {what} | {double[0]:.1e} | {double[1]:.1e} | {single.error:.1e} | {single.bound:.1e} |")
+    numbers = "\n".join(rows)
+    text = "\n".join(f"| {f.what} | {f.against} | {f.error:.1e} |" for f in results.of_model)
     return f"""## Checks
-Against dense attention in double precision; the error is the length of the difference over the length of the expected.
+The error is the length of the difference over the length of the expected. In float64 it may be {EXACT:.0e} ({SAME_SUMS}). In float32 it is
+measured from dense attention in float64, and may be {IN_SINGLE}; for gradients also {RECOMPUTED}.
 
-| quantity | error | allowed | because |
-|---|---|---|---|
-{rows}"""
+Before the training, attention of random numbers:
+
+| quantity | float64, dense attention | float64, explicit pair | float32 | allowed in float32 |
+|---|---|---|---|---|
+{numbers}
+
+After it, the model on held-out text, in float64:
+
+| quantity | against | error |
+|---|---|---|
+{text}"""
 
 
 def _settings(results: Results) -> str:

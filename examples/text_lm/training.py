@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from .attention import BandAttention
+from .attention import KINDS
 from .model import LanguageModel, Shape
 from .muon import Muon
 from .text import Corpus, batch
@@ -29,15 +29,16 @@ class Plan:
     """Everything that decides the trained weights: two runs of one plan on one machine agree bit for bit."""
 
     text: str | None = None  # a file; without one CPython's documentation
-    steps: int = 500
+    steps: int = 400
     rows: int = 4  # sequences in a batch
-    context: int = 512  # bytes in a sequence
-    window: int = 128  # bytes before its own that a query sees
+    context: int = 1024  # bytes in a sequence
+    window: int = 511  # bytes before its own that a query sees
     layers: int = 3
     width: int = 128
-    heads: int = 4
+    heads: int = 8
     seed: int = 1
     threads: int = field(default_factory=torch.get_num_threads)
+    attention: str = "fused"  # of attention.KINDS
 
     @property
     def shape(self) -> Shape:
@@ -71,12 +72,12 @@ class StopRequest:
 
 
 class Trainer:
-    """Model, optimisers, random numbers and history: all that a checkpoint holds."""
+    """Model, optimisers, random numbers and history: all that a checkpoint holds. `core` in place of the plan's attention."""
 
-    def __init__(self, plan: Plan, corpus: Corpus, core: Callable[[int], nn.Module] = BandAttention) -> None:
+    def __init__(self, plan: Plan, corpus: Corpus, core: Callable[[int], nn.Module] | None = None) -> None:
         self.plan, self.corpus = plan, corpus
         torch.manual_seed(plan.seed)
-        self.model = LanguageModel(plan.shape, core)
+        self.model = LanguageModel(plan.shape, core or KINDS[plan.attention])
         self.generator = torch.Generator().manual_seed(plan.seed)
         matrices = [weight for weight in self.model.blocks.parameters() if weight.ndim == 2]
         chosen = set(matrices)

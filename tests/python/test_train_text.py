@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from pathlib import Path
@@ -14,11 +15,14 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
 import train_text
-from text_lm import attention, bound, text, training
+from text_lm import attention, bound, broken, checks, cost, model, pictures, text, training, writing
+
+from window_matmul import RollingCache
 
 pytestmark = pytest.mark.best_backend
 
 STEPS = 6
+SPEED = re.compile(r"[\d,]+ bytes/s")
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +82,8 @@ def test_resumed_run_equals_an_uninterrupted_one(demo: Any, tmp_path: Path, caps
     assert torch.load(tmp_path / "parts" / "checkpoint.pt")["step"] == 3
     assert train_text.main(["--resume", "--longest", "0", "--out", str(tmp_path / "parts")]) == 0
     assert_same(torch.load(tmp_path / "parts" / "checkpoint.pt"), torch.load(tmp_path / "whole" / "checkpoint.pt"))
-    written = [(tmp_path / part / "report.md").read_text() for part in ("whole", "parts")]
-    assert written[0] == written[1]
+    reports = [SPEED.sub("", (tmp_path / part / "report.md").read_text()) for part in ("whole", "parts")]
+    assert reports[0] == reports[1]
     assert all((tmp_path / "parts" / picture).stat().st_size > 10_000 for picture in ("loss.png", "bands.png"))
 
 
@@ -100,31 +104,97 @@ def test_resume_refuses_other_settings_and_other_text(demo: Any, words: Path, tm
     assert "is not the text" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("broken", ["scores", "values"])
+@pytest.mark.parametrize("kind", attention.KINDS)
+def test_every_kind_of_attention_passes_the_checks(kind: str) -> None:
+    findings = checks.check_attention(attention.KINDS[kind](left=20), 20, 16)
+    assert len(findings) == 24
+    assert {f.against for f in findings} == {"dense attention", "the explicit pair"}
+
+
+@pytest.mark.parametrize("fault", broken.FAULTS)
+def test_the_checks_see_every_fault(fault: str) -> None:
+    failed = broken.failed_check(broken.FAULTS[fault], 20, 16)
+    assert failed is not None
+    gradient = next((f"gradient of {name}" for name in "qkv" if "gradient" in fault and f" {name}" in fault), "output")
+    assert failed.startswith(gradient)
+
+
+@pytest.mark.parametrize("operand", [0, 2])
 def test_a_wrong_gradient_ends_the_demo_before_it_trains(
-    broken: str, demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    operand: int, demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    exact = attention.unwindow_matmul
+    exact = attention.window_attention
 
-    def half_gradient(x: Tensor) -> Tensor:
-        return (x + x.detach()) / 2
+    def window_attention(*args: Any) -> Any:
+        halved = [(x + x.detach()) / 2 if place == operand else x for place, x in enumerate(args)]
+        return exact(*halved)
 
-    def unwindow_matmul(a: Tensor, v: Tensor, window: tuple[int, int]) -> Tensor:
-        return exact(half_gradient(a) if broken == "scores" else a, half_gradient(v) if broken == "values" else v, window)
-
-    monkeypatch.setattr(attention, "unwindow_matmul", unwindow_matmul)
+    monkeypatch.setattr(attention, "window_attention", window_attention)
     assert demo(tmp_path) == 1
-    assert f"FAILED: gradient of {'q' if broken == 'scores' else 'v'}" in capsys.readouterr().err
+    assert f"FAILED: gradient of {'qkv'[operand]}" in capsys.readouterr().err
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
+@pytest.mark.parametrize("kind", ["fused", "explicit"])
 def test_a_wrong_output_ends_the_demo(
+    kind: str, demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if kind == "fused":
+        exact = attention.window_attention
+        monkeypatch.setattr(attention, "window_attention", lambda q, k, v, window: exact(q, k, v, (window[0] - 1, 0)))
+    else:
+        scores = attention.window_matmul
+        monkeypatch.setattr(attention, "window_matmul", lambda q, k, window: scores(q, k, window).roll(1, dims=-1))
+    assert demo(tmp_path, "--attention", kind) == 1
+    assert "FAILED: output" in capsys.readouterr().err
+
+
+def test_a_cache_that_forgets_ends_the_demo(
     demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    exact = attention.window_matmul
-    monkeypatch.setattr(attention, "window_matmul", lambda q, k, window: exact(q, k, window).roll(1, dims=-1))
+    def one_key_short(*sizes: Any, **others: Any) -> RollingCache:
+        *others_before, (left, right) = sizes
+        return RollingCache(*others_before, (left - 1, right), **others)
+
+    monkeypatch.setattr(model, "RollingCache", one_key_short)
     assert demo(tmp_path) == 1
-    assert "FAILED: output" in capsys.readouterr().err
+    assert "FAILED: logits from the rolling caches" in capsys.readouterr().err
+
+
+def test_explicit_attention_learns_the_same(demo: Any, tmp_path: Path) -> None:
+    ends = []
+    for kind in ("fused", "explicit"):
+        assert demo(tmp_path / kind, "--attention", kind) == 0
+        ends.append(torch.load(tmp_path / kind / "checkpoint.pt")["losses"])
+    torch.testing.assert_close(*(torch.tensor(losses) for losses in ends), rtol=1e-3, atol=0)  # six steps of float32
+    assert "`window_matmul -> window_softmax -> unwindow_matmul`" in (tmp_path / "explicit" / "report.md").read_text()
+
+
+def test_writing_from_the_cache_equals_recomputing() -> None:
+    torch.manual_seed(0)
+    small = model.LanguageModel(model.Shape(layers=2, width=16, heads=2, window=7)).double()
+    torch.nn.init.normal_(small.head.weight)
+    written = writing.write(small, b"The ", 40, 1.0, seed=3)
+    generator = torch.Generator().manual_seed(3)
+    text = bytearray(b"The ")
+    with torch.inference_mode():
+        while len(text) < 44:
+            chances = torch.softmax(small(writing.as_tokens(text))[0, -1], dim=-1)
+            text.append(int(torch.multinomial(chances, 1, generator=generator)))
+    assert written.text == text
+    assert written.cache_bytes == 2 * 2 * (7 + 1) * 16 * 8  # layers, keys and values, slots, width, bytes
+
+
+def test_costs_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "KINDS", {"fused": attention.FusedAttention})  # each measurement starts a process
+    plan = training.Plan(context=64, window=12, layers=1, width=16, heads=2, threads=1)
+    (step,) = cost.measure_steps(plan).values()
+    (curve,) = cost.measure_layers(plan.shape, cost.SHORTEST, threads=1)
+    assert curve.ended is None and [c.length for c in curve.costs] == [cost.SHORTEST]
+    assert step.seconds > 0 and curve.costs[0].seconds > 0
+    others = [cost.Curve(kind, curve.costs, "ended") for kind in ("explicit", "dense")]
+    pictures.cost_curves(tmp_path / "cost.png", [curve, *others], plan.window)
+    assert (tmp_path / "cost.png").stat().st_size > 10_000
 
 
 def test_a_loss_above_the_target_ends_the_demo_and_stands_in_the_report(
