@@ -55,16 +55,6 @@ struct AttentionForward {
     ahead.spread(block.walk.band.keys_any(rows).size() / Shape::kKeys);
   }
 
-  // Few queries are fast, and wait for memory: v of this chunk, k of the next.
-  void queue(const Chunk& chunk) {
-    ahead.clear();
-    if (chunk.list != nullptr) return;
-    const Range next{chunk.keys.end, smaller(chunk.keys.end + chunk.size(), block.walk.band.cols)};
-    ahead.add<E>(block.v, block.walk.key(chunk.keys.begin), block.walk.step, chunk.size(), block.value_dim, false);
-    ahead.add<E>(block.k, block.walk.key(next.begin), block.walk.step, next.size(), block.dim, false);
-    ahead.spread(ceil_div(chunk.size(), kLanes) * scores.rows.size());
-  }
-
   bool all_global(Range rows) const {
     for (index_t row = rows.begin; row < rows.end; ++row)
       if (!block.global_tokens.contains(block.walk.query(row))) return false;
@@ -77,7 +67,6 @@ struct AttentionForward {
     fill_row(kMinusInfinity<T>, highest, 1, {0, kQueries});
     fill_row(T{0}, total, 1, {0, kQueries});
     for_each_chunk(scores, rows, [&](const Chunk& chunk) {
-      if (scores.is_few()) queue(chunk);
       scores.compute(chunk, scores.gather.keys(block.k, chunk, block.dim, scores.is_few(), packed_k));
       for (index_t v = 0; v < Shape::kColumns; ++v) exponentiate(v);
       if (block.options.dropout_p > 0) drop();

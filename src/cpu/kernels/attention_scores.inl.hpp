@@ -115,13 +115,14 @@ struct Scores {
     gather.transposed(of.q, rows, block.dim, factor, queries, kQueries);
   }
 
-  bool is_few() const { return few != nullptr && rows.size() <= kFewQueries; }
+  bool is_few() const { return FewQueries<S>::kFits && few != nullptr && rows.size() <= kFewQueries; }
 
   void take_few(T factor) const {
+    const index_t stride = padded(block.dim);
+    fill_row(T{0}, few, 1, {0, kFewQueries * stride});
     for (index_t r = 0; r < rows.size(); ++r) {
-      T* const to = few + r * padded(block.dim);
-      gather.row(head->q, block.walk.query(rows.begin + r), block.dim, to);
-      for (index_t n = 0; n < padded(block.dim); ++n) to[n] *= factor;
+      gather.row(head->q, block.walk.query(rows.begin + r), block.dim, few + r * stride);
+      for (index_t n = 0; n < stride; ++n) few[r * stride + n] *= factor;
     }
   }
 
@@ -168,8 +169,9 @@ struct Scores {
 
   void multiply(const KeyRows<T>& k) const {
     if (!is_few()) return multiply(k, queries, block.dim, tile);
-    FewQueries<S>{few, rows.size(), padded(block.dim), ahead}.multiply(k.data, k.row_stride, chunk.size(), block.dim, tile, kQueries);
-    *block.multiply_adds += rows.size() * chunk.size() * block.dim;
+    if constexpr (FewQueries<S>::kFits)
+      FewQueries<S>{few, padded(block.dim)}.multiply(k.data, k.row_stride, chunk.size(), block.dim, tile, kQueries);
+    *block.multiply_adds += kFewQueries * chunk.size() * block.dim;
   }
 
   // to[c][query] = sum_n k(c, n) x[n][query] for what is seen; more is written where tiles reach further.
