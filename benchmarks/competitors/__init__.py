@@ -69,7 +69,9 @@ def _fused_entrants(case: Case, malloc: str, threads: int) -> list[str]:
     if case.causal:
         return ["ours", "band_attention", "flex_attention", "onnxruntime"]
     near = ["ours", "band_attention"]
-    if case.threads != threads or case.dim != 64:
+    if case.dim != 64:
+        return near if case.window == 256 else ["ours"]
+    if case.threads != threads:
         return near
     if malloc != "default":
         return [*near, "sliding_chunks", "local_attention"]
