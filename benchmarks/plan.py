@@ -48,7 +48,12 @@ def jobs(options: Options) -> list[Job]:
     cells += [(case, "default") for case in fused_cases(options.threads, options.quick)]
     cells += [(case, "keeps blocks") for case in fused_cases(options.threads, options.quick) if not options.quick and _kept(case)]
     cells += [(case, malloc) for case in decode_cases(options.threads, options.quick) for malloc in mallocs]
-    plan = [_cell(case, name, malloc, options) for case, malloc in cells if _wanted(case, options) for name in entrants(case, malloc)]
+    plan = [
+        _cell(case, name, malloc, options)
+        for case, malloc in cells
+        if _wanted(case, options)
+        for name in entrants(case, malloc, options.threads)
+    ]
     if not options.patterns:
         plan += _kernel_jobs(options)
     return plan

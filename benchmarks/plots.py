@@ -87,7 +87,7 @@ def _draw_shares(found: list[dict[str, Any]], path: Path) -> bool:
         panel.set_xticks(range(len(windows)), [f"w = {w}" for w in windows])
         panel.set(ylim=(0, 110), ylabel="% of the multiply-add peak", title=backend)
         panel.legend(fontsize=7, loc="upper left", ncols=2)
-    figure.suptitle("window_attention, one thread, fp32, L = 4096, d = 64")
+    figure.suptitle("window_attention, one thread, fp32, L = 4096, d = 64", fontsize=10)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return True

@@ -49,14 +49,14 @@ def answered(competitor: Competitor, case: Case) -> Case:
     return cast(Case, getattr(competitor, "answers", lambda case: case)(case))
 
 
-def entrants(case: Case, malloc: str) -> list[str]:
-    """Who is measured on a case: everybody for whom it is no foregone conclusion."""
+def entrants(case: Case, malloc: str, threads: int = 2) -> list[str]:
+    """Who is measured on a case, in a run with so many threads: everybody for whom it is no foregone conclusion."""
     if case.op == "attention":
         return ["ours", "sdpa"]
     if case.op == "decode":
         return ["ours", "rolling_cache", "decode_bmm", "sdpa"]
     if case.op == "fused":
-        return _fused_entrants(case, malloc)
+        return _fused_entrants(case, malloc, threads)
     if case.dtype != "fp32":
         return ["ours", "band_bmm"]
     # Where the L x L matrix is more than 8 times the band, dense products are not even near.
@@ -64,12 +64,14 @@ def entrants(case: Case, malloc: str) -> list[str]:
     return ["ours", "band_bmm", "sliding_chunks", *dense]
 
 
-def _fused_entrants(case: Case, malloc: str) -> list[str]:
+def _fused_entrants(case: Case, malloc: str, threads: int) -> list[str]:
     """At L 4096 everybody; elsewhere who was near there. The dense mask takes a minute at L 16384, and is far off beyond."""
     if case.causal:
         return ["ours", "band_attention", "flex_attention", "onnxruntime"]
     near = ["ours", "band_attention"]
-    if case.threads == 1 or case.dim != 64:
+    if case.dim != 64:
+        return near if case.window == 256 else ["ours"]
+    if case.threads != threads:
         return near
     if malloc != "default":
         return [*near, "sliding_chunks", "local_attention"]
