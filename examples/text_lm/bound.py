@@ -3,11 +3,11 @@ from dataclasses import replace
 
 from .training import Plan
 
-# Bits per byte at the end of the default run, measured with text_lm/broken.py on one thread; the intact run ended at 1.718. An attention
-# that passes nothing on cannot get below the best predictor that sees one byte, 3.245 on this text. A gradient missing for v alone costs
-# little at this size (fixed random values serve) and is not caught here: the gradients of q, k and v are compared with those of dense
-# attention before the training.
-BROKEN: dict[str, float] = {"no gradient for q and k": 3.180}
+# Bits per byte at the end of the default run, measured with text_lm/broken.py on one thread; the intact run ended at 1.713. An attention
+# that passes nothing on cannot get below the best predictor that sees one byte, 3.245 on this text. Faults that cost little, such as a
+# window one key off or no gradient for v alone (fixed random values serve at this size), are not for the loss to find: the comparisons
+# with dense attention before the training see all of broken.FAULTS.
+BROKEN: dict[str, float] = {"no gradient for q and k": 3.238}
 HELD_OUT_BOUND = 2.0
 
 

@@ -103,7 +103,7 @@ def _cost(results: Results) -> str:
         return "## Cost\nNot measured in this run (`--longest 0`)."
     plan = results.trainer.plan
     return f"""## Cost
-Each number comes from a process of its own, with {plan.threads} threads. Memory is the growth of the process's peak. It includes the
+Each number comes from a process of its own; threads: {plan.threads}. Memory is the growth of the process's peak. It includes the
 dense mask; the time does not include making that mask.
 
 ### A training step of this model
@@ -124,7 +124,7 @@ def _step_table(steps: dict[str, Cost]) -> str:
     fused = steps.get("fused")
     for kind, cost in steps.items():
         ratios = f"{cost.seconds / fused.seconds:.2f} | {cost.mebibytes / fused.mebibytes:.2f}" if fused else " | "
-        rows.append(f"| {NAMES[kind]} | {cost.seconds * 1e3:.0f} | {cost.mebibytes:.0f} | {ratios} |")
+        rows.append(f"| {NAMES[kind]} | {_digits(cost.seconds * 1e3)} | {_digits(cost.mebibytes)} | {ratios} |")
     return "\n".join(rows)
 
 
@@ -137,11 +137,15 @@ def _layer_table(curves: list[Curve]) -> str:
     ]
     for length in sorted({length for _, length in costs}):
         found = [costs.get((kind, length)) for kind in kinds]
-        times = [f"{cost.seconds * 1e3:.1f}" if cost else "-" for cost in found]
-        memory = [f"{cost.mebibytes:.0f}" if cost else "-" for cost in found]
+        times = [_digits(cost.seconds * 1e3) if cost else "-" for cost in found]
+        memory = [_digits(cost.mebibytes) if cost else "-" for cost in found]
         rows.append(f"| {length} | {' | '.join(times)} | {' | '.join(memory)} |")
     ended = [f"\n{NAMES[curve.kind]}: {curve.ended}." for curve in curves if curve.ended]
     return "\n".join(rows + ended)
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def _checks(results: Results) -> str:
