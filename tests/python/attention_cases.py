@@ -167,6 +167,14 @@ def _cases() -> list[Case]:
     return cases
 
 
+# Few, for what is costly to test and does not depend on the kernel.
+OPTIONS_TOGETHER = [
+    Case(Rule(2, 1)),
+    Case(Rule(None, 0), 9, 9, heads=4, kv_heads=2, sinks=True, softcap=2.0),
+    Case(Rule(1, 2, (1, 3)), bias="full", key_mask=True),
+    Case(Rule(2, 1), 9, 9, bias="slots", sinks=True, global_mask=True, scale=0.5),
+    Case(Rule(2, 1), 9, 9, global_tokens=3),
+]
 CASES = _cases()
 EMPTY = [
     replace(Case(Rule(2, 1), bias="slots", sinks=True, key_mask=True, global_tokens=1), **{name: 0})
