@@ -159,8 +159,8 @@ void run_item(AttentionKernel kernel, const Run& run, const Item& item, std::vec
 
 std::size_t scratch_bytes(const Problem& p, index_t capacity) {
   const index_t dim = padded(p.dim), value_dim = padded(p.attention.value_dim), rows = kMaxQueryLanes;
-  const index_t elements = (3 * rows + kBackwardChunk) * dim + (2 * rows + kBackwardChunk + 2) * value_dim + 3 * kBackwardChunk * rows + 3 * rows +
-                           16 * kMaxLanes + (capacity + kBackwardChunk) * (dim + value_dim);
+  const index_t elements = (3 * rows + kBackwardChunk) * dim + (2 * rows + kBackwardChunk + 2) * value_dim + 3 * kBackwardChunk * rows +
+                           3 * rows + 16 * kMaxLanes + (capacity + kBackwardChunk) * (dim + value_dim);
   return static_cast<std::size_t>(elements * element_bytes(p));
 }
 
@@ -191,7 +191,8 @@ void store_row(const Operand& to, DType dtype, index_t position, const T* from, 
 template <class T>
 class AddUp {
  public:
-  explicit AddUp(const Run& run) : run_(run), p_(run.plan.problem()), a_(run.plan.args()), line_(static_cast<std::size_t>(sums_width(p_))) {}
+  explicit AddUp(const Run& run)
+      : run_(run), p_(run.plan.problem()), a_(run.plan.args()), line_(static_cast<std::size_t>(sums_width(p_))) {}
 
   // d_k and d_v of the keys that no item wrote alone, and d_q of the global queries.
   void keys_and_global_queries(index_t s, index_t kv_head) {
