@@ -11,7 +11,7 @@ namespace window_matmul::cpu {
 namespace {
 
 // Rows of a work item: several blocks, so that what one reads is still near for the next; few enough to spread over threads.
-constexpr index_t kItemRows = 4 * kMaxQueryLanes;
+constexpr index_t kItemRows = 2 * kMaxQueryLanes;
 
 struct Item {
   index_t sequence, head, part;  // part: kGlobalPart for global queries
@@ -28,8 +28,7 @@ std::vector<Item> items_of(const AttentionPlan& plan, index_t item_rows) {
     for (index_t head = 0; head < plan.problem().heads; ++head) {
       const Band& band = plan.sequence(s).band;
       const index_t dilation = plan.problem().dilation_of(head);
-      for (index_t part = 0; part < dilated_parts(band, dilation); ++part)
-        add(s, head, part, dilated_part(band, dilation, part).band.rows);
+      for (index_t part = 0; part < dilated_parts(band, dilation); ++part) add(s, head, part, dilated_part(band, dilation, part).band.rows);
       if (plan.globals(s).queries) add(s, head, kGlobalPart, static_cast<index_t>(plan.globals(s).keys.size()));
     }
   return items;
@@ -37,7 +36,7 @@ std::vector<Item> items_of(const AttentionPlan& plan, index_t item_rows) {
 
 std::size_t scratch_bytes(const Problem& problem) {
   const index_t dim = padded(problem.dim), value_dim = padded(problem.attention.value_dim);
-  const index_t elements = (kMaxQueryLanes + kChunkKeys) * (dim + value_dim + kMaxLanes) + kMaxQueryLanes * (kChunkKeys + 8);
+  const index_t elements = (kMaxQueryLanes + kForwardChunk) * (dim + value_dim + kMaxLanes) + kMaxQueryLanes * (kForwardChunk + 8);
   return static_cast<std::size_t>(elements * (problem.dtype == DType::f64 ? 8 : 4));
 }
 
@@ -59,7 +58,7 @@ void run_item(AttentionKernel kernel, const AttentionPlan& plan, const Item& ite
 
 }  // namespace
 
-Config configure_attention(const Problem&) { return {kItemRows, kChunkKeys}; }
+Config configure_attention(const Problem&) { return {kItemRows, kForwardChunk}; }
 
 Status run_attention(AttentionKernel kernel, const Problem& problem, const Config& config, const Args& args) {
   const AttentionPlan plan(problem, args.attention);

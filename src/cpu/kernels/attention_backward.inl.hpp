@@ -3,8 +3,8 @@
 //   P = 2^(scores - lse)      d_P = d_out vT      d_S = P (w d_P - (w delta - d_lse)),  delta = sum of d_out * out
 //   d_v += (w P)T d_out       d_k += d_ST q       d_q += d_S k       (d_S times the softcap's slope for d_k and d_q)
 //
-// w = 1 / (1 + exp(sink - lse)) is the share of the softmax that the sink leaves to the keys, 1 without sinks. Dropout multiplies d_P, and P
-// in d_v. All query heads of a key/value head are taken together: their sums of d_k and d_v are the same rows.
+// w = 1 / (1 + exp(sink - lse)) is the share of the softmax that the sink leaves to the keys, 1 without sinks. Dropout multiplies d_P, and
+// P in d_v. All query heads of a key/value head are taken together: their sums of d_k and d_v are the same rows.
 #pragma once
 
 #include "cpu/kernels/attention_dropout.inl.hpp"
@@ -15,8 +15,8 @@ namespace {
 
 template <class T>
 struct BackwardScratch {
-  // Transposed q and d_out [D][kQueries] and a vector; three tiles [kChunkKeys][kQueries]; packed rows of k, v, q and d_out; sums of d_q
-  // [kQueries][padded D]; four numbers a query; sums of the held keys.
+  // Transposed q and d_out [D][kQueries] and a vector; three tiles [kBackwardChunk][kQueries]; packed rows of k, v, q and d_out; sums of
+  // d_q [kQueries][padded D]; four numbers a query; sums of the held keys.
   T *queries, *d_out_transposed, *p, *d_s, *slopes, *k, *v, *q, *d_out, *d_q, *lse, *share, *offset, *line, *key_sums;
 
   BackwardScratch(void* memory, const AttentionBlock& block, index_t lanes) {
@@ -26,10 +26,10 @@ struct BackwardScratch {
       next += round_up(count, kMaxLanes);
       return taken;
     };
-    const index_t dim = padded(block.dim), value_dim = padded(block.value_dim), tile = kChunkKeys * lanes;
+    const index_t dim = padded(block.dim), value_dim = padded(block.value_dim), tile = kBackwardChunk * lanes;
     queries = take(block.dim * lanes + kMaxLanes), d_out_transposed = take(block.value_dim * lanes + kMaxLanes);
     p = take(tile), d_s = take(tile), slopes = take(tile);
-    k = take(kChunkKeys * dim), v = take(kChunkKeys * value_dim), q = take(lanes * dim), d_out = take(lanes * value_dim);
+    k = take(kBackwardChunk * dim), v = take(kBackwardChunk * value_dim), q = take(lanes * dim), d_out = take(lanes * value_dim);
     d_q = take(lanes * dim), lse = take(lanes), share = take(lanes), offset = take(lanes), line = take(2 * value_dim);
     key_sums = next;
   }
@@ -39,14 +39,15 @@ template <Simd S, class E>
 struct AttentionBackward {
   using T = typename S::Scalar;
   using Rows = KeyRows<T>;
-  static constexpr index_t kQueries = ScoreShape<S>::kQueries, kLanes = S::kLanes;
+  using Shape = BackwardShape<S>;
+  static constexpr index_t kQueries = Shape::kQueries, kLanes = S::kLanes;
 
   const AttentionBlock& block;  // the walk of these queries; key_sums belongs to the item
   const BackwardScratch<T>& scratch;
   KeySums<S, E>& key_sums;
   const AttentionHead& head;
   Prefetcher& ahead;
-  Scores<S, E> scores{block, scratch.queries, scratch.p, block.options.softcap > 0 ? scratch.slopes : nullptr, ahead};
+  Scores<S, E, Shape> scores{block, scratch.queries, scratch.p, block.options.softcap > 0 ? scratch.slopes : nullptr, ahead};
   const bool wants_k = block.d_k.address != 0, wants_v = block.d_v.address != 0, wants_q = head.d_q.address != 0;
   const bool wants_bias = head.d_bias.address != 0 || head.d_bias_sums != nullptr;
   Range rows{};
@@ -57,7 +58,7 @@ struct AttentionBackward {
   void take(Range of, bool first_time) {
     rows = of;
     scores.take_queries(head, rows);
-    scores.gather.transposed(head.d_out, rows, block.value_dim, T{1}, scratch.d_out_transposed);
+    scores.gather.transposed(head.d_out, rows, block.value_dim, T{1}, scratch.d_out_transposed, kQueries);
     queries_finite = finite(scratch.queries, block.dim) && finite(scratch.d_out_transposed, block.value_dim);
     q = scores.gather.queries(head.q, rows, block.dim, scratch.q);
     d_out = scores.gather.queries(head.d_out, rows, block.value_dim, scratch.d_out);
@@ -82,7 +83,9 @@ struct AttentionBackward {
     if (first_time && head.d_bias.address != 0) clear_slots_without_key(rows.begin + r);
     if (lse == kMinusInfinity<T>) return;
     const T delta = product_with_out(position), sink = static_cast<T>(head.sink) - lse;
-    const T odds = !block.options.has_sinks ? T{0} : sizeof(T) == 4 ? __builtin_expf(static_cast<float>(sink)) : static_cast<T>(__builtin_exp(sink));
+    const T odds = !block.options.has_sinks ? T{0}
+                   : sizeof(T) == 4         ? __builtin_expf(static_cast<float>(sink))
+                                            : static_cast<T>(__builtin_exp(sink));
     const T share = 1 / (1 + odds);
     if (first_time && head.d_sink_sum != nullptr) *static_cast<T*>(head.d_sink_sum) -= (1 - share) * delta;
     if (is_of_another_item(position)) return;
@@ -140,7 +143,7 @@ struct AttentionBackward {
 
   void exponentiate() const {
     const auto lowest = S::splat(std::numeric_limits<T>::lowest());
-    for (index_t v = 0; v < ScoreShape<S>::kColumns; ++v) {
+    for (index_t v = 0; v < Shape::kColumns; ++v) {
       const auto lse = S::load(scratch.lse + v * kLanes);
       for (index_t c = scores.seen[v].begin; c < scores.seen[v].end; ++c) {
         const auto score = S::load(scores.at(c, v)), p = exp2_nonpositive<S>(S::sub(score, lse));
@@ -151,7 +154,7 @@ struct AttentionBackward {
   }
 
   void subtract() const {
-    for (index_t v = 0; v < ScoreShape<S>::kColumns; ++v) {
+    for (index_t v = 0; v < Shape::kColumns; ++v) {
       const auto share = S::load(scratch.share + v * kLanes), offset = S::sub(S::zero(), S::load(scratch.offset + v * kLanes));
       for (index_t c = scores.seen[v].begin; c < scores.seen[v].end; ++c) {
         T* const d_s = scratch.d_s + c * kQueries + v * kLanes;
@@ -182,7 +185,8 @@ struct AttentionBackward {
     scores.for_each_seen([&](index_t c, index_t v) {
       const index_t at = c * kQueries + v * kLanes;
       const auto d_s = S::load(scratch.d_s + at);
-      S::store(scratch.d_s + at, S::where_less(S::zero(), S::max(S::sub(S::zero(), d_s), d_s), S::mul(d_s, S::load(scratch.slopes + at)), d_s));
+      S::store(scratch.d_s + at,
+               S::where_less(S::zero(), S::max(S::sub(S::zero(), d_s), d_s), S::mul(d_s, S::load(scratch.slopes + at)), d_s));
     });
   }
 
@@ -241,9 +245,7 @@ struct AttentionBackward {
   }
   void add_to_bias() const { block.options.bias_is_f32 ? write_bias<float>() : write_bias<E>(); }
 
-  void clear_slots_without_key(index_t row) const {
-    block.options.bias_is_f32 ? clear_slots<float>(row) : clear_slots<E>(row);
-  }
+  void clear_slots_without_key(index_t row) const { block.options.bias_is_f32 ? clear_slots<float>(row) : clear_slots<E>(row); }
   template <class B>
   void clear_slots(index_t row) const {
     const Matrix2<B> d_bias(head.d_bias);
@@ -258,7 +260,8 @@ struct AttentionBackward {
 template <Simd S, class E>
 struct AttentionBackwardItem {
   using T = typename S::Scalar;
-  static constexpr index_t kQueries = ScoreShape<S>::kQueries;
+  using Shape = BackwardShape<S>;
+  static constexpr index_t kQueries = Shape::kQueries;
 
   const AttentionBlock& block;
   const BackwardScratch<T> scratch{block.scratch, block, kQueries};
@@ -311,7 +314,7 @@ struct AttentionBackwardItem {
     next.queue_queries<E>(ahead, head.d_out, block.value_dim, false);
     next.queue_queries<E>(ahead, head.d_q, block.dim, true);
     if (&head == block.heads) queue_keys(next);
-    ahead.spread(2 * block.walk.band.keys_any(rows).size() / ScoreShape<S>::kKeys);
+    ahead.spread(2 * block.walk.band.keys_any(rows).size() / Shape::kKeys);
   }
 
   void queue_keys(const NextBlock& next) {
@@ -327,7 +330,7 @@ struct AttentionBackwardItem {
   void add_global_keys(AttentionBackward<S, E>& pass, const Chunk& chunk, const Sums<T>& d_q) {
     const index_t width = key_sums.width;
     T* const all = static_cast<T*>(block.key_sums.global_sums);
-    T* const sums = scratch.key_sums + block.key_sums.capacity * width;  // [kChunkKeys][width] behind those of the held keys
+    T* const sums = scratch.key_sums + block.key_sums.capacity * width;  // [kBackwardChunk][width] behind those of the held keys
     fill_row(T{0}, sums, 1, {0, chunk.size() * width});
     pass.differentiate(chunk, {sums, width}, {sums + padded(block.dim), width}, d_q);
     for (index_t c = 0; all != nullptr && c < chunk.size(); ++c) {

@@ -8,8 +8,8 @@ namespace window_matmul::cpu {
 namespace {
 
 // Calls f(key of the chunk, lane, kept) for every pair of the tile.
-template <Simd S, class E, class F>
-[[gnu::always_inline]] inline void for_each_draw(const Scores<S, E>& scores, F&& f) {
+template <class AnyScores, class F>
+[[gnu::always_inline]] inline void for_each_draw(const AnyScores& scores, F&& f) {
   const AttentionBlock& block = scores.block;
   const std::uint64_t threshold = dropout_threshold(block.options.dropout_p);
   for (index_t lane = 0; lane < scores.rows.size(); ++lane) {

@@ -1,9 +1,11 @@
 // src/cpu/kernels/attention_forward.inl.hpp: out = softmax(scores) v and its log-sum-exp, chunk by chunk of keys with a running maximum.
 //
-//   m' = max(m, scores)    P = 2^(scores - m')    l = l 2^(m - m') + sum P    O = O 2^(m - m') + P v       out = O / l, lse = (m + log2 l) ln 2
+//   m' = max(m, scores)    P = 2^(scores - m')    l = l 2^(m - m') + sum P    O = O 2^(m - m') + P v       out = O / l, lse = (m + log2 l)
+//   ln 2
 //
 // The factor 2^(m - m') costs nothing: it is multiplied in as the sums are loaded. P is zero where nothing is seen, and zero times infinity
-// is NaN: if an output is not finite, its block is done again without the zeros. So a weight of exactly zero adds nothing, whatever v holds.
+// is NaN: if an output is not finite, its block is done again without the zeros. So a weight of exactly zero adds nothing, whatever v
+// holds.
 #pragma once
 
 #include "cpu/kernels/attention_dropout.inl.hpp"
@@ -14,23 +16,24 @@ namespace {
 template <Simd S, class E>
 struct AttentionForward {
   using T = typename S::Scalar;
-  static constexpr index_t kQueries = ScoreShape<S>::kQueries, kLanes = S::kLanes;
+  using Shape = ForwardShape<S>;
+  static constexpr index_t kQueries = Shape::kQueries, kChunk = Shape::kChunk, kLanes = S::kLanes;
 
   const AttentionBlock& block;
   const AttentionHead& head = block.heads[0];
-  // Scratch: transposed queries [D][kQueries], scores [kChunkKeys][kQueries], sums of O [kQueries][width], packed rows of k and of v, and
+  // Scratch: transposed queries [D][kQueries], scores [kChunk][kQueries], sums of O [kQueries][width], packed rows of k and of v, and
   // a number a query: the maximum m, the sum l, the factor.
   const index_t width = round_up(block.value_dim, kLanes);
   T* const queries = static_cast<T*>(block.scratch);
   T* const tile = queries + block.dim * kQueries + kMaxLanes;
-  T* const sums = tile + kChunkKeys * kQueries;
+  T* const sums = tile + kChunk * kQueries;
   T* const packed_k = sums + kQueries * width;
-  T* const packed_v = packed_k + kChunkKeys * padded(block.dim);
-  T* const highest = packed_v + kChunkKeys * padded(block.value_dim);
+  T* const packed_v = packed_k + kChunk * padded(block.dim);
+  T* const highest = packed_v + kChunk * padded(block.value_dim);
   T* const total = highest + kQueries;
   T* const factor = total + kQueries;
   Prefetcher ahead{};
-  Scores<S, E> scores{block, queries, tile, nullptr, ahead};
+  Scores<S, E, Shape> scores{block, queries, tile, nullptr, ahead};
   bool started = false;
 
   void run() {
@@ -50,7 +53,7 @@ struct AttentionForward {
     next.queue_queries<E>(ahead, head.out, block.value_dim, true);
     next.queue_keys<E>(ahead, block.k, next.keys, block.dim, false);
     next.queue_keys<E>(ahead, block.v, next.keys, block.value_dim, false);
-    ahead.spread(block.walk.band.keys_any(rows).size() / ScoreShape<S>::kKeys);
+    ahead.spread(block.walk.band.keys_any(rows).size() / Shape::kKeys);
   }
 
   bool all_global(Range rows) const {
@@ -66,7 +69,7 @@ struct AttentionForward {
     fill_row(T{0}, total, 1, {0, kQueries});
     for_each_chunk(scores, rows, [&](const Chunk& chunk) {
       scores.compute(chunk, scores.gather.keys(block.k, chunk, block.dim, false, packed_k));
-      for (index_t v = 0; v < ScoreShape<S>::kColumns; ++v) exponentiate(v);
+      for (index_t v = 0; v < Shape::kColumns; ++v) exponentiate(v);
       if (block.options.dropout_p > 0) drop();
       weigh(chunk, rows, exactly);
       started = true;

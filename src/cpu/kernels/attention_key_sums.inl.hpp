@@ -1,4 +1,5 @@
-// src/cpu/kernels/attention_key_sums.inl.hpp: sums of d_k and d_v for the keys that later queries may still reach, a rolling window of rows.
+// src/cpu/kernels/attention_key_sums.inl.hpp: sums of d_k and d_v for the keys that later queries may still reach, a rolling window of
+// rows.
 //
 //   keys   0 ..... begin ......... end ......... cols      `begin` moves on as the queries do; rows that fall behind are finished: scaled,
 //          finished | held sums    | not yet reached        narrowed and written, or handed to those who add up what several items share.
@@ -37,7 +38,7 @@ struct KeySums {
   template <class F>
   void finish(index_t to, F&& f) {
     while (begin < to) {
-      const Range keys{begin, smaller(begin + kChunkKeys, to)};
+      const Range keys{begin, smaller(begin + kBackwardChunk, to)};
       extend(keys.end);
       f(keys);
       for (index_t key = keys.begin; key < keys.end; ++key) write(key);

@@ -73,9 +73,8 @@ struct Gather {
     for (index_t n = columns; n < padded(columns); ++n) to[n] = 0;
   }
 
-  // to[n * kQueries + r] = factor * from(query r, n), with zeros in the lanes of a vector behind the last query.
-  void transposed(const Operand& from, Range rows, index_t columns, T factor, T* to) const {
-    constexpr index_t ld = ScoreShape<S>::kQueries;
+  // to[n * ld + r] = factor * from(query r, n), with zeros in the lanes of a vector behind the last query.
+  void transposed(const Operand& from, Range rows, index_t columns, T factor, T* to, index_t ld) const {
     if (walk.query_list == nullptr) {
       Matrix2<const E> m(from);
       m.address = reinterpret_cast<std::uintptr_t>(m.at(walk.query(rows.begin), 0)), m.row_stride *= walk.step;
@@ -89,16 +88,15 @@ struct Gather {
   }
 };
 
-template <Simd S, class E>
+template <Simd S, class E, class Shape>
 struct Scores {
   using T = typename S::Scalar;
-  using Shape = ScoreShape<S>;
   static constexpr index_t kQueries = Shape::kQueries, kLanes = S::kLanes;
 
   const AttentionBlock& block;
   T* const queries;  // [D][kQueries] and a vector
-  T* const tile;     // [kChunkKeys][kQueries]
-  T* const slopes;   // the same: the derivative of the softcap, or null
+  T* const tile;  // [kChunk][kQueries]
+  T* const slopes;  // the same: the derivative of the softcap, or null
   Prefetcher& ahead;
   const AttentionHead* head = nullptr;
   Range rows{};
@@ -110,7 +108,7 @@ struct Scores {
   void take_queries(const AttentionHead& of, Range r) {
     head = &of, rows = r;
     const double unit = block.options.softcap > 0 ? 1 / block.options.softcap : kLog2E<double>;
-    gather.transposed(of.q, rows, block.dim, static_cast<T>(block.options.scale * unit), queries);
+    gather.transposed(of.q, rows, block.dim, static_cast<T>(block.options.scale * unit), queries, kQueries);
   }
 
   void compute(const Chunk& of, const KeyRows<T>& k) {
@@ -203,8 +201,7 @@ struct Scores {
       const Range keys = block.walk.band.keys(row).intersect(chunk.keys);
       for (index_t key = keys.begin; key < keys.end; ++key) {
         const bool listed = block.walk.query_list != nullptr;
-        const index_t slot =
-            listed ? block.window.slot(block.walk.query(row), block.walk.key(key)) : block.walk.band.slot(row, key);
+        const index_t slot = listed ? block.window.slot(block.walk.query(row), block.walk.key(key)) : block.walk.band.slot(row, key);
         if (slot >= 0) f(key - chunk.keys.begin, row, slot);
       }
     }
@@ -285,16 +282,16 @@ struct Scores {
 };
 
 // Calls f(chunk) for all keys that a block of queries may see: those of the walk, then global keys outside the window.
-template <Simd S, class E, class F>
-[[gnu::always_inline]] inline void for_each_chunk(const Scores<S, E>& scores, Range rows, F&& f) {
+template <Simd S, class E, class Shape, class F>
+[[gnu::always_inline]] inline void for_each_chunk(const Scores<S, E, Shape>& scores, Range rows, F&& f) {
   const AttentionBlock& block = scores.block;
-  const index_t keys = block.walk.band.keys_any(rows).size(), chunks = ceil_div(keys, kChunkKeys);
-  const index_t even = chunks == 0 ? kChunkKeys : round_up(ceil_div(keys, chunks), S::kTileRows * 4);
-  for_each_key_tile(block.walk.band, rows, smaller(even, kChunkKeys), [&](Range tile, bool) { f(Chunk{tile}); });
-  index_t list[kChunkKeys];
+  const index_t keys = block.walk.band.keys_any(rows).size(), chunks = ceil_div(keys, Shape::kChunk);
+  const index_t even = chunks == 0 ? Shape::kChunk : round_up(ceil_div(keys, chunks), S::kTileRows * 4);
+  for_each_key_tile(block.walk.band, rows, smaller(even, Shape::kChunk), [&](Range tile, bool) { f(Chunk{tile}); });
+  index_t list[Shape::kChunk];
   for (index_t next = 0; next < block.num_global_keys;) {
     index_t count = 0;
-    for (; next < block.num_global_keys && count < kChunkKeys; ++next)
+    for (; next < block.num_global_keys && count < Shape::kChunk; ++next)
       if (scores.is_seen_globally(block.global_keys[next])) list[count++] = block.global_keys[next];
     if (count > 0) f(Chunk{{0, count}, list});
   }

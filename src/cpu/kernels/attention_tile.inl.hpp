@@ -12,14 +12,18 @@
 namespace window_matmul::cpu {
 namespace {
 
-// The score tile: three vectors of queries, and as many keys as the registers hold sums for.
-template <Simd S>
+// A block of queries and the keys of a chunk; register tiles of three vectors of queries, and as many keys as there are registers for.
+template <Simd S, int QueryBytes, index_t ChunkKeys>
 struct ScoreShape {
   static constexpr int kVecs = 3, kKeys = S::kTileRows * S::kTileVecs / kVecs;
-  static constexpr index_t kQueries = S::kLanes == 1 ? 12 : kVecs * S::kLanes;  // of a block; a multiple of kTileRows
+  static constexpr index_t kQueries = QueryBytes / sizeof(typename S::Scalar), kChunk = ChunkKeys;
   static constexpr index_t kColumns = kQueries / S::kLanes;  // vectors of queries
-  static_assert(kQueries <= kMaxQueryLanes && kQueries % S::kTileRows == 0 && kChunkKeys % kKeys == 0);
+  static_assert(kQueries <= kMaxQueryLanes && kQueries % (kVecs * S::kLanes) == 0 && kQueries % S::kTileRows == 0 && kChunk % kKeys == 0);
 };
+template <Simd S>
+using ForwardShape = ScoreShape<S, 192, kForwardChunk>;
+template <Simd S>
+using BackwardShape = ScoreShape<S, 384, kBackwardChunk>;
 
 enum class Start { clear, keep, scale };  // what becomes of the sums that are there
 
