@@ -12,8 +12,8 @@ from torch._C import _is_any_autocast_enabled
 
 from .window import Window, as_int, as_positive, as_side
 
-_STRIDED = torch.strided
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+STRIDED = torch.strided
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _MAX_DIMS = 16
 _MAX_SIDE = 1 << 59  # left + 1 + right stays within 2**60, what the library takes
 _MAX_DISTANCE = 1 << 60
@@ -53,8 +53,10 @@ def _as_any_band(window_size: object, dilation: object) -> tuple[int, int, tuple
 
 def as_window(window_size: object, dilation: object) -> tuple[int, int, tuple[int, ...]]:
     """As `as_band`, for fused attention: a side may be UNBOUNDED, and the dilation is one for each head."""
-    if type(window_size) is int and 0 <= window_size < _MAX_SIDE and type(dilation) is int and dilation == 1:
-        return window_size, window_size, ()
+    if type(dilation) is int and dilation == 1:
+        left, right = window_size if type(window_size) is tuple and len(window_size) == 2 else (window_size, window_size)
+        if type(left) is int and type(right) is int and 0 <= left < _MAX_SIDE and 0 <= right < _MAX_SIDE:
+            return left, right, ()
     left, right = (UNBOUNDED if side is None or side >= _MAX_SIDE else side for side in _sides(window_size))
     return left, right, as_dilation(window_size, dilation, "head")
 
@@ -151,11 +153,11 @@ def as_operands(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor,
         isinstance(x, Tensor)
         and isinstance(y, Tensor)
         and x.dtype is y.dtype
-        and x.dtype in _DTYPES
+        and x.dtype in DTYPES
         and x.is_cpu
         and y.is_cpu
-        and x.layout is _STRIDED
-        and y.layout is _STRIDED
+        and x.layout is STRIDED
+        and y.layout is STRIDED
         and not (x.is_nested or y.is_nested)
         and not _is_any_autocast_enabled()
     ):
@@ -187,7 +189,7 @@ def as_operand(name: str, x: Tensor) -> Tensor:
 def check_dense(name: str, x: Tensor) -> None:
     """A dense tensor of a dtype and on a device that the operators take."""
     check_strided(name, x)
-    if x.dtype not in _DTYPES:
+    if x.dtype not in DTYPES:
         raise TypeError(f"{name} is {x.dtype}; it needs to be float32, float64, bfloat16 or float16")
     if x.device.type not in ("cpu", "meta"):
         raise ValueError(f"{name} is on the device {x.device}; it needs to be on the CPU: this build of window_matmul has no other kernels")
@@ -196,7 +198,7 @@ def check_dense(name: str, x: Tensor) -> None:
 def check_strided(name: str, x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is of type {type(x).__name__}; it needs to be a torch.Tensor")
-    if x.layout is not _STRIDED or x.is_nested:
+    if x.layout is not STRIDED or x.is_nested:
         raise TypeError(f"{name} has the layout {x.layout}{' (nested)' * x.is_nested}; it needs to be a dense tensor")
 
 

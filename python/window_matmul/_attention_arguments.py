@@ -12,8 +12,8 @@ from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 
 from ._arguments import (
-    _DTYPES,
-    _STRIDED,
+    DTYPES,
+    STRIDED,
     UNBOUNDED,
     as_autocast,
     as_count,
@@ -68,13 +68,13 @@ def _are_right(q: Tensor, k: Tensor, v: Tensor) -> bool:
         and isinstance(v, Tensor)
         and q.dtype is k.dtype
         and q.dtype is v.dtype
-        and q.dtype in _DTYPES
+        and q.dtype in DTYPES
         and q.is_cpu
         and k.is_cpu
         and v.is_cpu
-        and q.layout is _STRIDED
-        and k.layout is _STRIDED
-        and v.layout is _STRIDED
+        and q.layout is STRIDED
+        and k.layout is STRIDED
+        and v.layout is STRIDED
         and not (q.is_nested or k.is_nested or v.is_nested)
     )
 
@@ -187,7 +187,7 @@ def _as_sinks(sinks: Tensor, q: Tensor) -> Tensor:
 def _as_logits(name: str, x: Tensor, q: Tensor) -> Tensor:
     """bias or sinks, in q's dtype or float32. Autocast casts bias where it casts q, and leaves sinks alone."""
     check_strided(name, x)
-    if name == "bias" and q.dtype is not torch.float64 and x.dtype in _DTYPES:
+    if name == "bias" and q.dtype is not torch.float64 and x.dtype in DTYPES:
         x = as_autocast(x)
     if x.dtype is not q.dtype and x.dtype is not torch.float32:
         raise TypeError(f"{name} is {x.dtype} beside q of {q.dtype}; it needs to be the same or float32")

@@ -236,10 +236,11 @@ def window_attention_varlen(
     bias, sinks, key_mask, global_mask, count = as_options(q, k, (left, right), bias, sinks, key_mask, global_tokens)
     with_lse = as_flag("return_lse", return_lse)
     seed = draw_seed(reals[1], q.device)
-    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    q, k, v = q.unsqueeze(0).transpose(1, 2), k.unsqueeze(0).transpose(1, 2), v.unsqueeze(0).transpose(1, 2)
     bias = bias[None] if bias is not None and bias.ndim == 3 else bias
-    key_mask, global_mask = (None if mask is None else mask[None] for mask in (key_mask, global_mask))
+    key_mask = None if key_mask is None else key_mask[None]
+    global_mask = None if global_mask is None else global_mask[None]
     band = (left, right, int(q.stride(1) < q.stride(2)), *taps)
     out, lse = attention(q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, band, 0, count, reals)
-    out = out[0].transpose(0, 1)
-    return (out, lse[0]) if with_lse else out
+    out = out.transpose(1, 2).squeeze(0)
+    return (out, lse.squeeze(0)) if with_lse else out

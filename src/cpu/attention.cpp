@@ -42,8 +42,7 @@ std::vector<Item> items_of(const AttentionPlan& plan, index_t item_rows) {
     for (index_t head = 0; head < plan.problem().heads; ++head) {
       const Band& band = plan.sequence(s).band;
       const index_t dilation = plan.problem().dilation_of(head);
-      for (index_t part = 0; part < dilated_parts(band, dilation); ++part)
-        add(s, head, part, dilated_part(band, dilation, part).band.rows);
+      for (index_t part = 0; part < dilated_parts(band, dilation); ++part) add(s, head, part, dilated_part(band, dilation, part).band.rows);
       if (plan.globals(s).queries) add(s, head, kGlobalPart, static_cast<index_t>(plan.globals(s).keys.size()));
     }
   return items;

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 import attention_oracle
@@ -166,6 +167,14 @@ def _cases() -> list[Case]:
     return cases
 
 
+# Few, for what is costly to test and does not depend on the kernel.
+OPTIONS_TOGETHER = [
+    Case(Rule(2, 1)),
+    Case(Rule(None, 0), 9, 9, heads=4, kv_heads=2, sinks=True, softcap=2.0),
+    Case(Rule(1, 2, (1, 3)), bias="full", key_mask=True),
+    Case(Rule(2, 1), 9, 9, bias="slots", sinks=True, global_mask=True, scale=0.5),
+    Case(Rule(2, 1), 9, 9, global_tokens=3),
+]
 CASES = _cases()
 EMPTY = [
     replace(Case(Rule(2, 1), bias="slots", sinks=True, key_mask=True, global_tokens=1), **{name: 0})
@@ -175,3 +184,42 @@ EMPTY = [replace(case, scale=0.5) for case in EMPTY] + [
     replace(EMPTY[0], heads=0, kv_heads=0),
     replace(EMPTY[0], queries=3, keys=0, bias="full"),
 ]
+
+
+# ---- all together --------------------------------------------------------------------------------------------------------------------
+lengths = st.integers(0, 12) | st.sampled_from([15, 16, 17, 31, 33])
+dims = st.integers(0, 9) | st.sampled_from([15, 16, 17, 31, 32, 33, 64, 65])
+sides = st.integers(0, 6) | st.sampled_from([15, 16, 40])
+distances = st.integers(1, 4) | st.sampled_from([1, 1, 1, 20])
+
+
+@st.composite
+def random_cases(draw: st.DrawFn) -> Case:
+    bias = draw(st.sampled_from(["", "", "slots", "full"]))
+    side = sides if bias else st.none() | sides | sides | sides
+    kv_heads, group = draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    queries = draw(lengths)
+    keys = draw(st.just(queries) | lengths)
+    dilation = draw(distances) if draw(st.booleans()) else tuple(draw(distances) for _ in range(kv_heads * group))
+    offset = draw(st.none() | st.none() | st.integers(-queries - 4, keys + 4))
+    dim = draw(dims)
+    what_is_global = draw(st.sampled_from(["", "", "number", "mask"]))
+    return Case(
+        Rule(draw(side), draw(st.just(0) | side), dilation, offset),
+        queries,
+        keys,
+        batch=draw(st.integers(1, 2)),
+        heads=kv_heads * group,
+        kv_heads=kv_heads,
+        dim=dim,
+        value_dim=draw(dims),
+        scale=draw((st.none() if dim else st.nothing()) | st.sampled_from([0.5, -0.2, 1.0, 3.0])),
+        softcap=draw(st.sampled_from([0.0, 0.0, 1.5, 20.0])),
+        bias=bias,
+        wide_bias=draw(st.booleans()),
+        hides=draw(st.booleans()),
+        sinks=draw(st.booleans()),
+        key_mask=draw(st.booleans()),
+        global_tokens=draw(st.integers(0, keys + 2)) if what_is_global == "number" else None,
+        global_mask=what_is_global == "mask",
+    )

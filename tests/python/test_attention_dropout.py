@@ -6,11 +6,13 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
-from attention_cases import Case, check_case, gradients, leaves
+from attention_cases import Case, check_case, gradients, leaves, random_cases
 from attention_oracle import Rule
 from oracle import DTYPES
 from window_matmul import window_attention, window_attention_varlen
@@ -47,6 +49,18 @@ def test_against_the_definition(backend: str, case: Case) -> None:
 
         for dtype in DTYPES:
             check_case(case, dtype, kept=(~zero).double() / (1 - p), call=call)
+
+
+@hypothesis.settings(max_examples=120)
+@hypothesis.given(case=random_cases(), dtype=st.sampled_from(DTYPES), p=st.sampled_from([0.2, 0.7]), seed=st.integers(0, 2**63 - 1))
+def test_random_combinations(backend: str, case: Case, dtype: torch.dtype, p: float, seed: int) -> None:
+    zero = kept_of(case, p, seed) == 0
+
+    def call(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(seed)
+        return case.ours(tensors, dropout_p=p)
+
+    check_case(case, dtype, kept=(~zero).double() / (1 - p), call=call)
 
 
 def test_how_many_are_kept(backend: str) -> None:

@@ -1,55 +1,21 @@
-"""tests/python/test_attention_errors.py: every argument of fused attention with a wrong type, value, shape, dtype or device.
+"""tests/python/test_attention_errors.py: numbers, windows and flags of fused attention of a wrong type or value.
 
 The exception is exactly TypeError or ValueError; its message names the argument, what it got and what it needs.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from window_matmul import Window, window_attention, window_attention_varlen
+from attention_refusals import FUNCTIONS, by_function, good, refused
+from window_matmul import Window, window_attention_varlen
 
 OPERATOR = "attention"
 pytestmark = pytest.mark.best_backend
-FUNCTIONS = {f.__name__: f for f in (window_attention, window_attention_varlen)}
-TENSORS = ("q", "k", "v", "bias", "sinks", "key_mask", "global_tokens")
-ALL = (*TENSORS, "cu_seqlens_q", "cu_seqlens_k")
-NEED = r"(?s)(need|must)"
-by_function = pytest.mark.parametrize("name", FUNCTIONS)
-
-
-def good(name: str) -> dict[str, Any]:
-    """H = 4, Hkv = 2, Lq = 6, Lk = 8, W = 4, and packed the same twice, as two sequences."""
-    shapes = {"q": (2, 4, 6, 5), "k": (2, 2, 8, 5), "v": (2, 2, 8, 3), "bias": (2, 4, 6, 4), "sinks": (4,)}
-    masks: tuple[int, ...] = (2, 8)
-    if name == "window_attention_varlen":
-        shapes = {"q": (12, 4, 5), "k": (16, 2, 5), "v": (16, 2, 3), "bias": (4, 12, 4), "sinks": (4,)}
-        masks = (16,)
-    arguments: dict[str, Any] = {key: torch.randn(shape) for key, shape in shapes.items()}
-    arguments |= {"key_mask": torch.ones(masks, dtype=torch.bool), "global_tokens": torch.zeros(masks, dtype=torch.bool)}
-    if name == "window_attention_varlen":
-        arguments |= {"cu_seqlens_q": torch.tensor([0, 6, 12]), "cu_seqlens_k": torch.tensor([0, 8, 16])}
-    return arguments | {"window_size": (2, 1)}
-
-
-def refused(error: type[Exception], name: str, argument: str, got: str, **wrong: Any) -> None:
-    """The call with some arguments changed raises this error; its message names `argument`, `got` and a need."""
-    with pytest.raises(error) as raised:
-        FUNCTIONS[name](**(good(name) | wrong))
-    message = str(raised.value)
-    assert raised.type is error, f"{raised.type}: {message}"
-    assert re.search(rf"\b{argument}\b", message), f"does not name {argument}: {message}"
-    assert got in message, f"does not say {got}: {message}"
-    assert re.search(NEED, message), f"does not say what is needed: {message}"
-
-
-def tensors_of(name: str) -> list[str]:
-    return [t for t in ALL if t in good(name)]
 
 
 @by_function
@@ -173,120 +139,6 @@ def test_global_tokens_below_zero(name: str) -> None:
     FUNCTIONS[name](**(good(name) | {"global_tokens": 2**200}))
 
 
-# ---- tensors -------------------------------------------------------------------------------------------------------------------------
-@by_function
-def test_no_tensor(name: str) -> None:
-    for tensor in tensors_of(name):
-        for wrong in ("q", [[1.0]], np.zeros((2, 8), np.float32), torch.float32):
-            refused(TypeError, name, tensor, type(wrong).__name__, **{tensor: wrong})
-        if tensor in ("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k"):
-            refused(TypeError, name, tensor, "NoneType", **{tensor: None})
-
-
-@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
-@by_function
-def test_dtypes_that_are_not_taken(name: str) -> None:
-    for tensor in tensors_of(name):
-        right: set[torch.dtype] = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
-        if "mask" in tensor or "global" in tensor:
-            right = {torch.bool}
-        if "cu_" in tensor:
-            right = {torch.int32, torch.int64}
-        every = {
-            torch.float32,
-            torch.int64,
-            torch.int32,
-            torch.int8,
-            torch.uint8,
-            torch.bool,
-            torch.complex64,
-            torch.float8_e4m3fn,
-            torch.float16,
-        }
-        for dtype in every - right:
-            refused(TypeError, name, tensor, str(dtype), **{tensor: torch.zeros(good(name)[tensor].shape).to(dtype)})
-
-
-@by_function
-def test_dtypes_that_differ(name: str) -> None:
-    for tensor in ("k", "v", "bias", "sinks"):
-        for dtype in (torch.float64, torch.bfloat16, torch.float16):
-            refused(TypeError, name, tensor, str(dtype), **{tensor: good(name)[tensor].to(dtype)})
-    halves = {t: x.bfloat16() for t, x in good(name).items() if t in "qkv"}
-    FUNCTIONS[name](**(good(name) | halves))  # bias and sinks may be wider
-    refused(TypeError, name, "bias", "float64", **halves, bias=good(name)["bias"].double())
-
-
-@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:.*nested tensors")
-@by_function
-def test_layouts_without_strides(name: str) -> None:
-    for tensor in tensors_of(name):
-        refused(TypeError, name, tensor, "sparse", **{tensor: good(name)[tensor].to_sparse()})
-    nested = torch.nested.nested_tensor([torch.zeros(6, 4), torch.zeros(5, 4)], layout=torch.jagged)
-    refused(TypeError, name, "q", "nested", q=nested)
-
-
-@by_function
-def test_devices(name: str) -> None:
-    for tensor in tensors_of(name):
-        culprit = "k" if tensor == "q" else tensor
-        refused(ValueError, name, culprit, "meta", **{tensor: good(name)[tensor].to("meta")})
-
-
-def shapes_that_do_not_fit() -> list[tuple[str, str, tuple[int, ...]]]:
-    plain = {
-        "q": [(4, 6, 5), (1, 2, 4, 6, 5), (2, 3, 6, 5), (2, 4, 6, 4), (1, 4, 6, 5), (5,), ()],
-        "k": [(2, 8, 5), (2, 2, 8, 4), (2, 2, 7, 5), (1, 2, 8, 5), (2, 3, 8, 5), (2, 0, 8, 5), (2, 8, 8, 5)],
-        "v": [(2, 2, 8), (2, 2, 7, 3), (2, 1, 8, 3), (1, 2, 8, 3)],
-        "bias": [(4, 3), (3, 4), (2, 4), (1, 4, 6, 4), (2, 1, 6, 4), (2, 4, 6, 5), (2, 4, 1, 4), (4,), (4, 6, 4), (1, 1, 1, 1)],
-        "sinks": [(), (1,), (3,), (4, 1), (2, 4), (0,)],
-        "key_mask": [(8,), (2, 7), (1, 8), (2, 1), (2, 6), (2, 8, 1), ()],
-        "global_tokens": [(8,), (2, 7), (1, 8), (2, 8, 1), ()],
-    }
-    packed = {
-        "q": [(2, 4, 6, 5), (12, 3, 5), (12, 4, 4), (11, 4, 5), (13, 4, 5), (5,)],
-        "k": [(16, 2, 4), (15, 2, 5), (16, 3, 5), (16, 0, 5), (2, 2, 8, 5)],
-        "v": [(16, 2), (15, 2, 3), (16, 1, 3)],
-        "bias": [(4, 3), (12, 4, 4), (4, 11, 4), (4, 12, 5), (1, 4, 12, 4)],
-        "sinks": [(), (1,), (4, 1)],
-        "key_mask": [(15,), (1, 16), (2, 8), ()],
-        "global_tokens": [(15,), (1, 16), (2, 8)],
-        "cu_seqlens_q": [(), (0,), (1, 3), (3, 1)],
-        "cu_seqlens_k": [(), (0,), (1, 3)],
-    }
-    tables = zip(FUNCTIONS, (plain, packed), strict=True)
-    return [(name, tensor, shape) for name, table in tables for tensor, shapes in table.items() for shape in shapes]
-
-
-@pytest.mark.parametrize("name, tensor, shape", shapes_that_do_not_fit())
-def test_shapes_that_do_not_fit(name: str, tensor: str, shape: tuple[int, ...]) -> None:
-    """q and k may be at odds with each other: either is named."""
-    right = good(name)[tensor]
-    wrong = right.new_zeros(shape)
-    if tensor == "q" and shape in ((11, 4, 5), (13, 4, 5)):  # all right by itself, but not with the sequences
-        refused(ValueError, name, "cu_seqlens_q", str(shape[0]), q=wrong, bias=None)
-        return
-    argument = {"q": "[qk]", "k": "[kv]"}.get(tensor, tensor)
-    refused(ValueError, name, argument, str(shape), **{tensor: wrong})
-
-
-@pytest.mark.parametrize(
-    "ends", [[0, 6, 11], [0, 6, 13], [1, 6, 12], [-1, 6, 12], [0, 7, 6, 12], [0, 13, 12], [0, -1, 12], [12, 6, 0]], ids=str
-)
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
-def test_sequences_that_are_none(ends: list[int], dtype: torch.dtype) -> None:
-    name = "window_attention_varlen"
-    for argument, scale in (("cu_seqlens_q", 1), ("cu_seqlens_k", 16 / 12)):
-        scaled = [int(end * scale) for end in ends]
-        refused(
-            ValueError, name, argument, str(scaled[-1]) if ends[-1] in (11, 13) else "", **{argument: torch.tensor(scaled, dtype=dtype)}
-        )
-
-
-def test_numbers_of_sequences_that_differ() -> None:
-    refused(ValueError, "window_attention_varlen", "cu_seqlens_k", "4", cu_seqlens_k=torch.tensor([0, 8, 9, 16]))
-
-
 @by_function
 def test_arguments_that_are_not_there(name: str) -> None:
     arguments = good(name)
@@ -308,50 +160,3 @@ def test_errors_under_autocast_are_the_same(name: str) -> None:
         refused(TypeError, name, "q", "int64", q=good(name)["q"].long())
         refused(TypeError, name, "bias", "int64", bias=good(name)["bias"].long())
         refused(ValueError, name, "window_size", "-3", window_size=-3)
-
-
-# ---- the library behind it checks for itself -----------------------------------------------------------------------------------------
-def test_the_operators_refuse_what_would_be_read_beyond_its_end() -> None:
-    op = torch.ops.window_matmul.attention
-    q, mask, ends = torch.randn(1, 2, 6, 4), torch.ones(1, 6, dtype=torch.bool), torch.tensor([0, 6])
-
-    def call(
-        q=q, k=q, v=q, bias=None, sinks=None, key_mask=None, global_mask=None, cu_q=None, cu_k=None, seed=None, **numbers: Any
-    ) -> None:  # type: ignore[no-untyped-def]
-        band, reals = numbers.get("band", [2, 1, 0]), numbers.get("reals", [0.0, 0.0])
-        op(q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, band, 0, numbers.get("global_tokens", 0), reals)
-
-    call(key_mask=mask, global_mask=mask, cu_q=None)
-    call(key_mask=mask, cu_q=ends, cu_k=ends)
-    for name, wrong in {
-        "q": {"q": q[0]},
-        "k": {"k": q[:, :, :, :3]},
-        "v": {"v": q[:, :, :5]},
-        "bias": {"bias": torch.randn(2, 3)},
-        "sinks": {"sinks": torch.randn(3)},
-        "key_mask": {"key_mask": mask[:, :5]},
-        "global_mask": {"global_mask": mask.float()},
-        "cu_seqlens_q": {"cu_q": ends},
-        "cu_seqlens_k": {"cu_q": ends, "cu_k": torch.tensor([0, 7])},
-        "seed": {"reals": [0.0, 0.5]},
-        "band": {"band": [2]},
-        "reals": {"reals": [0.0]},
-        "global_tokens": {"global_tokens": -1},
-        "left": {"band": [-1, 1, 0]},
-        "dilation": {"band": [1, 1, 0, 1, 2, 3]},
-    }.items():
-        with pytest.raises(ValueError, match=rf"(?s)\b{name}\b.*need"):
-            call(**wrong)
-    back = torch.ops.window_matmul.attention_backward
-    with torch.no_grad():
-        out, lse = op(q, q, q, *[None] * 7, [2, 1, 0], 0, 0, [0.0, 0.0])
-    rest = (q, q, q, *[None] * 7, [2, 1, 0], 0, 0, [0.0, 0.0])
-    for name, wrong_args in {
-        "d_out": (out[:, :, :5], None, out, lse, *rest, 7),
-        "d_lse": (out, lse[:, :, :5], out, lse, *rest, 7),
-        "out": (out, None, out[..., :3], lse, *rest, 7),
-        "lse": (out, None, out, lse.double(), *rest, 7),
-        "wanted": (out, None, out, lse, *rest, 15),
-    }.items():
-        with pytest.raises(ValueError, match=rf"(?s)\b{name}\b.*need"):
-            back(*wrong_args)

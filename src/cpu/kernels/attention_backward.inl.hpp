@@ -3,8 +3,8 @@
 //   P = 2^(scores - lse)      d_P = d_out vT      d_S = P (w d_P - (w delta - d_lse)),  delta = sum of d_out * out
 //   d_v += (w P)T d_out       d_k += d_ST q       d_q += d_S k       (d_S times the softcap's slope for d_k and d_q)
 //
-// w = 1 / (1 + exp(sink - lse)) is the share of the softmax that the sink leaves to the keys, 1 without sinks. Dropout multiplies d_P, and P
-// in d_v. All query heads of a key/value head are taken together: their sums of d_k and d_v are the same rows.
+// w = 1 / (1 + exp(sink - lse)) is the share of the softmax that the sink leaves to the keys, 1 without sinks. Dropout multiplies d_P, and
+// P in d_v. All query heads of a key/value head are taken together: their sums of d_k and d_v are the same rows.
 #pragma once
 
 #include "cpu/kernels/attention_dropout.inl.hpp"
@@ -15,8 +15,8 @@ namespace {
 
 template <class T>
 struct BackwardScratch {
-  // Transposed q and d_out [D][kQueries] and a vector; three tiles [kBackwardChunk][kQueries]; packed rows of k, v, q and d_out; sums of d_q
-  // [kQueries][padded D]; four numbers a query; sums of the held keys.
+  // Transposed q and d_out [D][kQueries] and a vector; three tiles [kBackwardChunk][kQueries]; packed rows of k, v, q and d_out; sums of
+  // d_q [kQueries][padded D]; four numbers a query; sums of the held keys.
   T *queries, *d_out_transposed, *p, *d_s, *slopes, *k, *v, *q, *d_out, *d_q, *lse, *share, *offset, *line, *key_sums;
 
   BackwardScratch(void* memory, const AttentionBlock& block, index_t lanes) {
@@ -83,7 +83,9 @@ struct AttentionBackward {
     if (first_time && head.d_bias.address != 0) clear_slots_without_key(rows.begin + r);
     if (lse == kMinusInfinity<T>) return;
     const T delta = product_with_out(position), sink = static_cast<T>(head.sink) - lse;
-    const T odds = !block.options.has_sinks ? T{0} : sizeof(T) == 4 ? __builtin_expf(static_cast<float>(sink)) : static_cast<T>(__builtin_exp(sink));
+    const T odds = !block.options.has_sinks ? T{0}
+                   : sizeof(T) == 4         ? __builtin_expf(static_cast<float>(sink))
+                                            : static_cast<T>(__builtin_exp(sink));
     const T share = 1 / (1 + odds);
     if (first_time && head.d_sink_sum != nullptr) *static_cast<T*>(head.d_sink_sum) -= (1 - share) * delta;
     if (is_of_another_item(position)) return;
@@ -183,7 +185,8 @@ struct AttentionBackward {
     scores.for_each_seen([&](index_t c, index_t v) {
       const index_t at = c * kQueries + v * kLanes;
       const auto d_s = S::load(scratch.d_s + at);
-      S::store(scratch.d_s + at, S::where_less(S::zero(), S::max(S::sub(S::zero(), d_s), d_s), S::mul(d_s, S::load(scratch.slopes + at)), d_s));
+      S::store(scratch.d_s + at,
+               S::where_less(S::zero(), S::max(S::sub(S::zero(), d_s), d_s), S::mul(d_s, S::load(scratch.slopes + at)), d_s));
     });
   }
 
@@ -242,9 +245,7 @@ struct AttentionBackward {
   }
   void add_to_bias() const { block.options.bias_is_f32 ? write_bias<float>() : write_bias<E>(); }
 
-  void clear_slots_without_key(index_t row) const {
-    block.options.bias_is_f32 ? clear_slots<float>(row) : clear_slots<E>(row);
-  }
+  void clear_slots_without_key(index_t row) const { block.options.bias_is_f32 ? clear_slots<float>(row) : clear_slots<E>(row); }
   template <class B>
   void clear_slots(index_t row) const {
     const Matrix2<B> d_bias(head.d_bias);

@@ -1,9 +1,11 @@
 // src/cpu/kernels/attention_forward.inl.hpp: out = softmax(scores) v and its log-sum-exp, chunk by chunk of keys with a running maximum.
 //
-//   m' = max(m, scores)    P = 2^(scores - m')    l = l 2^(m - m') + sum P    O = O 2^(m - m') + P v       out = O / l, lse = (m + log2 l) ln 2
+//   m' = max(m, scores)    P = 2^(scores - m')    l = l 2^(m - m') + sum P    O = O 2^(m - m') + P v       out = O / l, lse = (m + log2 l)
+//   ln 2
 //
 // The factor 2^(m - m') costs nothing: it is multiplied in as the sums are loaded. P is zero where nothing is seen, and zero times infinity
-// is NaN: if an output is not finite, its block is done again without the zeros. So a weight of exactly zero adds nothing, whatever v holds.
+// is NaN: if an output is not finite, its block is done again without the zeros. So a weight of exactly zero adds nothing, whatever v
+// holds.
 #pragma once
 
 #include "cpu/kernels/attention_dropout.inl.hpp"

@@ -96,8 +96,8 @@ struct Scores {
 
   const AttentionBlock& block;
   T* const queries;  // [D][kQueries] and a vector
-  T* const tile;     // [kChunk][kQueries]
-  T* const slopes;   // the same: the derivative of the softcap, or null
+  T* const tile;  // [kChunk][kQueries]
+  T* const slopes;  // the same: the derivative of the softcap, or null
   Prefetcher& ahead;
   T* const few = nullptr;  // [kFewQueries][padded D]: a few queries, not transposed; or null
   const AttentionHead* head = nullptr;
@@ -221,8 +221,7 @@ struct Scores {
       const Range keys = block.walk.band.keys(row).intersect(chunk.keys);
       for (index_t key = keys.begin; key < keys.end; ++key) {
         const bool listed = block.walk.query_list != nullptr;
-        const index_t slot =
-            listed ? block.window.slot(block.walk.query(row), block.walk.key(key)) : block.walk.band.slot(row, key);
+        const index_t slot = listed ? block.window.slot(block.walk.query(row), block.walk.key(key)) : block.walk.band.slot(row, key);
         if (slot >= 0) f(key - chunk.keys.begin, row, slot);
       }
     }

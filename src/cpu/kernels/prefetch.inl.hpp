@@ -26,8 +26,8 @@ struct Prefetcher {
     if (from.address == 0 || from.col_stride != 1 || rows <= 0 || columns <= 0) return;
     const Matrix2<const E> m(from);
     const auto bytes = columns * static_cast<index_t>(sizeof(E));
-    queue[count++] = {reinterpret_cast<std::uintptr_t>(m.at(first, 0)), static_cast<std::uintptr_t>(from.row_stride * step) * sizeof(E), rows,
-                      ceil_div(bytes, kCacheLine), to_write};
+    queue[count++] = {reinterpret_cast<std::uintptr_t>(m.at(first, 0)), static_cast<std::uintptr_t>(from.row_stride * step) * sizeof(E),
+                      rows, ceil_div(bytes, kCacheLine), to_write};
   }
 
   // What is queued is spread over so many calls of issue().

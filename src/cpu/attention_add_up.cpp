@@ -1,0 +1,175 @@
+// src/cpu/attention_add_up.cpp: what several backward items share, added up in the order of the items, rounded once and written.
+#include <algorithm>
+
+#include "cpu/attention_add_up.hpp"
+#include "cpu/attention_items.hpp"
+#include "half.hpp"
+
+namespace window_matmul::cpu {
+namespace {
+
+// to(position, n) = factor * from[n]
+template <class E, class T>
+void store_row_of(const Operand& to, index_t position, const T* from, index_t count, T factor) {
+  const auto bytes = static_cast<std::uintptr_t>(position * to.row_stride) * sizeof(E);
+  E* const row = reinterpret_cast<E*>(to.address + bytes);
+  for (index_t n = 0; n < count; ++n) row[n * to.col_stride] = narrow<E>(static_cast<decltype(widen(E{}))>(factor * from[n]));
+}
+
+template <class T>
+void store_row(const Operand& to, DType dtype, index_t position, const T* from, index_t count, T factor) {
+  switch (dtype) {
+    case DType::f64:
+      return store_row_of<double>(to, position, from, count, factor);
+    case DType::f32:
+      return store_row_of<float>(to, position, from, count, factor);
+    case DType::bf16:
+      return store_row_of<bf16>(to, position, from, count, factor);
+    case DType::f16:
+      return store_row_of<f16>(to, position, from, count, factor);
+  }
+}
+
+template <class T>
+class AddUp {
+ public:
+  explicit AddUp(const Run& run)
+      : run_(run), p_(run.plan.problem()), a_(run.plan.args()), line_(static_cast<std::size_t>(sums_width(p_))) {}
+
+  // d_k and d_v of the keys that no item wrote alone, and d_q of the global queries.
+  void keys_and_global_queries(index_t s, index_t kv_head) {
+    const AttentionBlock block = run_.plan.block_of(s, kv_head, 1);
+    for (index_t j = 0; j < run_.plan.sequence(s).keys.size(); ++j) key(block, s, kv_head, j);
+    if (!run_.plan.globals(s).queries || a_.d_q.data == nullptr) return;
+    for (index_t h = 0; h < run_.plan.group(); ++h) global_queries(s, kv_head, kv_head * run_.plan.group() + h);
+  }
+
+  void bias_and_sink(index_t head) {
+    const index_t kv_head = head / run_.plan.group(), width = p_.band.width();
+    if (p_.attention.bias == AttentionOptions::Bias::per_slot && a_.d_bias.data != nullptr) {
+      std::vector<T> sums(static_cast<std::size_t>(width));
+      for_each_item_of(kv_head, head, [&](const Item& item, index_t h) {
+        const T* from = at(item.bias + h * width);
+        for (T& sum : sums) sum += *from++;
+      });
+      store_row(run_.plan.rows_of(a_.d_bias, 0, head, 0), a_.d_bias.dtype, 0, sums.data(), width, T{1});
+    }
+    if (a_.d_sinks.data == nullptr) return;
+    T sum = 0;
+    for_each_item_of(kv_head, head, [&](const Item& item, index_t h) { sum += *at(item.sinks + h); });
+    const Operand d_sinks{reinterpret_cast<std::uintptr_t>(a_.d_sinks.data), a_.d_sinks.stride[0], 1};
+    store_row(d_sinks, a_.d_sinks.dtype, head, &sum, 1, T{1});
+  }
+
+ private:
+  const T* at(index_t offset) const { return static_cast<const T*>(run_.at(offset)); }
+
+  // Calls f(item, which of its heads) for all items of all sequences that hold the head.
+  template <class F>
+  void for_each_item_of(index_t kv_head, index_t head, F f) const {
+    for (index_t s = 0; s < run_.plan.sequences(); ++s) {
+      const Range items = run_.items.of_keys(s, kv_head);
+      for (index_t i = items.begin; i < items.end; ++i) {
+        const index_t h = head - run_.items[i].first_head;
+        if (0 <= h && h < run_.items[i].num_heads) f(run_.items[i], h);
+      }
+    }
+  }
+
+  void add(index_t offset) {
+    const T* from = at(offset);
+    for (T& sum : line_) sum += *from++;
+  }
+
+  // The key of the item's walk at a position that the item covers, or -1.
+  static index_t covered_key(const Item& item, index_t j) {
+    const index_t offset = j - item.walk.first_key;
+    if (offset < 0 || offset % item.walk.step != 0) return -1;
+    return item.segment.covered.contains(offset / item.walk.step) ? offset / item.walk.step : -1;
+  }
+
+  void key(const AttentionBlock& block, index_t s, index_t kv_head, index_t j) {
+    const Range items = run_.items.of_keys(s, kv_head);
+    const bool global = run_.plan.globals(s).tokens.contains(j);
+    for (index_t i = items.begin; i < items.end && !global; ++i)
+      if (run_.items[i].segment.exclusive.contains(covered_key(run_.items[i], j))) return;
+    std::fill(line_.begin(), line_.end(), T{0});
+    for (index_t i = items.begin; i < items.end; ++i) {
+      const Item& item = run_.items[i];
+      const Range exclusive = item.segment.exclusive;
+      const index_t c = covered_key(item, j);
+      if (c < 0 || exclusive.contains(c)) continue;
+      add(item.shared + (c - (c < exclusive.begin ? 0 : exclusive.size()) - item.segment.covered.begin) * sums_width(p_));
+    }
+    if (global) add_global(s, items, j);
+    write(block, j);
+  }
+
+  void add_global(index_t s, Range items, index_t j) {
+    const std::vector<index_t>& keys = run_.plan.globals(s).keys;
+    const auto index = static_cast<index_t>(std::lower_bound(keys.begin(), keys.end(), j) - keys.begin());
+    for (index_t i = items.begin; i < items.end; ++i) add(run_.items[i].global_keys + index * sums_width(p_));
+  }
+
+  void write(const AttentionBlock& block, index_t j) const {
+    const T scale = static_cast<T>(p_.attention.scale);
+    const T *d_k = line_.data(), *d_v = d_k + padded(p_.dim);
+    if (a_.d_k.data != nullptr) store_row(block.d_k, p_.dtype, j, d_k, p_.dim, scale);
+    if (a_.d_v.data != nullptr) store_row(block.d_v, p_.dtype, j, d_v, p_.attention.value_dim, T{1});
+  }
+
+  void global_queries(index_t s, index_t kv_head, index_t head) {
+    const Range items = run_.items.of_keys(s, kv_head);
+    const AttentionHead view = run_.plan.head_of(s, head);
+    const std::vector<index_t>& queries = run_.plan.globals(s).keys;
+    const auto count = static_cast<index_t>(queries.size());
+    for (index_t g = 0; g < count; ++g) {
+      std::fill(line_.begin(), line_.end(), T{0});
+      for (index_t i = items.begin; i < items.end; ++i) {
+        const Item& item = run_.items[i];
+        const index_t h = head - item.first_head;
+        if (h < 0 || h >= item.num_heads) continue;
+        const T* from = at(item.global_queries + (h * count + g) * padded(p_.dim));
+        for (index_t n = 0; n < p_.dim; ++n) line_[static_cast<std::size_t>(n)] += from[n];
+      }
+      store_row(view.d_q, p_.dtype, queries[static_cast<std::size_t>(g)], line_.data(), p_.dim, static_cast<T>(p_.attention.scale));
+    }
+  }
+
+  const Run& run_;
+  const Problem& p_;
+  const AttentionArgs& a_;
+  std::vector<T> line_;  // one row of sums
+};
+
+// Whether the items left anything of this sequence and key/value head to be added up.
+bool has_rest(const Run& run, index_t s, index_t kv_head) {
+  if (!run.plan.globals(s).keys.empty()) return true;
+  const Range items = run.items.of_keys(s, kv_head);
+  index_t written = 0;
+  for (index_t i = items.begin; i < items.end; ++i) written += run.items[i].segment.exclusive.size();
+  return written < run.plan.sequence(s).keys.size();
+}
+
+template <class T>
+void add_up_of_type(const Run& run, const Executor& executor) {
+  const Problem& p = run.plan.problem();
+  const AttentionArgs& a = run.plan.args();
+  const index_t kv_heads = p.attention.kv_heads;
+  if (a.d_k.data != nullptr || a.d_v.data != nullptr || run.plan.has_globals())
+    executor.for_each_range(run.plan.sequences() * kv_heads, [&](index_t begin, index_t end) {
+      AddUp<T> sums(run);
+      for (index_t i = begin; i < end; ++i)
+        if (has_rest(run, i / kv_heads, i % kv_heads)) sums.keys_and_global_queries(i / kv_heads, i % kv_heads);
+    });
+  AddUp<T> sums(run);
+  for (index_t head = 0; head < p.heads; ++head) sums.bias_and_sink(head);
+}
+
+}  // namespace
+
+void add_up(const Run& run, const Executor& executor) {
+  run.plan.problem().dtype == DType::f64 ? add_up_of_type<double>(run, executor) : add_up_of_type<float>(run, executor);
+}
+
+}  // namespace window_matmul::cpu

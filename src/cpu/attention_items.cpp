@@ -1,0 +1,70 @@
+// src/cpu/attention_items.cpp: key/value heads, dilation parts and segments of queries, whatever the number of threads.
+#include "cpu/attention_items.hpp"
+
+namespace window_matmul::cpu {
+namespace {
+
+// Below so many items the queries are cut into segments: enough for the threads of most machines to come out even.
+constexpr index_t kItemsWanted = 16;
+// A segment has at least so many times the rows of a window: what two of them share is added once more.
+constexpr index_t kWindowsOfASegment = 4;
+
+}  // namespace
+
+BackwardItems::BackwardItems(const AttentionPlan& plan) : plan_(plan) {
+  for (index_t s = 0; s < plan.sequences(); ++s)
+    for (index_t kv_head = 0; kv_head < plan.problem().attention.kv_heads; ++kv_head) {
+      first_.push_back(static_cast<index_t>(items_.size()));
+      add_items(s, kv_head);
+    }
+  first_.push_back(static_cast<index_t>(items_.size()));
+}
+
+void BackwardItems::add_items(index_t s, index_t kv_head) {
+  const Problem& p = plan_.problem();
+  const index_t first = kv_head * plan_.group();
+  bool alike = true;  // then the query heads have the same parts, and are taken together
+  for (index_t h = 1; h < plan_.group(); ++h) alike = alike && p.dilation_of(first + h) == p.dilation_of(first);
+  const index_t step = alike ? plan_.group() : 1;
+  for (index_t h = 0; h < plan_.group(); h += step) add_parts({s, kv_head, 0, first + h, step, {}, {}}, !alike);
+}
+
+void BackwardItems::add_parts(Item item, bool all_shared) {
+  const Problem& p = plan_.problem();
+  const Band& band = plan_.sequence(item.sequence).band;
+  const index_t dilation = p.dilation_of(item.first_head), parts = dilated_parts(band, dilation);
+  const index_t items = plan_.sequences() * p.attention.kv_heads * larger(parts, 1);
+  for (item.part = 0; item.part < parts; ++item.part) {
+    item.walk = walk_of_part(band, dilation, item.part);
+    const Band& of = item.walk.band;
+    const index_t reach = smaller(of.width(), of.cols) + kMaxQueryLanes;
+    const index_t count = smaller(ceil_div(kItemsWanted, items), of.rows / (kWindowsOfASegment * reach));
+    for (const Segment& segment : segments_of(of, count, kMaxQueryLanes, all_shared)) {
+      item.segment = segment;
+      capacity_ = larger(capacity_, smaller(reach + larger(2 * kMaxQueryLanes, reach / 4), of.cols + 2 * kMaxQueryLanes));
+      add(item);
+    }
+  }
+}
+
+void BackwardItems::add(Item item) {
+  const Problem& p = plan_.problem();
+  const AttentionArgs& a = plan_.args();
+  const bool keys = a.d_k.data != nullptr || a.d_v.data != nullptr, per_slot = p.attention.bias == AttentionOptions::Bias::per_slot;
+  const GlobalTokens& globals = plan_.globals(item.sequence);
+  const auto num_globals = static_cast<index_t>(globals.keys.size());
+  const auto take = [&](index_t count) {
+    const index_t taken = elements_;
+    elements_ += round_up(count, kMaxLanes);
+    return taken;
+  };
+  const index_t shared = item.segment.covered.size() - item.segment.exclusive.size();
+  item.shared = take(shared * sums_width(p));
+  item.global_keys = take(keys ? num_globals * sums_width(p) : 0);
+  item.global_queries = take(globals.queries ? item.num_heads * num_globals * padded(p.dim) : 0);
+  item.bias = take(a.d_bias.data != nullptr && per_slot ? item.num_heads * p.band.width() : 0);
+  item.sinks = take(item.num_heads);
+  items_.push_back(item);
+}
+
+}  // namespace window_matmul::cpu
