@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._arguments import _DTYPES, as_count, as_operand, to_window
+from ._arguments import DTYPES, as_count, as_operand, to_window
 from .window import Window, as_int, as_positive
 
 _MAX_BYTES = 1 << 62  # what a size in bytes may be in torch, with room
@@ -28,7 +28,7 @@ class Sizes:
         for name in ("batch_size", "head_dim", "value_head_dim", "num_pinned"):
             object.__setattr__(self, name, as_size(name, getattr(self, name)))
         object.__setattr__(self, "num_kv_heads", as_positive("num_kv_heads", self.num_kv_heads))
-        if self.dtype not in _DTYPES:
+        if self.dtype not in DTYPES:
             raise TypeError(f"dtype is {self.dtype!r}; it needs to be float32, float64, bfloat16 or float16")
         token = max(self.batch_size, 1) * self.num_kv_heads * max(self.head_dim, self.value_head_dim, 1) * self.dtype.itemsize
         if token * (self.reach + 1 + self.num_pinned) > _MAX_BYTES:
