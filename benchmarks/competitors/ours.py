@@ -1,7 +1,6 @@
 # benchmarks/competitors/ours.py: the operators as a user calls them.
 from __future__ import annotations
 
-from typing import cast
 
 from torch import Tensor
 
@@ -22,7 +21,7 @@ def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str
         "unwindow": lambda a, v: unwindow_matmul(a, v, w),
         "attention": lambda q, k, v: explicit_attention(q, k, v, w),
     }
-    return functions.get(case.op, lambda q, k, v: cast(Tensor, window_attention(q, k, v, w))), ""
+    return functions.get(case.op, lambda q, k, v: window_attention(q, k, v, w)), ""
 
 
 def explicit_attention(q: Tensor, k: Tensor, v: Tensor, w: tuple[int, int]) -> Tensor:

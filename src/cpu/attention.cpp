@@ -50,7 +50,8 @@ std::vector<Item> items_of(const AttentionPlan& plan, index_t item_rows) {
 
 std::size_t scratch_bytes(const Problem& problem) {
   const index_t dim = padded(problem.dim), value_dim = padded(problem.attention.value_dim);
-  const index_t elements = (kMaxQueryLanes + kForwardChunk + kFewQueries) * (dim + value_dim + kMaxLanes) + kMaxQueryLanes * (kForwardChunk + 8);
+  const index_t elements =
+      (kMaxQueryLanes + kForwardChunk + kFewQueries) * (dim + value_dim + kMaxLanes) + kMaxQueryLanes * (kForwardChunk + 8);
   return static_cast<std::size_t>(elements * (problem.dtype == DType::f64 ? 8 : 4));
 }
 
