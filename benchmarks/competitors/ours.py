@@ -1,7 +1,6 @@
 # benchmarks/competitors/ours.py: the operators as a user calls them.
 from __future__ import annotations
 
-
 from torch import Tensor
 
 from window_matmul import unwindow_matmul, window_attention, window_matmul, window_softmax
