@@ -34,7 +34,7 @@ __asm__(
     ".size window_matmul_switch_stack, .-window_matmul_switch_stack\n");
 
 struct Fiber::Machine {
-  std::vector<std::byte> stack = std::vector<std::byte>(kStackBytes);
+  std::unique_ptr<std::byte[]> stack = std::make_unique_for_overwrite<std::byte[]>(kStackBytes);
   void* here = nullptr;    // the fiber's stack while it is suspended
   void* caller = nullptr;  // the scheduler's while it runs
   void (*body)(void*) = nullptr;
@@ -50,7 +50,7 @@ struct Fiber::Machine {
 
 void Fiber::start(void (*body)(void*), void* context) {
   machine_->body = body, machine_->context = context;
-  const auto end = reinterpret_cast<std::uintptr_t>(machine_->stack.data() + kStackBytes) & ~std::uintptr_t{15};
+  const auto end = reinterpret_cast<std::uintptr_t>(machine_->stack.get() + kStackBytes) & ~std::uintptr_t{15};
   void* frame[8] = {nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, reinterpret_cast<void*>(&Machine::enter), nullptr};
   machine_->here = reinterpret_cast<void*>(end - sizeof frame);  // `enter` finds the stack as after a call: 8 bytes off a multiple of 16
   std::memcpy(machine_->here, frame, sizeof frame);
@@ -62,7 +62,7 @@ void Fiber::resume() {
 void Fiber::suspend() { window_matmul_switch_stack(&machine_->here, machine_->caller); }
 #else
 struct Fiber::Machine {
-  std::vector<std::byte> stack = std::vector<std::byte>(kStackBytes);
+  std::unique_ptr<std::byte[]> stack = std::make_unique_for_overwrite<std::byte[]>(kStackBytes);
   ucontext_t here{}, caller{};
   void (*body)(void*) = nullptr;
   void* context = nullptr;
@@ -78,7 +78,7 @@ struct Fiber::Machine {
 void Fiber::start(void (*body)(void*), void* context) {
   machine_->body = body, machine_->context = context;
   getcontext(&machine_->here);
-  machine_->here.uc_stack.ss_sp = machine_->stack.data(), machine_->here.uc_stack.ss_size = kStackBytes;
+  machine_->here.uc_stack.ss_sp = machine_->stack.get(), machine_->here.uc_stack.ss_size = kStackBytes;
   makecontext(&machine_->here, &Machine::enter, 0);
 }
 void Fiber::resume() {
@@ -88,7 +88,16 @@ void Fiber::resume() {
 void Fiber::suspend() { swapcontext(&machine_->here, &machine_->caller); }
 #endif
 
-Fiber::Fiber() : machine_(std::make_unique<Machine>()) {}
-Fiber::~Fiber() = default;
+// Stacks are kept for the next fibers: fresh pages cost more than a small kernel.
+std::vector<std::unique_ptr<Fiber::Machine>>& Fiber::spare() {
+  static std::vector<std::unique_ptr<Machine>> machines;
+  return machines;
+}
+Fiber::Fiber() {
+  if (spare().empty()) spare().push_back(std::make_unique<Machine>());
+  machine_ = std::move(spare().back());
+  spare().pop_back();
+}
+Fiber::~Fiber() { spare().push_back(std::move(machine_)); }
 
 }  // namespace window_matmul::cuda::emulation

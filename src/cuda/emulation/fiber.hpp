@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 namespace window_matmul::cuda::emulation {
 
@@ -21,6 +22,7 @@ class Fiber {
 
  private:
   struct Machine;
+  static std::vector<std::unique_ptr<Machine>>& spare();
   std::unique_ptr<Machine> machine_;
 };
 

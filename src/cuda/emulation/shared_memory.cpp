@@ -23,10 +23,10 @@ void Clocks::meet(const std::vector<int>& threads) {
 }
 
 void SharedMemory::reset(std::size_t bytes, int threads) {
-  warps_ = (threads + 31) / 32;
-  if (warps_ > kMaxWarps) report_.fail("the emulation takes blocks of at most " + std::to_string(kMaxWarps) + " warps");
+  warps_ = static_cast<std::size_t>(threads + 31) / 32;
   bytes_.assign(bytes, std::byte{0xFF});  // a NaN in every type
   cells_.assign(bytes / kGranule, Cell{});
+  readers_.assign(bytes / kGranule * warps_, Reader{});
 }
 
 void SharedMemory::fail(const char* what, int thread, std::uint32_t offset, const std::string& why) {
@@ -49,8 +49,7 @@ bool SharedMemory::load(int thread, std::uint32_t offset, void* to, std::uint32_
     if (c.writer < 0) return fail("load", thread, at, "nothing was stored there"), false;
     if (!clocks_.knows(thread, c.writer, c.written_at))
       return fail("load", thread, at, "races with a store by thread " + std::to_string(c.writer)), false;
-    c.last[thread / 32].reader = static_cast<std::int16_t>(thread);
-    c.last[thread / 32].at = clocks_.now(thread);
+    reader(at, static_cast<std::size_t>(thread / 32)) = {thread, clocks_.now(thread)};
   }
   std::memcpy(to, bytes_.data() + offset, bytes);
   return true;
@@ -63,9 +62,9 @@ bool SharedMemory::check_write(int thread, const char* what, std::uint32_t offse
     if (c.copies > 0) return fail(what, thread, at, "a copy may not have landed"), false;
     if (c.writer >= 0 && !clocks_.knows(thread, c.writer, c.written_at))
       return fail(what, thread, at, "races with a store by thread " + std::to_string(c.writer)), false;
-    for (int w = 0; w < warps_; ++w)
-      if (c.last[w].reader >= 0 && !clocks_.knows(thread, c.last[w].reader, c.last[w].at))
-        return fail(what, thread, at, "races with a load by thread " + std::to_string(c.last[w].reader)), false;
+    for (std::size_t w = 0; w < warps_; ++w)
+      if (const Reader& r = reader(at, w); r.thread >= 0 && !clocks_.knows(thread, r.thread, r.at))
+        return fail(what, thread, at, "races with a load by thread " + std::to_string(r.thread)), false;
   }
   return true;
 }

@@ -39,26 +39,27 @@ class SharedMemory {
 
  private:
   static constexpr std::uint32_t kGranule = 2;  // bytes: the smallest element
-  static constexpr int kMaxWarps = 12;
   struct Cell {
     std::int16_t writer = -1;  // a thread; -1: nobody yet
     std::uint16_t copies = 0;  // on their way here
     std::uint32_t written_at = 0;
-    struct {
-      std::int16_t reader = -1;
-      std::uint32_t at = 0;
-    } last[kMaxWarps] = {};  // the last reader of each warp
+  };
+  struct Reader {
+    std::int32_t thread = -1;
+    std::uint32_t at = 0;
   };
   bool is_inside(const char* what, std::uint32_t offset, std::uint32_t bytes);
   bool check_write(int thread, const char* what, std::uint32_t offset, std::uint32_t bytes);
   void fail(const char* what, int thread, std::uint32_t offset, const std::string& why);
   Cell& cell(std::uint32_t offset) { return cells_[offset / kGranule]; }
+  Reader& reader(std::uint32_t offset, std::size_t warp) { return readers_[offset / kGranule * warps_ + warp]; }
 
   Report& report_;
   Clocks& clocks_;
-  int warps_ = 0;
+  std::size_t warps_ = 0;
   std::vector<std::byte> bytes_;
   std::vector<Cell> cells_;
+  std::vector<Reader> readers_;  // the last one of each warp, for each cell
 };
 
 }  // namespace window_matmul::cuda::emulation
