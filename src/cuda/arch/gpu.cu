@@ -6,7 +6,7 @@ namespace window_matmul::cuda {
 namespace {
 
 template <class Kernel>
-__global__ void __launch_bounds__(kThreads) entry(const __grid_constant__ Launch launch) {
+__global__ void __launch_bounds__(kThreads, 2) entry(const __grid_constant__ Launch launch) {
   Kernel::run(launch);
 }
 

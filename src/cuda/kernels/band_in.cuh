@@ -20,7 +20,7 @@ template <class E, bool Transposed, int Panels>
 struct BandIn {
   using Tile = Product<E>;
   using Sum = typename Tile::Sum;
-  static constexpr Lines kLinesOfX = Transposed ? Lines::across_depth : Lines::along_depth;
+  static constexpr Lines kLinesOfX = Transposed ? Lines::across_depth : Lines::along_depth, kLinesOfY = Lines::across_depth;
   static constexpr int kDepth = Tile::kDepth, kRun = Tile::kRunOfDepths;
   static constexpr int kLineOfRows = kTileRows * sizeof(E), kLineOfColumns = kTileColumns * sizeof(E);
   static constexpr std::uint32_t kBytesX = kTileRows * 128, kBytesPanel = kTileColumns * 128, kBytesY = Panels * kBytesPanel;
@@ -84,7 +84,7 @@ struct BandIn {
       if (warp_sees(column)) {
         WINDOW_MATMUL_UNROLL
         for (std::uint32_t p = 0; p < Panels; ++p)
-          tiles[p].template add<kLinesOfX, Lines::across_depth>(stage * kBytesX, kFirstY + stage * kBytesY + p * kBytesPanel);
+          tiles[p].template add<kLinesOfX, kLinesOfY>(stage * kBytesX, kFirstY + stage * kBytesY + p * kBytesPanel);
       }
       sync_threads();
       column += kDepth, stage ^= 1;
@@ -95,17 +95,29 @@ struct BandIn {
   }
 
   WINDOW_MATMUL_DEVICE void store(const Tile& tile, index_t n) const {
-    const Source out = rows_of(item.out, item.first, n, sizeof(E));
-    const std::uintptr_t alignment = alignment_of(out, sizeof(E));
-    tile.template for_each_run<Lines::across_depth>([&](int r, int c, const auto& sums) {
-      const index_t row = item.first + r;
-      const Range seen = Range{0, item.dim - n - c}.intersect({0, kRun});
+    const std::uintptr_t alignment = alignment_of(rows_of(item.out, item.first, n, sizeof(E)), sizeof(E));
+    std::uint32_t again = 0;  // a bit for each run
+    tile.template for_each_run<kLinesOfY>([&](int run, const auto& sums) {
+      const index_t row = item.first + Tile::template row_of<kLinesOfY>(run), column = n + Tile::template column_of<kLinesOfY>(run);
+      const Range seen = Range{0, item.dim - column}.intersect({0, kRun});
       if (!item.rows.contains(row) || seen.empty()) return;
-      Sum exact[kRun];
+      bool finite = true;
       WINDOW_MATMUL_UNROLL
-      for (int i = 0; i < kRun; ++i) exact[i] = is_finite(sums[i]) || !seen.contains(i) ? sums[i] : sum_again(row, n + c + i);
-      store_run<E>(address_of(item.out, row, n + c, sizeof(E)), item.out.col_stride, alignment, seen, exact);
+      for (int i = 0; i < kRun; ++i) finite = finite && is_finite(sums[i]);
+      if (finite)
+        store_run<E>(address_of(item.out, row, column, sizeof(E)), item.out.col_stride, alignment, seen, sums);
+      else
+        again |= 1u << run;
     });
+    WINDOW_MATMUL_NO_UNROLL
+    for (int run = 0; again != 0; ++run, again >>= 1)
+      if ((again & 1) != 0) store_again(item.first + Tile::template row_of<kLinesOfY>(run), n + Tile::template column_of<kLinesOfY>(run));
+  }
+
+  WINDOW_MATMUL_DEVICE void store_again(index_t row, index_t column) const {
+    WINDOW_MATMUL_NO_UNROLL
+    for (index_t n = column; n < smaller(column + kRun, item.dim); ++n)
+      store_global(address_of(item.out, row, n, sizeof(E)), narrow<E>(sum_again(row, n)));
   }
 
   WINDOW_MATMUL_DEVICE Sum sum_again(index_t row, index_t n) const {

@@ -15,6 +15,7 @@ namespace window_matmul::cuda {
 template <class E>
 struct BandOut {
   using Tile = Product<E>;
+  static constexpr Lines kLines = Lines::along_depth;  // of both tiles
   static constexpr std::uint32_t kBytesX = kTileRows * 128, kBytesY = kTileColumns * 128, kFirstY = 2 * kBytesX;
   static constexpr std::uint32_t kSharedBytes = 2 * (kBytesX + kBytesY);
 
@@ -79,7 +80,7 @@ struct BandOut {
         commit_copies();
         wait_copies<1>();
         sync_threads();
-        if (sees) tile.template add<Lines::along_depth, Lines::along_depth>(place_of_x(step), place_of_y(step));
+        if (sees) tile.template add<kLines, kLines>(place_of_x(step), place_of_y(step));
         sync_threads();
         step = next;
       }
@@ -89,8 +90,8 @@ struct BandOut {
   }
 
   WINDOW_MATMUL_DEVICE void store(const Tile& tile, index_t first_key) const {
-    tile.template for_each_run<Lines::along_depth>([&](int r, int c, const auto& sums) {
-      const index_t row = item.first + r, key = first_key + c;
+    tile.template for_each_run<kLines>([&](int run, const auto& sums) {
+      const index_t row = item.first + Tile::template row_of<kLines>(run), key = first_key + Tile::template column_of<kLines>(run);
       if (!item.rows.contains(row)) return;
       const Range seen = item.band.keys(row).intersect({key, key + Tile::kRunOfColumns});
       if (seen.empty()) return;

@@ -5,7 +5,7 @@
 
 namespace window_matmul::cuda {
 
-inline constexpr int kThreads = 128;
+inline constexpr int kThreads = 256;
 inline constexpr index_t kBlockRows = 128;  // output rows of an item: the keys that two items share are read again by the second
 inline constexpr index_t kMaxPhase = 7;     // elements by which the first row is moved for the sake of alignment
 

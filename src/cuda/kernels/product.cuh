@@ -1,6 +1,6 @@
 // src/cuda/kernels/product.cuh: sums (128 rows x 64 columns) += A (128 x depth) B (depth x 64), tiles in shared memory, sums in registers.
 //
-// Two of a kind: bf16 and fp16 on tensor cores, fp32 and fp64 in plain multiply-adds. A warp owns 32 rows. Depth is 128 bytes of elements.
+// Two of a kind: bf16 and fp16 on tensor cores, fp32 and fp64 in plain multiply-adds. A warp owns 16 rows. Depth is 128 bytes of elements.
 // How a tile lies: `lines` of A are rows (or depths, transposed); lines of B are columns (band_out) or depths (band_in).
 //
 // Where B's lines are columns, place(c) says where column c is kept: shuffled within 32 so that what a thread sums is a run of kRun
@@ -13,7 +13,7 @@
 
 namespace window_matmul::cuda {
 
-inline constexpr int kTileRows = 128, kTileColumns = 64, kWarpRows = 32;
+inline constexpr int kTileRows = 128, kTileColumns = 64, kWarpRows = kTileRows / (kThreads / kWarp);
 enum class Lines { along_depth, across_depth };  // a line of the tile holds many depths, or one
 
 template <class E>
@@ -24,7 +24,8 @@ struct TensorCoreProduct {
   using Sum = float;
   static constexpr int kDepth = 64;
   static constexpr int kRunOfColumns = 8, kRunOfDepths = 2;  // neighbouring sums of a thread, as B's lines are columns or depths
-  float sums[2][8][4];
+  float sums[8][4];
+  static_assert(kWarpRows == 16);
 
   // Column bits t1 t0 f1 f0 e -> f1 f0 t1 t0 e: thread t of four gets columns 8 t .. 8 t + 7 from fragments f = 0 .. 3.
   WINDOW_MATMUL_DEVICE static int place(int column) {
@@ -33,12 +34,9 @@ struct TensorCoreProduct {
 
   WINDOW_MATMUL_DEVICE void clear() {
     WINDOW_MATMUL_UNROLL
-    for (auto& m : sums) {
+    for (auto& fragment : sums) {
       WINDOW_MATMUL_UNROLL
-      for (auto& f : m) {
-        WINDOW_MATMUL_UNROLL
-        for (float& s : f) s = 0;
-      }
+      for (float& s : fragment) s = 0;
     }
   }
 
@@ -46,53 +44,45 @@ struct TensorCoreProduct {
   WINDOW_MATMUL_DEVICE void add(std::uint32_t a, std::uint32_t b) {
     WINDOW_MATMUL_UNROLL
     for (int k = 0; k < kDepth / 16; ++k) {
-      Fragment rows[2];
-      WINDOW_MATMUL_UNROLL
-      for (int m = 0; m < 2; ++m) load_rows<A>(rows[m], a, m, k);
+      Fragment rows;
+      load_rows<A>(rows, a, k);
       WINDOW_MATMUL_UNROLL
       for (int f = 0; f < 4; ++f) {
         Fragment columns;
         load_columns<B>(columns, b, f, k);
-        WINDOW_MATMUL_UNROLL
-        for (int m = 0; m < 2; ++m) {
-          mma(sums[m][2 * f], rows[m], columns[0], columns[1], E{});
-          mma(sums[m][2 * f + 1], rows[m], columns[2], columns[3], E{});
-        }
+        mma(sums[2 * f], rows, columns[0], columns[1], E{});
+        mma(sums[2 * f + 1], rows, columns[2], columns[3], E{});
       }
     }
   }
 
-  // f(row, column, values): neighbouring columns, from those of the warp's tile that this thread holds.
+  // What this thread holds is runs of neighbouring columns, numbered: where each lies in the tile.
+  template <Lines B>
+  WINDOW_MATMUL_DEVICE static int row_of(int run) {
+    return thread_index() / kWarp * kWarpRows + thread_index() % kWarp / 4 + 8 * (B == Lines::along_depth ? run / 2 : run / 8);
+  }
+  template <Lines B>
+  WINDOW_MATMUL_DEVICE static int column_of(int run) {
+    const int t = thread_index() % 4;
+    return B == Lines::along_depth ? 32 * (run % 2) + 8 * t : 8 * (run % 8) + 2 * t;
+  }
+  // f(number, sums of the run)
   template <Lines B, class F>
   WINDOW_MATMUL_DEVICE void for_each_run(F&& f) const {
-    const int lane = thread_index() % kWarp, row = thread_index() / kWarp * kWarpRows + lane / 4, t = lane % 4;
+    constexpr int kRun = B == Lines::along_depth ? kRunOfColumns : kRunOfDepths, kRuns = 32 / kRun;
     WINDOW_MATMUL_UNROLL
-    for (int m = 0; m < 2; ++m) {
+    for (int n = 0; n < kRuns; ++n) {
+      float run[kRun];
       WINDOW_MATMUL_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        if constexpr (B == Lines::along_depth) {
-          WINDOW_MATMUL_UNROLL
-          for (int q = 0; q < 2; ++q) {
-            float run[8];
-            WINDOW_MATMUL_UNROLL
-            for (int i = 0; i < 8; ++i) run[i] = sums[m][4 * q + i / 2][2 * h + i % 2];
-            f(row + 16 * m + 8 * h, 32 * q + 8 * t, run);
-          }
-        } else {
-          WINDOW_MATMUL_UNROLL
-          for (int n = 0; n < 8; ++n) {
-            const float run[2] = {sums[m][n][2 * h], sums[m][n][2 * h + 1]};
-            f(row + 16 * m + 8 * h, 8 * n + 2 * t, run);
-          }
-        }
-      }
+      for (int i = 0; i < kRun; ++i) run[i] = sums[n % (kRuns / 2) * (kRun / 2) + i / 2][n / (kRuns / 2) * 2 + i % 2];
+      f(n, run);
     }
   }
 
  private:
   template <Lines A>
-  WINDOW_MATMUL_DEVICE static void load_rows(Fragment& r, std::uint32_t a, int m, int k) {
-    const int lane = thread_index() % kWarp, row = thread_index() / kWarp * kWarpRows + 16 * m;
+  WINDOW_MATMUL_DEVICE static void load_rows(Fragment& r, std::uint32_t a, int k) {
+    const int lane = thread_index() % kWarp, row = thread_index() / kWarp * kWarpRows;
     if constexpr (A == Lines::along_depth)
       load_matrices(r, a + chunk_offset<128>(row + lane % 16, 2 * k + lane / 16));
     else
@@ -113,7 +103,7 @@ struct Product<bf16> : TensorCoreProduct<bf16> {};
 template <>
 struct Product<f16> : TensorCoreProduct<f16> {};
 
-// A thread sums 8 rows (4 apart) by 8 columns (runs of 16 bytes, 8 runs apart). Factors come in chunks of 16 bytes, without conflicts:
+// A thread sums 4 rows (4 apart) by 8 columns (runs of 16 bytes, 8 runs apart). Factors come in chunks of 16 bytes, without conflicts:
 // eight lanes read either one chunk or eight of different banks.
 template <class E>
 struct PlainProduct {
@@ -121,7 +111,8 @@ struct PlainProduct {
   static constexpr int kDepth = 128 / sizeof(E), kRun = 16 / sizeof(E);
   static constexpr int kRunOfColumns = kRun, kRunOfDepths = kRun;
   static constexpr int kRuns = 8 / kRun, kLineOfRows = kTileRows * sizeof(E), kLineOfColumns = kTileColumns * sizeof(E);
-  E sums[8][8];
+  static constexpr int kRows = kWarpRows / 4;
+  E sums[kRows][8];
 
   struct alignas(16) Chunk {
     E e[kRun];
@@ -144,7 +135,7 @@ struct PlainProduct {
   WINDOW_MATMUL_DEVICE void add(std::uint32_t a, std::uint32_t b) {
     WINDOW_MATMUL_NO_UNROLL
     for (int chunk = 0; chunk < 8; ++chunk) {
-      Chunk rows[8];
+      Chunk rows[kRows];
       load_rows<A>(rows, a, chunk);
       if constexpr (B == Lines::along_depth)
         add_columns(rows, b, chunk);
@@ -153,17 +144,22 @@ struct PlainProduct {
     }
   }
 
+  template <Lines>
+  WINDOW_MATMUL_DEVICE static int row_of(int run) {
+    return first_row() + 4 * (run / kRuns);
+  }
+  template <Lines>
+  WINDOW_MATMUL_DEVICE static int column_of(int run) {
+    return (8 * (run % kRuns) + lane_of_columns()) * kRun;
+  }
   template <Lines B, class F>
   WINDOW_MATMUL_DEVICE void for_each_run(F&& f) const {
     WINDOW_MATMUL_UNROLL
-    for (int i = 0; i < 8; ++i) {
+    for (int n = 0; n < kRows * kRuns; ++n) {
+      E run[kRun];
       WINDOW_MATMUL_UNROLL
-      for (int q = 0; q < kRuns; ++q) {
-        E run[kRun];
-        WINDOW_MATMUL_UNROLL
-        for (int j = 0; j < kRun; ++j) run[j] = sums[i][q * kRun + j];
-        f(first_row() + 4 * i, (8 * q + lane_of_columns()) * kRun, run);
-      }
+      for (int j = 0; j < kRun; ++j) run[j] = sums[n / kRuns][n % kRuns * kRun + j];
+      f(n, run);
     }
   }
 
@@ -172,9 +168,9 @@ struct PlainProduct {
   WINDOW_MATMUL_DEVICE static int lane_of_columns() { return thread_index() % 8; }
 
   template <Lines A>
-  WINDOW_MATMUL_DEVICE static void load_rows(Chunk (&rows)[8], std::uint32_t a, int chunk) {
+  WINDOW_MATMUL_DEVICE static void load_rows(Chunk (&rows)[kRows], std::uint32_t a, int chunk) {
     WINDOW_MATMUL_UNROLL
-    for (int i = 0; i < 8; ++i) {
+    for (int i = 0; i < kRows; ++i) {
       const int row = first_row() + 4 * i;
       if constexpr (A == Lines::along_depth) {
         rows[i] = load_shared<Chunk>(a + chunk_offset<128>(row, chunk));
@@ -185,25 +181,25 @@ struct PlainProduct {
       }
     }
   }
-  WINDOW_MATMUL_DEVICE void add_columns(const Chunk (&rows)[8], std::uint32_t b, int chunk) {
+  WINDOW_MATMUL_DEVICE void add_columns(const Chunk (&rows)[kRows], std::uint32_t b, int chunk) {
     WINDOW_MATMUL_UNROLL
     for (int c = 0; c < 8; ++c) {
       const Chunk column = load_shared<Chunk>(b + chunk_offset<128>(8 * c + lane_of_columns(), chunk));
       WINDOW_MATMUL_UNROLL
-      for (int i = 0; i < 8; ++i) {
+      for (int i = 0; i < kRows; ++i) {
         WINDOW_MATMUL_UNROLL
         for (int e = 0; e < kRun; ++e) sums[i][c] = fused_multiply_add(rows[i].e[e], column.e[e], sums[i][c]);
       }
     }
   }
-  WINDOW_MATMUL_DEVICE void add_depths(const Chunk (&rows)[8], std::uint32_t b, int chunk) {
+  WINDOW_MATMUL_DEVICE void add_depths(const Chunk (&rows)[kRows], std::uint32_t b, int chunk) {
     WINDOW_MATMUL_UNROLL
     for (int e = 0; e < kRun; ++e) {
       WINDOW_MATMUL_UNROLL
       for (int q = 0; q < kRuns; ++q) {
         const Chunk columns = load_shared<Chunk>(b + chunk_offset<kLineOfColumns>(chunk * kRun + e, 8 * q + lane_of_columns()));
         WINDOW_MATMUL_UNROLL
-        for (int i = 0; i < 8; ++i) {
+        for (int i = 0; i < kRows; ++i) {
           WINDOW_MATMUL_UNROLL
           for (int j = 0; j < kRun; ++j)
             sums[i][q * kRun + j] = fused_multiply_add(rows[i].e[e], columns.e[j], sums[i][q * kRun + j]);
