@@ -1,4 +1,5 @@
-// tests/cuda_emulation/kernels_test.cpp: every CUDA kernel against the definitions, over ragged sizes, windows, dilation, strides, alignments.
+// tests/cuda_emulation/kernels_test.cpp: every CUDA kernel against the definitions, over ragged sizes, windows, dilation, strides,
+// alignments.
 #include <gtest/gtest.h>
 
 #include "emulated_trial.hpp"

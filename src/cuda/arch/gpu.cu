@@ -6,14 +6,15 @@ namespace window_matmul::cuda {
 namespace {
 
 template <class Kernel>
-__global__ void __launch_bounds__(kThreads, 2) entry(const __grid_constant__ Launch launch) {
+__global__ void __launch_bounds__(kThreads, 1) entry(const __grid_constant__ Launch launch) {
   Kernel::run(launch);
 }
 
 template <class Kernel>
 cudaError_t enqueue(const Launch& launch, const Plan& plan, cudaStream_t stream) {
   const auto shared = static_cast<int>(Kernel::kSharedBytes);
-  if (const cudaError_t e = cudaFuncSetAttribute(entry<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared); e != cudaSuccess) return e;
+  if (const cudaError_t e = cudaFuncSetAttribute(entry<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared); e != cudaSuccess)
+    return e;
   const auto blocks = static_cast<unsigned>(smaller(launch.items, plan.max_blocks));
   entry<Kernel><<<blocks, kThreads, Kernel::kSharedBytes, stream>>>(launch);
   return cudaGetLastError();

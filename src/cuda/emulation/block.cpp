@@ -100,7 +100,8 @@ std::string Block::who_waits() {
     if (!warps_[w].waiting.empty()) text += " " + std::to_string(warps_[w].waiting.size()) + " lanes of warp " + std::to_string(w);
   for (std::size_t b = 0; b < barriers_.size(); ++b)
     if (!barriers_[b].waiting.empty())
-      text += " " + std::to_string(barriers_[b].waiting.size()) + " of " + std::to_string(barriers_[b].threads) + " in barrier " + std::to_string(b);
+      text += " " + std::to_string(barriers_[b].waiting.size()) + " of " + std::to_string(barriers_[b].threads) + " in barrier " +
+              std::to_string(b);
   return text;
 }
 
@@ -118,7 +119,8 @@ void Block::finish() {
 void Block::barrier(int id, int threads) {
   Barrier& b = barriers_[static_cast<std::size_t>(id)];
   if (!b.waiting.empty() && b.threads != threads)
-    report_.fail("barrier " + std::to_string(id) + " is asked for " + std::to_string(b.threads) + " and for " + std::to_string(threads) + " threads");
+    report_.fail("barrier " + std::to_string(id) + " is asked for " + std::to_string(b.threads) + " and for " + std::to_string(threads) +
+                 " threads");
   if (threads % 32 != 0 || threads <= 0 || threads > static_cast<int>(threads_.size()))
     report_.fail("barrier " + std::to_string(id) + " of " + std::to_string(threads) + " threads; it needs whole warps of the block");
   b.threads = threads;

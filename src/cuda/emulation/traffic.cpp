@@ -39,8 +39,9 @@ void Traffic::flush_warp(std::size_t first) {
     by_thread_[t].clear();
   }
   const auto request = [](const Access& a) { return std::tie(a.place, a.nth, a.space, a.bytes); };
-  std::sort(all.begin(), all.end(),
-            [&](const Access& a, const Access& b) { return std::tuple_cat(request(a), std::tie(a.lane)) < std::tuple_cat(request(b), std::tie(b.lane)); });
+  std::sort(all.begin(), all.end(), [&](const Access& a, const Access& b) {
+    return std::tuple_cat(request(a), std::tie(a.lane)) < std::tuple_cat(request(b), std::tie(b.lane));
+  });
   for (std::size_t i = 0; i < all.size();) {
     std::vector<std::uintptr_t> addresses;
     const Access& a = all[i];

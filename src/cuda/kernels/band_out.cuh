@@ -35,7 +35,9 @@ struct BandOut {
   WINDOW_MATMUL_DEVICE std::uint32_t place_of_x(const Step& s) const {
     return static_cast<std::uint32_t>((steps_of_dim <= 2 ? s.depth : s.number) & 1) * kBytesX;
   }
-  WINDOW_MATMUL_DEVICE std::uint32_t place_of_y(const Step& s) const { return kFirstY + static_cast<std::uint32_t>(s.number & 1) * kBytesY; }
+  WINDOW_MATMUL_DEVICE std::uint32_t place_of_y(const Step& s) const {
+    return kFirstY + static_cast<std::uint32_t>(s.number & 1) * kBytesY;
+  }
 
   WINDOW_MATMUL_DEVICE void load(const Step& s) const {
     const index_t n = s.depth * Tile::kDepth;

@@ -177,7 +177,8 @@ struct PlainProduct {
       } else {
         WINDOW_MATMUL_UNROLL
         for (int e = 0; e < kRun; ++e)
-          rows[i].e[e] = load_shared<E>(a + chunk_offset<kLineOfRows>(chunk * kRun + e, row / kRun) + static_cast<std::uint32_t>(row % kRun * int{sizeof(E)}));
+          rows[i].e[e] = load_shared<E>(a + chunk_offset<kLineOfRows>(chunk * kRun + e, row / kRun) +
+                                        static_cast<std::uint32_t>(row % kRun * int{sizeof(E)}));
       }
     }
   }
@@ -201,8 +202,7 @@ struct PlainProduct {
         WINDOW_MATMUL_UNROLL
         for (int i = 0; i < kRows; ++i) {
           WINDOW_MATMUL_UNROLL
-          for (int j = 0; j < kRun; ++j)
-            sums[i][q * kRun + j] = fused_multiply_add(rows[i].e[e], columns.e[j], sums[i][q * kRun + j]);
+          for (int j = 0; j < kRun; ++j) sums[i][q * kRun + j] = fused_multiply_add(rows[i].e[e], columns.e[j], sums[i][q * kRun + j]);
         }
       }
     }

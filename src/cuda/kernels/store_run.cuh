@@ -33,7 +33,8 @@ struct alignas(Count * sizeof(E)) Rounded {
 
 // Stores elements `seen` (from 0) of a run that begins at `address`. `alignment`: that of the address, whatever the row.
 template <class E, int Count, class Sum>
-WINDOW_MATMUL_DEVICE void store_run(std::uintptr_t address, index_t stride, std::uintptr_t alignment, Range seen, const Sum (&sums)[Count]) {
+WINDOW_MATMUL_DEVICE void store_run(std::uintptr_t address, index_t stride, std::uintptr_t alignment, Range seen,
+                                    const Sum (&sums)[Count]) {
   const Rounded<E, Count, Sum> run(sums);
   constexpr std::uintptr_t kBytes = Count * sizeof(E);
   if (stride == 1 && seen.size() == Count && alignment > sizeof(E)) {
@@ -45,7 +46,8 @@ WINDOW_MATMUL_DEVICE void store_run(std::uintptr_t address, index_t stride, std:
   }
   WINDOW_MATMUL_UNROLL
   for (int i = 0; i < Count; ++i)
-    if (seen.contains(i)) store_global(address + static_cast<std::uintptr_t>(i) * static_cast<std::uintptr_t>(stride) * sizeof(E), run.e[i]);
+    if (seen.contains(i))
+      store_global(address + static_cast<std::uintptr_t>(i) * static_cast<std::uintptr_t>(stride) * sizeof(E), run.e[i]);
 }
 
 }  // namespace window_matmul::cuda

@@ -78,8 +78,9 @@ WINDOW_MATMUL_DEVICE void load_tile(std::uint32_t to, const Source& source, Seen
     const int line = lines_first ? n % Lines : n / kChunks, chunk = lines_first ? n / Lines : n % kChunks;
     const index_t first = chunk * kPerChunk;
     const Range exists = Range(seen(line)).intersect({first, first + kPerChunk});
-    const std::uintptr_t address =
-        source.address + (std::uintptr_t(line) * std::uintptr_t(source.line_stride) + std::uintptr_t(first) * std::uintptr_t(source.element_stride)) * sizeof(E);
+    const std::uintptr_t address = source.address + (std::uintptr_t(line) * std::uintptr_t(source.line_stride) +
+                                                     std::uintptr_t(first) * std::uintptr_t(source.element_stride)) *
+                                                        sizeof(E);
     load_chunk<E>(to + chunk_offset<LineBytes>(place(line), chunk), address, source.element_stride, alignment,
                   {exists.begin - first, exists.end - first});
   }

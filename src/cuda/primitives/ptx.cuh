@@ -74,8 +74,7 @@ WINDOW_MATMUL_DEVICE void store_global(std::uintptr_t address, T value) {
     static_assert(sizeof(T) == 16);
     Bytes16 b;
     __builtin_memcpy(&b, &value, 16);
-    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(b.word[0]), "r"(b.word[1]), "r"(b.word[2]),
-                 "r"(b.word[3])
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(b.word[0]), "r"(b.word[1]), "r"(b.word[2]), "r"(b.word[3])
                  : "memory");
   }
 }
