@@ -14,6 +14,24 @@ from typing import NamedTuple
 
 # kernel as demangled below -> registers at most, on any architecture
 BOUNDS = {
+    "BandIn<bfloat16, 1 panels>": 152,
+    "BandIn<bfloat16, 2 panels>": 224,
+    "BandIn<bfloat16, transposed, 1 panels>": 152,
+    "BandIn<bfloat16, transposed, 2 panels>": 216,
+    "BandIn<float16, 1 panels>": 152,
+    "BandIn<float16, 2 panels>": 224,
+    "BandIn<float16, transposed, 1 panels>": 152,
+    "BandIn<float16, transposed, 2 panels>": 216,
+    "BandIn<float32, 1 panels>": 160,
+    "BandIn<float32, 2 panels>": 192,
+    "BandIn<float32, transposed, 1 panels>": 152,
+    "BandIn<float32, transposed, 2 panels>": 192,
+    "BandIn<float64, 1 panels>": 176,
+    "BandIn<float64, transposed, 1 panels>": 176,
+    "BandOut<bfloat16>": 168,
+    "BandOut<float16>": 168,
+    "BandOut<float32>": 168,
+    "BandOut<float64>": 224,
 }
 
 ENTRY = re.compile(

@@ -69,6 +69,17 @@ TEST_P(Kernels, LongHeads) {
   }
 }
 
+// An infinity or a NaN shows in the rows that see it and in no other.
+TEST_P(Kernels, NonFiniteValuesStayWhereTheyAreSeen) {
+  for (const double value : {kInf, -kInf, kNaN}) {
+    Case c{.rows = 140, .cols = 140, .window = {.left = 9, .right = 5}, .dim = 20, .dtype = dtype()};
+    Trial trial(op(), c, 16);
+    trial.y.set(trial.y.size() / 2, value);
+    cuda::emulation::Report report;
+    ASSERT_TRUE(check_emulated(trial, {}, &report));
+  }
+}
+
 std::string name_of_kernel(const testing::TestParamInfo<std::tuple<DType, Op>>& info) {
   return std::string(name_of(std::get<0>(info.param))) + "_" + name_of(std::get<1>(info.param));
 }
