@@ -2,7 +2,7 @@
 # scripts/inject_cuda_bugs.py: puts bugs into the CUDA kernels, one at a time, and fails unless the emulation's tests find each.
 """Needs a build with tests: `cmake --workflow --preset release` makes one in build/release.
 
-Only the file with the kernels is compiled anew, from a copy of the sources with one text replaced, and linked with the objects of the build.
+Only the file with the kernels is compiled anew, from a copy of the sources with one text replaced; the rest is linked from the build.
 """
 
 import argparse
@@ -42,12 +42,22 @@ BUGS = [
     Bug("band_out: x kept where the head dim takes more steps", OUT, "steps_of_dim > 2 || s.number", "s.number"),
     Bug("band_out: tiles of keys too far apart", OUT, "Step{s.key + kTileColumns, 0", "Step{s.key + kTileColumns + 1, 0"),
     Bug("band_out: the last tile of keys is not loaded", OUT, "next.key < keys.end", "next.key + kTileColumns < keys.end"),
-    Bug("band_out: a key too many stored", OUT, "intersect({key, key + Tile::kRunOfColumns})", "intersect({key - 1, key + Tile::kRunOfColumns})"),
+    Bug(
+        "band_out: a key too many stored",
+        OUT,
+        "intersect({key, key + Tile::kRunOfColumns})",
+        "intersect({key - 1, key + Tile::kRunOfColumns})",
+    ),
     Bug("band_out: rows beyond the last stored", OUT, "if (!item.rows.contains(row)) return;", ""),
     Bug("band_out: slots without a key are not filled", OUT, "    fill();\n    if (keys.empty())", "    if (keys.empty())"),
     Bug("band_out: the phase is not walked", OUT, "item.band.right + phase, item", "item.band.right, item"),
     Bug("band_in: the phase is not walked", IN, "item.band.right + phase, item", "item.band.right, item"),
-    Bug("band_in: the band's mask off by one", IN, "from(item.band.keys(item.first + r), column)", "from(item.band.keys(item.first + r + 1), column)"),
+    Bug(
+        "band_in: the band's mask off by one",
+        IN,
+        "from(item.band.keys(item.first + r), column)",
+        "from(item.band.keys(item.first + r + 1), column)",
+    ),
     Bug("band_in: the transposed band's mask not clipped to the rows", IN, ".intersect(item.rows), item.first)", ", item.first)"),
     Bug("band_in: keys nobody sees are loaded", IN, "columns.contains(column + c) ? ns : Range{}", "ns"),
     Bug("band_in: sums that are not finite stay", IN, "if (finite)", "if (true)"),
@@ -57,13 +67,28 @@ BUGS = [
     Bug("partial chunks read whole", LOAD, "static_cast<int>(seen.end * sizeof(E))", "16"),
     Bug("the gather reads what does not exist", LOAD, "if (seen.contains(e)) elements", "elements"),
     Bug("tensor cores: two chunks of B swapped", PRODUCT, "2 * k + lane / 8 % 2));", "2 * k + lane / 16));"),
-    Bug("tensor cores: the columns not shuffled", PRODUCT, "return (column & ~31) | ((column >> 1 & 3) << 3) |", "return column;\n    return (column & ~31) | ((column >> 1 & 3) << 3) |"),
+    Bug(
+        "tensor cores: the columns not shuffled",
+        PRODUCT,
+        "return (column & ~31) | ((column >> 1 & 3) << 3) |",
+        "return column;\n    return (column & ~31) | ((column >> 1 & 3) << 3) |",
+    ),
     Bug("tensor cores: sums not cleared", PRODUCT, "for (float& s : fragment) s = 0;", "for (float& s : fragment) s = s;"),
     Bug("plain products: a lane's columns wrong", PRODUCT, "8 * c + lane_of_columns()", "8 * lane_of_columns() + c"),
     Bug("stores of 16 bytes where 8 are aligned", STORE, "if (alignment == 16) return", "if (alignment >= 8) return"),
     Bug("band storage with row stride W", LAUNCH, "m.row_stride - m.col_stride, m.col_stride}", "m.row_stride, m.col_stride}"),
-    Bug("dilation parts begin at the wrong column", LAUNCH, "strided_rows(moved(launch.y, y), p.first_col", "strided_rows(moved(launch.y, y), p.first_row"),
-    Bug("dilation parts with undilated rows", LAUNCH, "p.first_row, launch.dilation, element);\n  return item;", "p.first_row, 1, element);\n  return item;"),
+    Bug(
+        "dilation parts begin at the wrong column",
+        LAUNCH,
+        "strided_rows(moved(launch.y, y), p.first_col",
+        "strided_rows(moved(launch.y, y), p.first_row",
+    ),
+    Bug(
+        "dilation parts with undilated rows",
+        LAUNCH,
+        "p.first_row, launch.dilation, element);\n  return item;",
+        "p.first_row, 1, element);\n  return item;",
+    ),
 ]
 
 TESTS = "Cuda/Kernels.*:Cuda/Traffic.*band_*64"
@@ -89,8 +114,8 @@ def outcome(bug: Bug, build: Path, seconds: int) -> str:
         compiler = shlex.split(os.environ.get("CXX", "c++"))
         flags = ["-std=c++20", "-O1", f"-I{folder}/include", f"-I{folder}/src"]
         subprocess.run([*compiler, *flags, "-c", folder / "src/cuda/arch/emulated.cpp", "-o", kernels], check=True, capture_output=True)
-        libraries = [build / "libwindow_matmul_core.a", "-lgtest_main", "-lgtest", "-lpthread"]
-        subprocess.run([*compiler, kernels, *objects, *libraries, "-o", program], check=True, capture_output=True)
+        libraries = [str(build / "libwindow_matmul_core.a"), "-lgtest_main", "-lgtest", "-lpthread"]
+        subprocess.run([*compiler, kernels, *map(str, objects), *libraries, "-o", program], check=True, capture_output=True)
         try:
             done = subprocess.run(
                 [program, f"--gtest_filter={TESTS}", "--gtest_fail_fast"], capture_output=True, text=True, timeout=seconds, errors="replace"
