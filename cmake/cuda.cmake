@@ -13,7 +13,10 @@ endfunction()
 
 if(WINDOW_MATMUL_CUDA)
   window_matmul_find_nvcc()
-  if(WINDOW_MATMUL_NVCC)
+  find_package(Python 3.10 COMPONENTS Interpreter) # runs nvcc and keeps what ptxas says
+  if(WINDOW_MATMUL_NVCC AND NOT Python_FOUND)
+    message(STATUS "CUDA kernels: not compiled, no Python to run scripts/compile_cuda.py")
+  elseif(WINDOW_MATMUL_NVCC)
     set(WINDOW_MATMUL_CUDA_FOUND ON)
     message(STATUS "CUDA kernels: sm_${WINDOW_MATMUL_CUDA_ARCHITECTURES} by ${WINDOW_MATMUL_NVCC} (target window_matmul_cuda)")
   elseif(WINDOW_MATMUL_CUDA STREQUAL AUTO)
@@ -35,7 +38,6 @@ if(WINDOW_MATMUL_CUDA_FOUND)
   endforeach()
   file(GLOB cuda_headers CONFIGURE_DEPENDS include/window_matmul/*.hpp src/*.hpp src/cuda/*.hpp src/cuda/kernels/* src/cuda/primitives/* src/cuda/arch/*)
   file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/cuda")
-  find_package(Python 3.10 REQUIRED COMPONENTS Interpreter)
   add_custom_command(OUTPUT "${cuda_object}" "${cuda_object}.ptxas"
     COMMAND "${Python_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/scripts/compile_cuda.py" --log "${cuda_object}.ptxas" --
       "${WINDOW_MATMUL_NVCC}" ${cuda_flags} -I "${PROJECT_SOURCE_DIR}/include" -I "${PROJECT_SOURCE_DIR}/src"
