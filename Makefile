@@ -19,11 +19,11 @@ export CTEST_PARALLEL_LEVEL ?= $(JOBS)
 
 # What the wheel is made of. Folders count too: their time changes when a file goes.
 WHEEL_SOURCES := $(shell find CMakeLists.txt LICENSE README.md cmake include pyproject.toml python src -not -path '*/__pycache__*')
-CPP_FILES := $(shell find include src python tests examples -name '*.[ch]pp')
+CPP_FILES := $(shell find include src python tests examples -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-cpp test-python test-backends test-sanitizers bench lint format docs clean
+.PHONY: help install demo test test-cpp test-python test-backends test-sanitizers cuda bench lint format docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,11 @@ test-backends: install ## Python tests again with WINDOW_MATMUL_BACKEND set to e
 
 test-sanitizers: install $(VENV)/.gtest ## C++ tests under the address and undefined-behaviour sanitizers
 	cmake --workflow --preset asan
+
+cuda: $(VENV)/.gtest ## compile the CUDA kernels (nvcc) and check their registers
+	cmake --preset release
+	cmake --build --preset release --target window_matmul_cuda
+	$(BIN)/python scripts/check_cuda_kernels.py build/release/cuda/gpu.o.ptxas
 
 bench: install ## measure against the roofline and against others
 	$(BIN)/python -m window_matmul bench $(ARGS)

@@ -20,6 +20,27 @@ target_link_libraries(window_matmul_tests PRIVATE window_matmul_core GTest::gtes
 include(GoogleTest)
 gtest_discover_tests(window_matmul_tests DISCOVERY_TIMEOUT 60)
 
+# The CUDA kernels, run on this CPU. The sanitizers do not follow fibers from stack to stack; the emulation checks memory itself.
+if(NOT WINDOW_MATMUL_SANITIZE)
+  file(GLOB emulation CONFIGURE_DEPENDS src/cuda/emulation/*.cpp src/cuda/*.cpp src/cuda/arch/*.cpp)
+  file(GLOB cuda_tests CONFIGURE_DEPENDS tests/cuda_emulation/*.cpp)
+  add_executable(window_matmul_cuda_tests ${emulation} ${cuda_tests})
+  window_matmul_compile_options(window_matmul_cuda_tests)
+  target_compile_options(window_matmul_cuda_tests PRIVATE -O2 # in every configuration: a matrix instruction is thousands of operations here
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>)
+  target_include_directories(window_matmul_cuda_tests PRIVATE src tests/cpp tests/cuda_emulation)
+  target_link_libraries(window_matmul_cuda_tests PRIVATE window_matmul_core GTest::gtest_main)
+  gtest_discover_tests(window_matmul_cuda_tests TEST_PREFIX cuda_emulation. DISCOVERY_TIMEOUT 60)
+endif()
+
+# What ptxas says of the kernels, where nvcc is present.
+if(WINDOW_MATMUL_CUDA_FOUND)
+  add_test(NAME cuda_kernels.build COMMAND "${CMAKE_COMMAND}" --build "${PROJECT_BINARY_DIR}" --target window_matmul_cuda)
+  add_test(NAME cuda_kernels.gates COMMAND "${Python_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/scripts/check_cuda_kernels.py" "${cuda_object}.ptxas")
+  set_tests_properties(cuda_kernels.build PROPERTIES FIXTURES_SETUP cuda_object)
+  set_tests_properties(cuda_kernels.gates PROPERTIES FIXTURES_REQUIRED cuda_object)
+endif()
+
 # A weak symbol or a static initialiser of an ISA object could run on a machine without that ISA. Sanitizers add both: not there.
 if(NOT WINDOW_MATMUL_SANITIZE)
   find_package(Python 3.10 REQUIRED COMPONENTS Interpreter)

@@ -1,0 +1,120 @@
+// src/cuda/emulation/block.hpp: a block of threads on one CPU thread: fibers in a seeded random order, meeting in barriers and warps.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cuda/emulation/fiber.hpp"
+#include "cuda/emulation/global_memory.hpp"
+#include "cuda/emulation/report.hpp"
+#include "cuda/emulation/shared_memory.hpp"
+#include "cuda/emulation/traffic.hpp"
+
+namespace window_matmul::cuda::emulation {
+
+struct Settings {
+  std::uint64_t seed = 1;
+  bool count_traffic = false;  // takes several times as long
+};
+
+class Block {
+ public:
+  // What the lanes of a warp do together: the last one to come runs it for all 32.
+  using Together = void (*)(Block& block, void* const* lanes);
+
+  Block(int threads, std::size_t shared_bytes, GlobalMemory& global, Report& report, const Settings& settings);
+
+  static Block& current() { return *current_; }
+
+  // Runs one block of a grid from start to end.
+  void run(const std::function<void()>& kernel, index_t block_index, index_t grid_size);
+
+  int thread() const { return running_; }
+  int threads() const { return static_cast<int>(threads_.size()); }
+  index_t block_index() const { return block_index_; }
+  index_t grid_size() const { return grid_size_; }
+
+  void barrier(int id, int threads);
+  void sync_warp();
+  void together(Together what, void* mine);
+
+  // `place` tells requests apart: the caller's address.
+  void load_global(const void* place, std::uintptr_t address, void* to, std::uint32_t bytes);
+  void store_global(const void* place, std::uintptr_t address, const void* from, std::uint32_t bytes);
+  void load_shared(const void* place, std::uint32_t offset, void* to, std::uint32_t bytes);
+  void store_shared(const void* place, std::uint32_t offset, const void* from, std::uint32_t bytes);
+  void copy_async(const void* place, std::uint32_t offset, std::uintptr_t address, std::uint32_t bytes, int valid);
+  void commit_copies();
+  void wait_copies(int newest);
+
+  // For matrix instructions: rows of 16 bytes, whoever's.
+  SharedMemory& shared() { return shared_; }
+  void count_matrices(const std::vector<std::uintptr_t>& rows);
+  void count_products(std::int64_t n) { report_.products += n; }
+  int first_lane() const { return running_ / 32 * 32; }
+
+ private:
+  static constexpr int kBarriers = 16;
+  enum class State : std::uint8_t { ready, waits, done };
+  struct Copy {
+    std::uint32_t offset, bytes;
+    std::array<std::byte, 16> data;  // read when the copy is issued: inputs do not change
+    bool landed = false;
+  };
+  struct Thread {
+    Fiber fiber;
+    State state = State::done;
+    void* mine = nullptr;  // what it brought to `together`
+    std::vector<Copy> copies;         // not yet waited for, oldest first
+    std::vector<std::size_t> groups;  // sizes of the committed ones, oldest first
+    std::size_t uncommitted = 0;
+  };
+  struct Warp {
+    std::vector<int> waiting;  // in `together`
+    Together what = nullptr;
+  };
+  struct Barrier {
+    std::vector<int> waiting;
+    int threads = 0;
+  };
+
+  std::uint64_t random();
+  bool one_in(std::uint64_t n) { return random() % n == 0; }
+  Thread& at(int thread) { return threads_[static_cast<std::size_t>(thread)]; }
+  static void enter(void* block);
+  void start();
+  void run_warp(int warp);
+  bool has_ready(int warp);
+  void wait();
+  void wake(const std::vector<int>& threads);
+  void land_some();
+  void land(Copy& copy);
+  void finish();
+  std::string who_waits();
+
+  static inline Block* current_ = nullptr;
+  Report& report_;
+  GlobalMemory& global_;
+  Clocks clocks_;
+  SharedMemory shared_;
+  Traffic traffic_;
+  Settings settings_;
+  std::size_t shared_bytes_;
+  std::vector<Thread> threads_;
+  std::vector<Warp> warps_;
+  std::array<Barrier, kBarriers> barriers_;
+  const std::function<void()>* kernel_ = nullptr;
+  int running_ = 0, live_ = 0;
+  std::uint64_t random_;
+  index_t block_index_ = 0, grid_size_ = 1;
+};
+
+// Runs a whole grid, its blocks one after another in a random order.
+void run_grid(const std::function<void()>& kernel, index_t blocks, int threads, std::size_t shared_bytes, GlobalMemory& global,
+              Report& report, const Settings& settings);
+
+}  // namespace window_matmul::cuda::emulation

@@ -1,0 +1,29 @@
+// src/cuda/emulation/fiber.hpp: threads that take turns: each has a stack, and runs until it hands over.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+namespace window_matmul::cuda::emulation {
+
+class Fiber {
+ public:
+  Fiber();
+  ~Fiber();
+  Fiber(const Fiber&) = delete;
+  Fiber& operator=(const Fiber&) = delete;
+
+  // Prepares body(context) to run at the next resume(); whatever ran before on this stack is forgotten. The body must not return: it
+  // ends by a last suspend().
+  void start(void (*body)(void*), void* context);
+  void resume();   // from the scheduler: runs the fiber until it suspends
+  void suspend();  // from the fiber itself
+
+ private:
+  struct Machine;
+  static std::vector<std::unique_ptr<Machine>>& spare();
+  std::unique_ptr<Machine> machine_;
+};
+
+}  // namespace window_matmul::cuda::emulation

@@ -1,0 +1,33 @@
+// src/cuda/plan.hpp: which kernel a problem gets on a device, and what its grids are told. Needs neither nvcc nor a GPU.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cuda/kernels/launch.hpp"
+#include "window_matmul/problem.hpp"
+
+namespace window_matmul::cuda {
+
+struct Device {  // passed in, never asked for here
+  int major = 8, minor = 0;  // compute capability
+  int multiprocessors = 108;
+  std::size_t shared_bytes_per_block = 99 << 10;  // with opt-in
+};
+
+struct Plan {  // a pure function of Problem and Device
+  Op op = Op::band_out;
+  DType dtype = DType::f32;
+  int panels = 1;                // band_in: 64 columns of the head dim are summed at a time, or 128
+  std::size_t shared_bytes = 0;  // of a block
+  index_t max_blocks = 0;        // of a grid; blocks take further items in turn
+  friend bool operator==(const Plan&, const Plan&) = default;
+};
+
+bool supports(const Problem& problem, const Device& device, std::string* why_not);
+Plan configure(const Problem& problem, const Device& device);  // needs supports()
+
+// One launch, or one for each head where their dilations differ. None where there is nothing to write.
+std::vector<Launch> launches_of(const Problem& problem, const Args& args);
+
+}  // namespace window_matmul::cuda

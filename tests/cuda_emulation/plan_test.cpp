@@ -1,0 +1,59 @@
+// tests/cuda_emulation/plan_test.cpp: the choice of kernels for GPUs that are not here.
+#include "cuda/plan.hpp"
+
+#include <gtest/gtest.h>
+
+namespace window_matmul::cuda {
+namespace {
+
+Problem problem(Op op, DType dtype, index_t dim) {
+  Problem p;
+  p.op = op, p.dtype = dtype, p.dim = dim, p.band = {512, 512, 64, 64, 0};
+  return p;
+}
+
+constexpr Device kDevices[] = {{8, 0, 108, 163 << 10}, {8, 6, 84, 99 << 10},    {8, 9, 128, 99 << 10},
+                               {9, 0, 132, 227 << 10}, {10, 0, 148, 227 << 10}, {12, 0, 170, 99 << 10}};
+
+TEST(Plan, FitsEveryDevice) {
+  for (const Device& device : kDevices)
+    for (const Op op : {Op::band_out, Op::band_in, Op::band_in_transposed})
+      for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16})
+        for (const index_t dim : {0, 64, 65, 1000}) {
+          std::string why_not;
+          const Problem p = problem(op, dtype, dim);
+          ASSERT_TRUE(supports(p, device, &why_not)) << why_not;
+          const Plan plan = configure(p, device);
+          EXPECT_LE(plan.shared_bytes, device.shared_bytes_per_block);
+          EXPECT_EQ(plan, configure(p, device));
+          EXPECT_EQ(plan.panels, op != Op::band_out && dim > 64 && dtype != DType::f64 ? 2 : 1);
+        }
+}
+
+TEST(Plan, RefusesWithAReason) {
+  std::string why_not;
+  EXPECT_FALSE(supports(problem(Op::band_out, DType::f32, 64), {.major = 7, .minor = 5}, &why_not));
+  EXPECT_NE(why_not.find("8.0"), std::string::npos);
+  EXPECT_FALSE(supports(problem(Op::softmax, DType::f32, 0), {}, &why_not));
+  EXPECT_FALSE(supports(problem(Op::attention, DType::f32, 64), {}, &why_not));
+}
+
+// Aligned vectors of a line lie `phase` elements before where they are asked for, whatever the stride.
+TEST(Plan, PhasesReachAlignment) {
+  for (const std::uintptr_t element : {2, 4, 8})
+    for (index_t stride = -20; stride <= 20; ++stride)
+      for (std::uintptr_t address = 4096; address < 4096 + 64; address += element) {
+        const std::uintptr_t alignment = row_alignment(stride, element);
+        const index_t phase = phase_of(address, stride, element);
+        EXPECT_LE(phase, kMaxPhase);
+        EXPECT_GE(alignment, element);
+        for (std::uintptr_t line = 0; line < 3; ++line) {
+          const std::uintptr_t first =
+              address - static_cast<std::uintptr_t>(phase) * element + line * static_cast<std::uintptr_t>(stride) * element;
+          EXPECT_EQ(first % alignment, 0u);
+        }
+      }
+}
+
+}  // namespace
+}  // namespace window_matmul::cuda
