@@ -58,7 +58,7 @@ BUGS = [
         "from(item.band.keys(item.first + r), column)",
         "from(item.band.keys(item.first + r + 1), column)",
     ),
-    Bug("band_in: the transposed band's mask not clipped to the rows", IN, ".intersect(item.rows), item.first)", ", item.first)"),
+    Bug("band_in: the transposed band's mask off by one", IN, "columns_see.keys(column + c)", "columns_see.keys(column + c + 1)"),
     Bug("band_in: keys nobody sees are loaded", IN, "columns.contains(column + c) ? ns : Range{}", "ns"),
     Bug("band_in: sums that are not finite stay", IN, "if (finite)", "if (true)"),
     Bug("band_in: a panel's place wrong", IN, "stage * kBytesY + p * kBytesPanel", "stage * kBytesY"),

@@ -1,4 +1,4 @@
-// tests/cuda_emulation/kernels_test.cpp: every CUDA kernel against the definitions, over ragged sizes, windows, dilation, strides,
+// tests/cuda_emulation/kernels_test.cpp: every CUDA kernel against the definitions, over sizes, windows, dilation, strides, alignments.
 // alignments.
 #include <gtest/gtest.h>
 
@@ -60,6 +60,15 @@ TEST_P(Kernels, Alignments) {
       c.x.offset = offset, c.y.offset = offset / 2, c.out.offset = offset;
       ASSERT_TRUE(check_emulated(op(), c, random.bits()));
     }
+}
+
+// 128 rows see 192 keys, whole tiles of every dtype; as soon as the first tile begins earlier for its alignment, there is one more.
+TEST_P(Kernels, AlignmentAsksForAnotherTile) {
+  for (const index_t offset : {0, 1, 3, 6, 7}) {
+    Case c{.rows = 130, .cols = 300, .window = {.left = 32, .right = 32}, .dim = 24, .dtype = dtype()};
+    c.window.query_offset = 50, c.x.offset = c.out.offset = offset;
+    ASSERT_TRUE(check_emulated(op(), c, 17));
+  }
 }
 
 TEST_P(Kernels, LongHeads) {

@@ -1,4 +1,4 @@
-// tests/cuda_emulation/traffic_test.cpp: what the kernels move, counted: sectors against the fewest there can be, bank conflicts, wide
+// tests/cuda_emulation/traffic_test.cpp: what the kernels move, counted, against the least there is to move.
 // stores.
 #include <gtest/gtest.h>
 

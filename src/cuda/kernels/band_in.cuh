@@ -41,10 +41,7 @@ struct BandIn {
       const Band columns_see = item.band.transposed();
       load_tile<E, kDepth, kLineOfRows>(
           stage * kBytesX, columns_of(item.x, item.first, column, sizeof(E)),
-          [&](int c) {
-            return columns.contains(column + c) ? from(columns_see.keys(column + c).intersect(item.rows), item.first) : Range{};
-          },
-          same);
+          [&](int c) { return columns.contains(column + c) ? from(columns_see.keys(column + c), item.first) : Range{}; }, same);
     } else {
       load_tile<E, kTileRows, 128>(
           stage * kBytesX, rows_of(item.x, item.first, column, sizeof(E)),
