@@ -1,5 +1,4 @@
-// src/cpu/kernels/attention_key_sums.inl.hpp: sums of d_k and d_v for the keys that later queries may still reach, a rolling window of
-// rows.
+// src/cpu/kernels/attention_key_sums.inl.hpp: sums of d_k and d_v, rolling over the keys that later queries may still reach.
 //
 //   keys   0 ..... begin ......... end ......... cols      `begin` moves on as the queries do; rows that fall behind are finished: scaled,
 //          finished | held sums    | not yet reached        narrowed and written, or handed to those who add up what several items share.

@@ -1,5 +1,6 @@
-// src/cpu/kernels/attention_scores.inl.hpp: the scores of a block of queries with a chunk of keys, in units of log 2, -inf where a query
-// does not see a key. Transposed: a row a key, a lane a query.
+// src/cpu/kernels/attention_scores.inl.hpp: the scores of a block of queries with a chunk of keys.
+//
+// In units of log 2, -inf where a query does not see a key. Transposed: a row a key, a lane a query.
 //
 //            queries: vector 0   vector 1   vector 2          The phases, in this order: products (only of the vectors that some query of
 //   key 0          [ I I e e ] [ e - - - ] [ - - - - ]        which sees the key), softcap, bias, what the band hides, what the masks hide.
