@@ -71,6 +71,7 @@ std::string to_string(const Problem& p) {
   text += " window=(" + number(p.band.left) + "," + number(p.band.right) + ") shift=" + number(p.band.shift) + " dilation=";
   text += list(p.dilation);
   if (p.fill != 0) text += " fill=" + std::to_string(p.fill);
+  if (p.precision == Precision::high) text += " precision=high";
   return is_attention(p.op) ? text + text_of(p.attention) : text;
 }
 

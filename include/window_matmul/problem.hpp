@@ -37,6 +37,9 @@ struct AttentionOptions {
   friend bool operator==(const AttentionOptions&, const AttentionOptions&) = default;
 };
 
+// How products of fp32 are taken on GPUs, as torch's float32 matmul precision says. high: three products of TF32, nearly as exact.
+enum class Precision : std::uint8_t { highest, high };
+
 struct Problem {  // WHAT: holds no pointer; one line of text names it in logs, tests and benchmarks
   Op op = Op::band_out;
   DType dtype = DType::f32;
@@ -45,6 +48,7 @@ struct Problem {  // WHAT: holds no pointer; one line of text names it in logs, 
   index_t batch = 1, heads = 1;        // heads is the last leading dim, batch the product of those before it
   index_t dim = 0;                     // N; 0 for the softmax
   double fill = 0;                     // band_out: what slots without a key hold
+  Precision precision = Precision::highest;
   AttentionOptions attention = {};     // for the attention ops
 
   index_t dilation_of(index_t head) const { return dilation.size() == 1 ? dilation[0] : dilation[static_cast<std::size_t>(head)]; }
