@@ -15,6 +15,9 @@
 #ifndef WINDOW_MATMUL_HAS_AVX512
 #define WINDOW_MATMUL_HAS_AVX512 0
 #endif
+#ifndef WINDOW_MATMUL_EMULATE_AVX512
+#define WINDOW_MATMUL_EMULATE_AVX512 0
+#endif
 
 namespace window_matmul::cpu {
 namespace {
@@ -191,6 +194,7 @@ bool supports_avx2(const Problem&, const DeviceInfo& device, std::string* why_no
 }
 bool supports_avx512(const Problem&, const DeviceInfo& device, std::string* why_not) {
   if (!WINDOW_MATMUL_HAS_AVX512) return refuse(why_not, "not built (WINDOW_MATMUL_AVX512=OFF)");
+  if (WINDOW_MATMUL_EMULATE_AVX512) return device.avx2 || refuse(why_not, "emulated on AVX2, which this processor does not have");
   return device.avx512 || refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL");
 }
 
@@ -208,9 +212,10 @@ namespace {
 }  // namespace
 
 std::vector<Kernel> rows() {
-  return {{"cpu.avx512", 30, supports_avx512, configure, run<avx512_kernels>, spin<avx512_kernels>},
-          {"cpu.avx2", 20, supports_avx2, configure, run<avx2_kernels>, spin<avx2_kernels>},
-          {"cpu.scalar", 10, supports_scalar, configure, run<scalar_kernels>, spin<scalar_kernels>}};
+  return {
+      {"cpu.avx512", 30, supports_avx512, configure, run<avx512_kernels>, WINDOW_MATMUL_EMULATE_AVX512 ? nullptr : spin<avx512_kernels>},
+      {"cpu.avx2", 20, supports_avx2, configure, run<avx2_kernels>, spin<avx2_kernels>},
+      {"cpu.scalar", 10, supports_scalar, configure, run<scalar_kernels>, spin<scalar_kernels>}};
 }
 
 }  // namespace window_matmul::cpu

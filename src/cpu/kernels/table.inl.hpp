@@ -13,6 +13,7 @@ namespace {
 // As many independent sums as the tile of the matrix kernels has: the rate of this loop is the peak that they are measured against.
 template <Simd S>
 index_t spin(index_t steps) {
+  if constexpr (requires(typename S::Vec v) { v.low; }) return 0;  // emulated: a pair, which no register holds
   using T = typename S::Scalar;
   constexpr int kSums = S::kTileRows * S::kTileVecs;
   typename S::Vec sums[kSums];

@@ -1,0 +1,76 @@
+// src/cpu/simd/avx2_pair.hpp: two AVX2 vectors as one: AVX-512's lanes, tiles and words where there is no AVX-512. For tests, not for work.
+//
+// The kernels are one text, but which of its paths are taken depends on the lanes of a vector and on the shape of the register tile.
+// Compiled on this vocabulary it takes those of AVX-512; what is left untested are the intrinsics of avx512.hpp.
+#pragma once
+
+#include <cmath>
+
+#include "cpu/simd/avx2.hpp"
+
+namespace window_matmul::cpu {
+namespace {
+
+template <class T>
+struct Avx2Pair {
+  using Half = Avx2<T>;
+  using Scalar = T;
+  static constexpr index_t kHalf = Half::kLanes, kLanes = 2 * kHalf;
+  static constexpr int kTileRows = 6, kTileVecs = 4;
+  struct Vec {
+    typename Half::Vec low, high;
+  };
+
+  static Vec zero() { return {Half::zero(), Half::zero()}; }
+  static Vec splat(T x) { return {Half::splat(x), Half::splat(x)}; }
+  template <class E>
+  static Vec load(const E* p) {
+    return {Half::load(p), Half::load(p + kHalf)};
+  }
+  template <class E>
+  static void store(E* p, Vec v) {
+    Half::store(p, v.low), Half::store(p + kHalf, v.high);
+  }
+  static void store_first(T* p, Vec v, index_t n) {
+    if (n < kHalf) return Half::store_first(p, v.low, n);
+    Half::store(p, v.low), Half::store_first(p + kHalf, v.high, n - kHalf);
+  }
+  static Vec fma(Vec a, Vec b, Vec c) { return {Half::fma(a.low, b.low, c.low), Half::fma(a.high, b.high, c.high)}; }
+  static Vec add(Vec a, Vec b) { return {Half::add(a.low, b.low), Half::add(a.high, b.high)}; }
+  static Vec sub(Vec a, Vec b) { return {Half::sub(a.low, b.low), Half::sub(a.high, b.high)}; }
+  static Vec mul(Vec a, Vec b) { return {Half::mul(a.low, b.low), Half::mul(a.high, b.high)}; }
+  static Vec div(Vec a, Vec b) { return {Half::div(a.low, b.low), Half::div(a.high, b.high)}; }
+  static Vec max(Vec a, Vec b) { return {Half::max(a.low, b.low), Half::max(a.high, b.high)}; }
+  static Vec where_less(Vec a, Vec b, Vec c, Vec d) {
+    return {Half::where_less(a.low, b.low, c.low, d.low), Half::where_less(a.high, b.high, c.high, d.high)};
+  }
+  static Vec shift_to_exponent(Vec v) { return {Half::shift_to_exponent(v.low), Half::shift_to_exponent(v.high)}; }
+  static Vec fraction(Vec v) {
+    return lane_by_lane(v, v, [](T x, T) { return std::isinf(x) ? T{0} : x - std::nearbyint(x); });
+  }
+  static Vec times_power_of_two(Vec v, Vec n) {
+    return lane_by_lane(v, n, [](T x, T power) { return x * std::exp2(power); });
+  }
+  static T sum(Vec v) { return Half::sum(Half::add(v.low, v.high)); }
+  static T highest(Vec v) { return Half::highest(Half::max(v.low, v.high)); }
+  static bool all_zero(Vec v) { return Half::all_zero(v.low) && Half::all_zero(v.high); }
+  static void transpose(Vec (&r)[kLanes]) {  // quarters, and the two off the diagonal change places
+    typename Half::Vec quarter[4][kHalf];
+    for (index_t i = 0; i < kHalf; ++i)
+      quarter[0][i] = r[i].low, quarter[1][i] = r[i + kHalf].low, quarter[2][i] = r[i].high, quarter[3][i] = r[i + kHalf].high;
+    for (auto& q : quarter) Half::transpose(q);
+    for (index_t i = 0; i < kHalf; ++i) r[i] = {quarter[0][i], quarter[1][i]}, r[i + kHalf] = {quarter[2][i], quarter[3][i]};
+  }
+
+ private:
+  template <class F>
+  static Vec lane_by_lane(Vec a, Vec b, F f) {
+    T x[kLanes], y[kLanes];
+    store(x, a), store(y, b);
+    for (index_t i = 0; i < kLanes; ++i) x[i] = f(x[i], y[i]);
+    return load(x);
+  }
+};
+
+}  // namespace
+}  // namespace window_matmul::cpu
