@@ -24,6 +24,7 @@ struct AttentionFew {
   // A stripe: the scores of all rows of a square with as many keys as fill a vector, or with one key in several vectors.
   static constexpr index_t kStripe = larger(kLanes, kRows), kKeys = kStripe / kRows, kVecs = kStripe / kLanes;
   static constexpr index_t kChains = 4;  // vectors at a time: independent, as a maximum takes several cycles
+  static constexpr index_t kPanel = S::kTileVecs * kLanes;  // columns of v that are summed at a time
   static constexpr index_t kTile = (kFewChunk + kMaxLanes) * kRows;  // scores of a square, with room for what whole vectors reach
   static_assert(kStripe % kRows == 0 && kStripe % kLanes == 0 && kChains % kVecs == 0 && kStripe <= kMaxLanes);
 
@@ -74,7 +75,7 @@ struct AttentionFew {
     fill_row(T{0}, total, 1, {0, kFewStats});
     for_each_chunk_of_keys([&](const Chunk& chunk) {
       const KeyRows<T> k = gather.keys(block.k, chunk, block.dim, true, packed_k);
-      for (index_t square = 0; square < squares; ++square) multiply(square, chunk.size(), k);
+      for (index_t square = 0; square < squares; ++square) multiply(square, chunk, k);
       apply_options(chunk);
       for (index_t square = 0; square < squares; ++square) exponentiate(square, chunk.size());
       weigh(chunk, exactly);
@@ -94,14 +95,25 @@ struct AttentionFew {
       f(Chunk{{0, smaller(block.num_global_keys - key, kFewChunk)}, block.global_keys + key});
   }
 
+  // Rows that are going to be read are asked for, a few at a time: memory is not to rest while this computes, and the rows of v are read in
+  // panels, an order that the hardware does not foresee. Keys are counted from the chunk's first. The next item has those behind this one's.
+  [[gnu::always_inline]] void fetch(const Operand& from, const Chunk& chunk, Range keys, index_t columns) const {
+    if (chunk.list != nullptr) return;
+    Matrix2<const E> rows(from);
+    rows.address = reinterpret_cast<std::uintptr_t>(rows.at(block.walk.key(chunk.keys.begin), 0)), rows.row_stride *= block.walk.step;
+    prefetch_rows(rows, keys.intersect({0, block.walk.band.cols - chunk.keys.begin}), {0, columns});
+  }
+
   // ---- scores -----------------------------------------------------------------------------------------------------------------------
 
-  void multiply(index_t square, index_t keys, const KeyRows<T>& k) const {
+  void multiply(index_t square, const Chunk& chunk, const KeyRows<T>& k) const {
+    const index_t keys = chunk.size();
     const T* const q = queries + square * kRows * q_stride;
     T* const to = tile + square * kTile;
     for (index_t c = 0; c < keys;) {
       if (keys >= kKeys && c + kKeys > keys) c = keys - kKeys;  // the last square overlaps its neighbour
       const index_t done = keys >= kKeys ? kKeys : 1;
+      if (square == 0) fetch(block.v, chunk, {c, c + done}, block.value_dim);
       done == 1 ? products<1>(q, k.row(c), k.row_stride, to + c * kRows) : products<kKeys>(q, k.row(c), k.row_stride, to + c * kRows);
       c += done;
     }
@@ -115,14 +127,15 @@ struct AttentionFew {
 #pragma GCC unroll 16
     for (index_t i = 0; i < kStripe; ++i) square[i] = S::zero();
     for (index_t n = 0; n < block.dim; n += kLanes) {
-      Vec row[kRows];
+      Vec key[Keys];
 #pragma GCC unroll 4
-      for (index_t r = 0; r < kRows; ++r) row[r] = S::load(q + r * q_stride + n);
+      for (index_t i = 0; i < Keys; ++i) key[i] = S::load(k + i * k_stride + n);
 #pragma GCC unroll 4
-      for (index_t i = 0; i < Keys; ++i) {
-        const auto key = S::load(k + i * k_stride + n);
+      for (index_t r = 0; r < kRows; ++r) {
+        auto row = S::load(q + r * q_stride + n);
+        asm("" : "+x"(row));  // is read once: GCC would read it again for each key
 #pragma GCC unroll 4
-        for (index_t r = 0; r < kRows; ++r) square[i * kRows + r] = S::fma(key, row[r], square[i * kRows + r]);
+        for (index_t i = 0; i < Keys; ++i) square[i * kRows + r] = S::fma(key[i], row, square[i * kRows + r]);
       }
     }
     if constexpr (kVecs > 1) {
@@ -227,11 +240,15 @@ struct AttentionFew {
 
   void weigh(const Chunk& chunk, bool exactly) const {
     const KeyRows<T> v = gather.keys(block.v, chunk, block.value_dim, true, packed_v);
+    const index_t each = ceil_div(chunk.size(), larger(ceil_div(block.value_dim, kPanel), 1));  // rows of the next chunk for a panel of this one
     for (index_t r = 0; r < num_rows; r += kRows) {
       const Scalars<T> weights{&score(r, 0), 1, kRows};
       const Sums<T> to{sums + r * width, width, started ? Start::scale : Start::clear, factor + at(r)};
-      const index_t rows = smaller(num_rows - r, kRows);
-      *block.multiply_adds += add_row_tile<S>(rows, block.value_dim, weights, {v.data, v.row_stride}, chunk.size(), to, exactly);
+      for (index_t n = 0; n < block.value_dim; n += kPanel) {
+        if (r == 0) fetch(block.k, chunk, {chunk.size() + n / kPanel * each, chunk.size() + (n / kPanel + 1) * each}, block.dim);
+        *block.multiply_adds += add_row_tile<S>(smaller(num_rows - r, kRows), smaller(block.value_dim - n, kPanel), weights,
+                                                {v.data + n, v.row_stride}, chunk.size(), to.at(0, n), exactly);
+      }
     }
   }
 
