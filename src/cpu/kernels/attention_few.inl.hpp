@@ -46,9 +46,13 @@ struct AttentionFew {
   bool started = false;
 
   void run() {
-    if (block.few.merged > 0) return merge(), void(finish());
-    take_queries();
-    if (!attend(false)) attend(true);  // in the place of what was written
+    if (block.few.merged > 0) {
+      merge();
+      finish();
+    } else {
+      take_queries();
+      if (!attend(false)) attend(true);  // in the place of what was written
+    }
   }
 
   index_t query(index_t r) const { return (block.rows.begin + r) / block.few.heads; }
