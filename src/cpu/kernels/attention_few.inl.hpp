@@ -31,8 +31,8 @@ struct AttentionFew {
   const AttentionBlock& block;
   const index_t num_rows = block.rows.size(), squares = ceil_div(num_rows, kRows);
   const index_t width = round_up(block.value_dim, kLanes), q_stride = padded(block.dim);
-  // Scratch: queries [kFewRows][padded D], scores [kSquares][kTile], packed rows of k and of v, a factor a row, sums. What belongs to a row is
-  // held once for each key of a stripe: [kSquares][kStripe], so that it meets the scores lane by lane.
+  // Scratch: queries [kFewRows][padded D], scores [kSquares][kTile], packed rows of k and of v, a factor a row, sums. What belongs to a row
+  // is held once for each key of a stripe: [kSquares][kStripe], so that it meets the scores lane by lane.
   T* const queries = static_cast<T*>(block.scratch);
   T* const tile = queries + kFewRows * q_stride;
   T* const packed_k = tile + kSquares * kTile;
@@ -100,7 +100,8 @@ struct AttentionFew {
   }
 
   // Rows that are going to be read are asked for, a few at a time: memory is not to rest while this computes, and the rows of v are read in
-  // panels, an order that the hardware does not foresee. Keys are counted from the chunk's first. The next item has those behind this one's.
+  // panels, an order that the hardware does not foresee. Keys are counted from the chunk's first. The next item has those behind this
+  // one's.
   [[gnu::always_inline]] void fetch(const Operand& from, const Chunk& chunk, Range keys, index_t columns) const {
     if (chunk.list != nullptr) return;
     Matrix2<const E> rows(from);
@@ -244,7 +245,8 @@ struct AttentionFew {
 
   void weigh(const Chunk& chunk, bool exactly) const {
     const KeyRows<T> v = gather.keys(block.v, chunk, block.value_dim, true, packed_v);
-    const index_t each = ceil_div(chunk.size(), larger(ceil_div(block.value_dim, kPanel), 1));  // rows of the next chunk for a panel of this one
+    const index_t each =
+        ceil_div(chunk.size(), larger(ceil_div(block.value_dim, kPanel), 1));  // rows of the next chunk for a panel of this one
     for (index_t r = 0; r < num_rows; r += kRows) {
       const Scalars<T> weights{&score(r, 0), 1, kRows};
       const Sums<T> to{sums + r * width, width, started ? Start::scale : Start::clear, factor + at(r)};
