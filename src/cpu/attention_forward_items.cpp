@@ -6,7 +6,7 @@ namespace {
 
 // Few queries: an item has at least so many keys, and a row at most so many items. Their number follows from the band of a sequence alone,
 // so that results are equal for every number of threads and in every batch.
-constexpr index_t kSplitKeys = 256, kMaxSplits = 32;
+constexpr index_t kSplitKeys = 512, kMaxSplits = 32;
 
 bool has_few_queries(const AttentionPlan& plan, index_t s) {
   return plan.sequence(s).band.rows <= kFewQueries && plan.problem().attention.dropout_p == 0 && !plan.globals(s).queries;

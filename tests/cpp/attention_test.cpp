@@ -102,9 +102,9 @@ TEST_P(Attention, FewQueriesOfManyKeysAsTheReference) {
   Random random(7);
   for (int n = 0; n < 40; ++n) {
     AttentionCase c = any_attention_with_options(random, 18, 40, random.up_to(4));
-    c.keys = random.up_to(900);
+    c.keys = random.up_to(2500);
     c.heads = c.kv_heads * (1 + random.up_to(6));
-    if (c.bias_rank == 0 && random.one_in(2)) c.window.left = random.up_to(1000);
+    if (c.bias_rank == 0 && random.one_in(2)) c.window.left = random.up_to(2500);
     AttentionTrial trial(settled(c, random), random.bits());
     ASSERT_TRUE(trial.check(op(), options(), trial.from_reference(op())));
   }
