@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _is_any_autocast_enabled
 
-from ._arguments import DTYPES, as_count, as_operand, to_window
+from ._arguments import DTYPES, STRIDED, as_count, as_operand, check_strided, to_window
 from .window import Window, as_int, as_positive
 
 _MAX_BYTES = 1 << 62  # what a size in bytes may be in torch, with room
@@ -78,7 +79,9 @@ def as_causal(window_size: object) -> Window:
 def check_attend(
     sizes: Sizes, device: torch.device, qkv: tuple[Tensor, Tensor, Tensor], sinks: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v, cast if autocast asks for it, after every check that needs the cache."""
+    """q, k and v, cast if autocast asks for it, after every check that needs the cache. Most of what is right gets a short way through."""
+    if sinks is bias is None and _are_right(sizes, device, *qkv):
+        return qkv
     for name, x in zip(("q", "k", "v", "sinks", "bias"), (*qkv, sinks, bias), strict=True):
         if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
             raise ValueError(
@@ -98,6 +101,25 @@ def check_attend(
     return q, k, v
 
 
+def _are_right(sizes: Sizes, device: torch.device, q: Tensor, k: Tensor, v: Tensor) -> bool:
+    if not (type(q) is type(k) is type(v) is Tensor) or _is_any_autocast_enabled():
+        return False
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return False
+    for x in (q, k, v):
+        if x.dtype is not sizes.dtype or x.device != device or x.layout is not STRIDED or x.is_nested or x.ndim != 4:
+            return False
+    batch, heads, new, dim = q.shape
+    keys = batch, sizes.num_kv_heads, new
+    return (
+        batch == sizes.batch_size
+        and heads % sizes.num_kv_heads == 0
+        and dim == sizes.head_dim
+        and k.shape == (*keys, dim)
+        and v.shape == (*keys, sizes.value_head_dim)
+    )
+
+
 def _as_tokens(name: str, x: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     x = as_operand(name, x)
     if x.dtype is not dtype:
@@ -115,8 +137,7 @@ def _check_options(q: Tensor, width: int, sinks: Tensor | None, bias: Tensor | N
     for name, x, shapes in (("sinks", sinks, [(heads,)]), ("bias", bias, [(heads, width), (batch, heads, new, width)])):
         if x is None:
             continue
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} is of type {type(x).__name__}; it needs to be a torch.Tensor")
+        check_strided(name, x)
         if tuple(x.shape) not in shapes:
             raise ValueError(f"{name} is {tuple(x.shape)} beside q of {tuple(q.shape)}; it needs to be {' or '.join(map(str, shapes))}")
         if x.device != q.device:

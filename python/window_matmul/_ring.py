@@ -14,7 +14,7 @@ class Ring:
     >>> ring = Ring(pinned=1, size=3)
     >>> [ring.slot(token) for token in range(8)]
     [0, 1, 2, 3, 1, 2, 3, 1]
-    >>> list(ring.past(8, cut=8))
+    >>> list(ring.past(8))
     [(0, 0, 1), (6, 3, 1), (7, 1, 1)]
     """
 
@@ -28,13 +28,10 @@ class Ring:
     def slot(self, token: int) -> int:
         return token if token < self.slots else self.pinned + (token - self.pinned) % self.size
 
-    def past(self, length: int, cut: int) -> Iterator[tuple[int, int, int]]:
-        """What queries from token `length` on may look at, in order: runs of neighbouring slots, (first token, first slot, count). No run
-        goes on across the token `cut`."""
+    def past(self, length: int) -> Iterator[tuple[int, int, int]]:
+        """What queries from token `length` on may look at, in order: runs of neighbouring slots, (first token, first slot, count)."""
         yield from self._runs(0, min(self.pinned, length))
-        oldest = max(self.pinned, length - (self.size - 1))
-        yield from self._runs(oldest, min(cut, length))
-        yield from self._runs(max(oldest, cut), length)
+        yield from self._runs(max(self.pinned, length - (self.size - 1)), length)
 
     def kept(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """What stays of the tokens start .. stop - 1 when all have been appended, in runs as above."""

@@ -1,9 +1,9 @@
 # python/window_matmul/cache.py: `RollingCache`, the keys and values that causal windows still see while a sequence is decoded.
 """Memory of constant size, written in place. See `_ring.py` for where a token lies.
 
-A query that sees every token in the cache needs them in no order: one new token attends over the memory as it lies. A few new tokens
-attend over each run of slots in place, and the parts are merged by their log-sum-exps. For many, a copy of the past in order is cheap.
-docs/design.md has the reasons.
+A query that sees every token in the cache needs them in no order: one new token is written first, and attends over the memory as it lies.
+A few new tokens attend over each run of slots in place, and the parts are merged by their log-sum-exps. For many, a copy of the past in
+order is cheap. docs/design.md has the reasons.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._arguments import UNBOUNDED
+from ._attention_arguments import as_reals
+from ._attention_autograd import attention
 from ._cache_arguments import Sizes, as_causal, as_device, as_rows, check_attend, check_state
 from ._merge import merge
 from ._ring import Ring
@@ -131,61 +134,51 @@ class RollingCache:
             After an error the cache is as it was.
         """
         q, k, v = check_attend(self._sizes, self._keys.device, (q, k, v), sinks, bias)
-        options = {"scale": scale, "softcap": softcap}
         if q.shape[2] == 1 and bias is None and self.window.dilation == 1:
-            return self._attend_one(q, k, v, options | {"sinks": sinks})
-        few = q.shape[2] <= _FEW
+            return self._attend_one(q, k, v, sinks, as_reals(scale, softcap, 0.0, q.shape[3]))
+        attend = self._attend_in_place if q.shape[2] <= _FEW else self._attend_to_copy
         outs = []
         for rows, length in self._equal_rows():
             row_bias = bias[rows] if bias is not None and bias.ndim == 4 else bias
-            attend = self._attend_in_place if few else self._attend_to_copy
-            outs.append(attend(rows, length, (q[rows], k[rows], v[rows]), options | {"sinks": sinks, "bias": row_bias}))
+            options = {"scale": scale, "softcap": softcap, "sinks": sinks, "bias": row_bias}
+            outs.append(attend(rows, length, (q[rows], k[rows], v[rows]), options))
         self._append(k, v)
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
-    def _attend_one(self, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
-        """The new token takes its slot, and its query sees all that is in use then."""
-        slots = [self._ring.slot(length) for length in self._lengths]
-        before = self._exchange(slots, k[:, :, 0], v[:, :, 0])
-        try:
-            used = [min(length + 1, self._ring.slots) for length in self._lengths]
-            most = max(used, default=0)
-            mask = torch.arange(most, device=q.device) < torch.tensor(used, device=q.device)[:, None] if len(set(used)) > 1 else None
-            sinks = options.pop("sinks")
-            part = _attention_to_all(q, self._keys[:, :, :most], self._values[:, :, :most], options | {"key_mask": mask})
-        except BaseException:
-            self._exchange(slots, *before)
-            raise
+    def _attend_one(self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, reals: tuple[float, ...]) -> Tensor:
+        """The new token takes its slot, whose token no later query looks at, and its query sees all that is in use then. Every argument has
+        been checked: past the checks of `window_attention`, which cost as much as attending to some hundred tokens."""
+        self._write(k, v)
+        used = [min(length + 1, self._ring.slots) for length in self._lengths]
+        most = max(used, default=0)
+        mask = torch.arange(most, device=q.device) < torch.tensor(used, device=q.device)[:, None] if min(used, default=0) < most else None
+        keys, values = self._keys, self._values
+        if most < self._ring.slots:
+            keys, values = keys.narrow(2, 0, most), values.narrow(2, 0, most)
+        band = (UNBOUNDED, UNBOUNDED, int(q.stride(1) < q.stride(2)))
+        out, _ = attention(q, keys, values, None, sinks, mask, None, None, None, None, band, most - 1, 0, reals)
         self._lengths = [length + 1 for length in self._lengths]
-        return part[0] if sinks is None else merge([part], sinks)
+        return out
 
-    def _exchange(self, slots: list[int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes one token (B, Hkv, D) a row into its slot, and returns what was there."""
+    def _write(self, k: Tensor, v: Tensor) -> None:
+        """One token (B, Hkv, 1, D) a row into its slot."""
+        slots = [self._ring.slot(length) for length in self._lengths]
         if len(set(slots)) == 1:
-            key, value = self._keys[:, :, slots[0]], self._values[:, :, slots[0]]
-            before = key.clone(), value.clone()
-            key.copy_(k)
-            value.copy_(v)
-            return before
-        rows = range(len(slots))
-        before = self._keys[rows, :, slots], self._values[rows, :, slots]
-        self._keys[rows, :, slots], self._values[rows, :, slots] = k, v
-        return before
+            self._keys.narrow(2, slots[0], 1).copy_(k)
+            self._values.narrow(2, slots[0], 1).copy_(v)
+        else:
+            rows = range(len(slots))
+            self._keys[rows, :, slots], self._values[rows, :, slots] = k[:, :, 0], v[:, :, 0]
 
     def _attend_in_place(self, rows: slice, length: int, qkv: tuple[Tensor, Tensor, Tensor], options: dict[str, Any]) -> Tensor:
-        """Part by part. Where a query's head, and its distance to a key, do not matter, what all see is told from what some see."""
+        """Part by part."""
         q, k, v = qkv
         sinks = options.pop("sinks")
-        alike = options["bias"] is None and self.window.dilation == 1 and q.shape[1] > k.shape[1]
-        cut = length + q.shape[2] - 1 - self._sizes.left if alike else length
         parts = []
-        for token, slot, count in self._ring.past(length, cut) if q.shape[2] else ():
+        for token, slot, count in self._ring.past(length) if q.shape[2] else ():
             run = slice(slot, slot + count)
             keys, values = self._keys[rows, :, run], self._values[rows, :, run]
-            if alike and (token < self.num_pinned or token >= cut):
-                parts.append(_attention_to_all(q, keys, values, options))
-            else:
-                parts.append(_attention_with_lse(q, keys, values, self.window, options | self._place(token, length)))
+            parts.append(_attention_with_lse(q, keys, values, self.window, options | self._place(token, length)))
         parts.append(_attention_with_lse(q, k, v, self.window, options | self._place(length, length)))
         return merge(parts, sinks)
 
@@ -196,10 +189,12 @@ class RollingCache:
     def _attend_to_copy(self, rows: slice, length: int, qkv: tuple[Tensor, Tensor, Tensor], options: dict[str, Any]) -> Tensor:
         """Between the pinned tokens and the ring's, tokens may be missing: pinned ones come nearer, but never into a window."""
         q, k, v = qkv
-        past = [slice(slot, slot + count) for _, slot, count in self._ring.past(length, cut=length)]
+        past = [slice(slot, slot + count) for _, slot, count in self._ring.past(length)]
         keys = torch.cat([*(self._keys[rows, :, run] for run in past), k], 2) if past else k
         values = torch.cat([*(self._values[rows, :, run] for run in past), v], 2) if past else v
-        return _attention(q, keys, values, self.window, options | {"global_tokens": self.num_pinned})
+        out = window_attention(q, keys, values, self.window, global_tokens=self.num_pinned, **options)
+        assert isinstance(out, Tensor)
+        return out
 
     def _append(self, k: Tensor, v: Tensor) -> None:
         new = k.shape[2]
@@ -250,21 +245,7 @@ class RollingCache:
         self._lengths = lengths
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, window: Window, options: dict[str, Any]) -> Tensor:
-    out = window_attention(q, k, v, window, **options)
-    assert isinstance(out, Tensor)
-    return out
-
-
-def _attention_with_lse(q: Tensor, k: Tensor, v: Tensor, window: Window | None, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _attention_with_lse(q: Tensor, k: Tensor, v: Tensor, window: Window, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
     part = window_attention(q, k, v, window, return_lse=True, **options)
     assert isinstance(part, tuple)
     return part
-
-
-def _attention_to_all(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Every query (B, H, n, D) sees every key, so the heads that share keys may as well be queries of one head: it reads them once."""
-    kv_heads, groups = k.shape[1], q.shape[1] // k.shape[1]
-    out, lse = _attention_with_lse(q.unflatten(1, (kv_heads, groups)).flatten(2, 3), k, v, None, options)
-    out, lse = (x.unflatten(2, (groups, q.shape[2])).flatten(1, 2) for x in (out, lse))
-    return out, lse

@@ -1,10 +1,12 @@
-// src/cpu/attention.cpp: the forward items: blocks of query rows of a sequence, a head and a dilation part; and blocks of global queries.
+// src/cpu/attention.cpp: the forward pass: its items, in any order.
 #include "cpu/attention.hpp"
 
 #include <atomic>
+#include <cstdlib>
+#include <memory>
 #include <string>
 
-#include "cpu/attention_plan.hpp"
+#include "cpu/attention_forward_items.hpp"
 #include "cpu/scratch.hpp"
 
 namespace window_matmul::cpu {
@@ -13,78 +15,77 @@ namespace {
 // Rows of a work item: several blocks, so that what one reads is still near for the next; few enough to spread over threads.
 constexpr index_t kItemRows = 2 * kMaxQueryLanes;
 
-struct Item {
-  index_t sequence, head, part;  // part: kGlobalPart for global queries
-  Range rows;
-};
-constexpr index_t kGlobalPart = -1;
-constexpr index_t kFoldedPart = -2;  // the one query of each head of a group; `head` is the key/value head
-
-// Decoding: query heads that share keys are taken together, as queries that see the same. What belongs to a head or a slot is not folded.
-bool folds_heads(const AttentionPlan& plan) {
-  const Problem& p = plan.problem();
-  return plan.group() > 1 && plan.group() <= kMaxQueryLanes && p.band.rows == 1 && p.attention.cu_q.empty() &&
-         p.dilation == std::vector<index_t>{1} && p.attention.bias == AttentionOptions::Bias::none && p.attention.dropout_p == 0 &&
-         !plan.has_globals();
-}
-
-std::vector<Item> items_of(const AttentionPlan& plan, index_t item_rows) {
-  std::vector<Item> items;
-  const auto add = [&](index_t s, index_t head, index_t part, index_t rows) {
-    for (index_t row = 0; row < rows; row += item_rows) items.push_back({s, head, part, {row, smaller(row + item_rows, rows)}});
-  };
-  if (folds_heads(plan)) {
-    for (index_t s = 0; s < plan.sequences(); ++s)
-      for (index_t head = 0; head < plan.problem().attention.kv_heads; ++head) add(s, head, kFoldedPart, plan.group());
-    return items;
-  }
-  for (index_t s = 0; s < plan.sequences(); ++s)
-    for (index_t head = 0; head < plan.problem().heads; ++head) {
-      const Band& band = plan.sequence(s).band;
-      const index_t dilation = plan.problem().dilation_of(head);
-      for (index_t part = 0; part < dilated_parts(band, dilation); ++part) add(s, head, part, dilated_part(band, dilation, part).band.rows);
-      if (plan.globals(s).queries) add(s, head, kGlobalPart, static_cast<index_t>(plan.globals(s).keys.size()));
-    }
-  return items;
-}
-
 std::size_t scratch_bytes(const Problem& problem) {
   const index_t dim = padded(problem.dim), value_dim = padded(problem.attention.value_dim);
-  const index_t elements =
-      (kMaxQueryLanes + kForwardChunk + kFewQueries) * (dim + value_dim + kMaxLanes) + kMaxQueryLanes * (kForwardChunk + 8);
-  return static_cast<std::size_t>(elements * (problem.dtype == DType::f64 ? 8 : 4));
+  const index_t elements = (kMaxQueryLanes + kForwardChunk) * (dim + value_dim + kMaxLanes) + kMaxQueryLanes * (kForwardChunk + 8);
+  return static_cast<std::size_t>(elements * element_bytes(problem));
 }
 
-void run_folded(AttentionKernel kernel, const AttentionPlan& plan, const Item& item, void* scratch, index_t* done) {
-  AttentionHead heads[kMaxQueryLanes];
-  for (index_t h = 0; h < plan.group(); ++h) heads[h] = plan.head_of(item.sequence, item.head * plan.group() + h);
-  const AttentionArgs& args = plan.args();
-  heads[0].q.row_stride = args.q.stride[1], heads[0].out.row_stride = args.out.stride[1], heads[0].lse.row_stride = args.lse.stride[1];
-  AttentionBlock block = plan.block_of(item.sequence, item.head, 1);
-  const Range keys = plan.sequence(item.sequence).band.keys(0);
-  const index_t everything = plan.group() + keys.size();
-  block.walk = {{plan.group(), keys.size(), everything, everything, 0}, 0, keys.begin};
-  block.rows = item.rows, block.heads = heads, block.num_heads = plan.group(), block.rows_are_heads = true;
-  block.scratch = scratch, block.multiply_adds = done;
-  kernel(block);
-}
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
 
-void run_item(AttentionKernel kernel, const AttentionPlan& plan, const Item& item, void* scratch, index_t* done) {
-  if (item.part == kFoldedPart) return run_folded(kernel, plan, item, scratch, done);
-  const index_t dilation = plan.problem().dilation_of(item.head);
-  const GlobalTokens& globals = plan.globals(item.sequence);
-  const AttentionHead head = plan.head_of(item.sequence, item.head);
-  AttentionBlock block = plan.block_of(item.sequence, item.head / plan.group(), dilation);
-  const Band& band = plan.sequence(item.sequence).band;
-  const bool global = item.part == kGlobalPart;
-  block.walk = global ? walk_of_globals(band, globals.keys) : walk_of_part(band, dilation, item.part);
-  block.rows = item.rows;
-  block.heads = &head;
-  block.skips_global_queries = !global && globals.queries;
-  if (!global) block.global_keys = globals.keys.data(), block.num_global_keys = static_cast<index_t>(globals.keys.size());
-  block.scratch = scratch, block.multiply_adds = done;
-  kernel(block);
-}
+// Runs items. Of those with the same rows, the last one that is done merges what all of them left.
+class Forward {
+ public:
+  Forward(AttentionKernel kernel, const AttentionPlan& plan, const ForwardItems& items)
+      : kernel_(kernel), plan_(plan), items_(items), done_(static_cast<std::size_t>(items.sums_elements() > 0 ? items.size() : 0)) {
+    if (sums_bytes() > 0) sums_.reset(std::malloc(sums_bytes()));
+  }
+  std::size_t sums_bytes() const { return static_cast<std::size_t>(items_.sums_elements() * element_bytes(plan_.problem())); }
+  bool has_memory() const { return sums_bytes() == 0 || sums_ != nullptr; }
+
+  void run(index_t i, void* scratch, index_t* multiply_adds) {
+    const ForwardItem& item = items_[i];
+    AttentionBlock block = plan_.block_of(item.sequence, item.head / plan_.group(), plan_.problem().dilation_of(item.head));
+    block.rows = item.rows;
+    block.scratch = scratch, block.multiply_adds = multiply_adds;
+    item.num_heads > 0 ? run_few(&block, i) : run_many(&block, item);
+  }
+
+ private:
+  void run_many(AttentionBlock* block, const ForwardItem& item) const {
+    const AttentionHead head = plan_.head_of(item.sequence, item.head);
+    const Band& band = plan_.sequence(item.sequence).band;
+    const bool global = item.part == kGlobalPart;
+    block->heads = &head;
+    block->walk = global ? walk_of_globals(band, plan_.globals(item.sequence).keys) : walk_of_part(band, block->window.dilation, item.part);
+    block->skips_global_queries = !global && plan_.globals(item.sequence).queries;
+    if (!global) add_global_keys(block, item);
+    kernel_(*block);
+  }
+
+  void run_few(AttentionBlock* block, index_t i) {
+    const ForwardItem& item = items_[i];
+    AttentionHead heads[kFewRows];
+    for (index_t r = 0; r < item.rows.size(); ++r)
+      heads[r] = plan_.head_of(item.sequence, item.head + (item.rows.begin + r) % item.num_heads);
+    block->heads = heads, block->num_heads = item.rows.size();
+    block->walk = walk_of_part(plan_.sequence(item.sequence).band, block->window.dilation, item.part);
+    block->few = {item.num_heads, item.keys};
+    if (item.split == item.splits - 1) add_global_keys(block, item);
+    if (item.splits == 1) return kernel_(*block);
+    const index_t each = elements_of_sums(item.rows.size(), block->value_dim);
+    block->few.sums = sums_at(item.sums + item.split * each);
+    kernel_(*block);
+    if (++done_[static_cast<std::size_t>(i - item.split)] < item.splits) return;
+    block->few.sums = sums_at(item.sums), block->few.merged = item.splits;
+    kernel_(*block);
+  }
+
+  void add_global_keys(AttentionBlock* block, const ForwardItem& item) const {
+    const std::vector<index_t>& keys = plan_.globals(item.sequence).keys;
+    block->global_keys = keys.data(), block->num_global_keys = static_cast<index_t>(keys.size());
+  }
+
+  void* sums_at(index_t element) const { return static_cast<std::byte*>(sums_.get()) + element * element_bytes(plan_.problem()); }
+
+  AttentionKernel kernel_;
+  const AttentionPlan& plan_;
+  const ForwardItems& items_;
+  std::unique_ptr<void, Free> sums_;
+  std::vector<std::atomic<index_t>> done_;  // of the items with the same rows, at the place of the first
+};
 
 }  // namespace
 
@@ -92,20 +93,22 @@ Config configure_attention(const Problem&) { return {kItemRows, kForwardChunk}; 
 
 Status run_attention(AttentionKernel kernel, const Problem& problem, const Config& config, const Args& args) {
   const AttentionPlan plan(problem, args.attention);
-  const std::vector<Item> items = items_of(plan, config.block_rows);
+  const ForwardItems items(plan, config.block_rows);
+  const auto no_room = [](std::size_t n) { return Status(StatusCode::out_of_memory, "no memory for " + std::to_string(n) + " bytes"); };
+  Forward forward(kernel, plan, items);
+  if (!forward.has_memory()) return no_room(forward.sums_bytes());
   const std::size_t bytes = scratch_bytes(problem);
   std::atomic<index_t> multiply_adds{0};
   std::atomic<bool> no_memory{false};
-  const auto count = static_cast<index_t>(items.size());
-  args.executor.for_each_range(count, [&](index_t begin, index_t end) {
+  args.executor.for_each_range(items.size(), [&](index_t begin, index_t end) {
     void* scratch = thread_scratch(bytes);
     if (scratch == nullptr) return no_memory.store(true);
     index_t done = 0;
-    for (index_t item = begin; item < end; ++item) run_item(kernel, plan, items[static_cast<std::size_t>(item)], scratch, &done);
+    for (index_t i = begin; i < end; ++i) forward.run(i, scratch, &done);
     multiply_adds += done;
   });
-  if (args.stats != nullptr) *args.stats = {count, multiply_adds};
-  if (no_memory) return {StatusCode::out_of_memory, "no memory for " + std::to_string(bytes) + " bytes of scratch in each thread"};
+  if (args.stats != nullptr) *args.stats = {items.size(), multiply_adds};
+  if (no_memory) return no_room(bytes);
   return {};
 }
 

@@ -68,14 +68,23 @@ struct KeySumsOfBlock {
   index_t capacity = 0;  // rows of sums that scratch holds
 };
 
+// Forward, few queries: a row is a query of one head, and rows share the keys that they read. Where other items read the rest of the keys,
+// this item's sums wait for theirs; whoever is last merges them, in the order of the keys.
+struct FewRows {
+  index_t heads = 0;  // that share keys and are taken together: row r is query r / heads of the walk. 0: rows are queries
+  Range keys{0, kUnbounded};  // of the walk, those of this item
+  void* sums = nullptr;  // where its sums stay, [elements_of_sums()] for each item of the same rows; null: nobody else reads keys
+  index_t merged = 0;  // so many of these are merged and written. 0: keys are read
+};
+
 struct AttentionBlock {
   AttentionGeometry walk;
   Range rows;  // of the walk, of this item
   SequenceWindow window;
   index_t sequence = 0, dim = 0, value_dim = 0;
-  const AttentionHead* heads = nullptr;  // query heads of one key/value head
+  const AttentionHead* heads = nullptr;  // query heads of one key/value head; of few queries, the head of each row
   index_t num_heads = 1;
-  bool rows_are_heads = false;  // forward: row r is the one query of heads[r], and heads[0] has the strides from head to head
+  FewRows few;
   Operand k, v, d_k, d_v;
   AttentionOptionsOfBlock options;
   const index_t* global_keys = nullptr;  // positions, ascending
@@ -92,9 +101,13 @@ inline constexpr index_t kMaxQueryLanes = 96;  // query rows of a block
 // Keys whose scores are held at a time: longer sums cost less to load and store, shorter ones stay in the first level of cache. Measured.
 inline constexpr index_t kForwardChunk = 96, kBackwardChunk = 96;
 
-// With more of them, lanes of queries are faster than lanes of the head dim.
-inline constexpr index_t kFewQueries = 4;
-
 WINDOW_MATMUL_INLINE index_t padded(index_t columns) { return round_up(columns, kMaxLanes); }
+
+// Few queries: up to kFewQueries of a sequence, in items of up to kFewRows rows, of which kRowsAtOnce share their vectors; keys in chunks.
+inline constexpr index_t kFewQueries = 16, kFewRows = 16, kRowsAtOnce = 4, kFewChunk = 64;
+inline constexpr index_t kFewStats = kFewRows / kRowsAtOnce * kMaxLanes;  // room for a number of each row
+
+// The sums of an item: of outputs, then the maxima and the sums of weights.
+WINDOW_MATMUL_INLINE index_t elements_of_sums(index_t rows, index_t value_dim) { return rows * padded(value_dim) + 2 * kFewStats; }
 
 }  // namespace window_matmul::cpu

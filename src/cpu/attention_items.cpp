@@ -21,10 +21,8 @@ BackwardItems::BackwardItems(const AttentionPlan& plan) : plan_(plan) {
 }
 
 void BackwardItems::add_items(index_t s, index_t kv_head) {
-  const Problem& p = plan_.problem();
   const index_t first = kv_head * plan_.group();
-  bool alike = true;  // then the query heads have the same parts, and are taken together
-  for (index_t h = 1; h < plan_.group(); ++h) alike = alike && p.dilation_of(first + h) == p.dilation_of(first);
+  const bool alike = plan_.is_alike(kv_head);  // then the query heads have the same parts, and are taken together
   const index_t step = alike ? plan_.group() : 1;
   for (index_t h = 0; h < plan_.group(); h += step) add_parts({s, kv_head, 0, first + h, step, {}, {}}, !alike);
 }

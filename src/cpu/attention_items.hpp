@@ -17,7 +17,6 @@ struct Item {
   index_t shared = 0, global_keys = 0, global_queries = 0, bias = 0, sinks = 0;
 };
 
-inline index_t element_bytes(const Problem& p) { return p.dtype == DType::f64 ? 8 : 4; }
 inline index_t sums_width(const Problem& p) { return padded(p.dim) + padded(p.attention.value_dim); }
 
 class BackwardItems {

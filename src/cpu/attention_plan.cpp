@@ -38,6 +38,13 @@ AttentionPlan::AttentionPlan(const Problem& problem, const AttentionArgs& args) 
   }
 }
 
+bool AttentionPlan::is_alike(index_t kv_head) const {
+  const index_t first = kv_head * group();
+  for (index_t head = first + 1; head < first + group(); ++head)
+    if (problem_.dilation_of(head) != problem_.dilation_of(first)) return false;
+  return true;
+}
+
 Tokens AttentionPlan::tokens_of(const MaskView& mask, index_t s) const {
   const Sequence& of = sequence(s);
   return {mask.data + of.batch * mask.batch_stride + of.keys.begin * mask.key_stride, mask.key_stride, 0};

@@ -25,6 +25,7 @@ class AttentionPlan {
   const GlobalTokens& globals(index_t s) const { return globals_.empty() ? none_ : globals_[static_cast<std::size_t>(s)]; }
   bool has_globals() const { return !globals_.empty(); }
   index_t group() const { return problem_.heads / problem_.attention.kv_heads; }  // query heads of a key/value head
+  bool is_alike(index_t kv_head) const;                                           // whether these have one dilation
 
   // A block without rows, heads and walk: what all items of a key/value head share.
   AttentionBlock block_of(index_t s, index_t kv_head, index_t dilation) const;
@@ -42,6 +43,8 @@ class AttentionPlan {
   std::vector<GlobalTokens> globals_;  // empty where there are none
   GlobalTokens none_;
 };
+
+inline index_t element_bytes(const Problem& p) { return p.dtype == DType::f64 ? 8 : 4; }  // of sums
 
 // The walk of a dilation part, and that of global queries.
 AttentionGeometry walk_of_part(const Band& band, index_t dilation, index_t part);

@@ -96,6 +96,20 @@ TEST_P(Attention, LargerProblemsAsTheReference) {
   }
 }
 
+// Up to a few queries more than are taken together, with keys for several items: by options and by shapes.
+TEST_P(Attention, FewQueriesOfManyKeysAsTheReference) {
+  if (is_reference(row())) return;  // it is what they are compared with
+  Random random(7);
+  for (int n = 0; n < 40; ++n) {
+    AttentionCase c = any_attention_with_options(random, 18, 40, random.up_to(4));
+    c.keys = random.up_to(2500);
+    c.heads = c.kv_heads * (1 + random.up_to(6));
+    if (c.bias_rank == 0 && random.one_in(2)) c.window.left = random.up_to(2500);
+    AttentionTrial trial(settled(c, random), random.bits());
+    ASSERT_TRUE(trial.check(op(), options(), trial.from_reference(op())));
+  }
+}
+
 // Windows of many tiles, sequences of many blocks, and dims of many registers.
 TEST_P(Attention, LongWideAndDeepProblems) {
   if (is_reference(row())) return;  // it is what they are compared with

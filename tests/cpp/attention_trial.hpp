@@ -240,6 +240,13 @@ inline std::vector<AttentionCase> attention_scenes(bool small) {
   all[3].dtype = DType::f16, all[3].key_mask = true, all[3].dropout_p = 0.3, all[3].window.left = kUnbounded;
   all[4].batch = 1, all[4].cu_q = {0, 11 * n, 11 * n, 30 * n}, all[4].cu_k = {0, 9 * n, 13 * n, 30 * n}, all[4].bias_rank = 4;
   all[5].global_mask = true, all[5].heads = all[5].kv_heads = 1, all[5].batch = 1, all[5].window.dilation = {3};
+  // Few queries, and keys for several items.
+  AttentionCase few{.heads = 4, .kv_heads = 2, .queries = 3, .keys = 200 * n, .dim = 8, .value_dim = 9, .window = {kUnbounded, 0}};
+  all.insert(all.end(), 4, few);
+  all[6].sinks = all[6].key_mask = true, all[6].softcap = 2;
+  all[7].queries = 1, all[7].window.left = 180 * n, all[7].bias_rank = 2, all[7].hides = true, all[7].global_tokens = 5;
+  all[8].queries = 15, all[8].heads = 6, all[8].window.dilation = {2}, all[8].keys = 360 * n, all[8].dtype = DType::f64;
+  all[9].heads = all[9].kv_heads = 1, all[9].queries = 16, all[9].window = {kUnbounded, kUnbounded}, all[9].dtype = DType::bf16;
   return all;
 }
 

@@ -21,6 +21,8 @@ LARGE = [
     Case(Rule(9, 9, 3), 130, 110, batch=3, heads=2, kv_heads=1, dim=24, value_dim=24, bias="slots", key_mask=True),
     Case(Rule(12, 5, (1, 4, 64)), 200, 200, heads=3, kv_heads=3, dim=32, value_dim=32, global_tokens=3, bias="full"),
     Case(Rule(600, 0), 1, 1200, batch=1, heads=8, kv_heads=2, dim=64, value_dim=64),
+    Case(Rule(2000, 0), 5, 1300, batch=3, heads=6, kv_heads=2, dim=24, value_dim=16, sinks=True, key_mask=True),  # keys of several items
+    Case(Rule(1100, 0), 16, 1200, batch=2, heads=1, kv_heads=1, dim=16, value_dim=24, bias="slots", global_tokens=4),
     Case(Rule(1, 1), 40, 40, batch=10, heads=4, kv_heads=4, dim=8, value_dim=8, global_mask=True),
 ]
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "cpu/kernels/attention_dropout.inl.hpp"
+#include "cpu/kernels/attention_few.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -32,9 +33,8 @@ struct AttentionForward {
   T* const highest = packed_v + kChunk * padded(block.value_dim);
   T* const total = highest + kQueries;
   T* const factor = total + kQueries;
-  T* const few = factor + kQueries;  // and a few queries not transposed [kFewQueries][padded D]
   Prefetcher ahead{};
-  Scores<S, E, Shape> scores{block, queries, tile, nullptr, ahead, few};
+  Scores<S, E, Shape> scores{block, queries, tile, nullptr, ahead};
   bool started = false;
 
   void run() {
@@ -69,7 +69,7 @@ struct AttentionForward {
     fill_row(kMinusInfinity<T>, highest, 1, {0, kQueries});
     fill_row(T{0}, total, 1, {0, kQueries});
     for_each_chunk(scores, rows, [&](const Chunk& chunk) {
-      scores.compute(chunk, scores.gather.keys(block.k, chunk, block.dim, scores.is_few(), packed_k));
+      scores.compute(chunk, scores.gather.keys(block.k, chunk, block.dim, false, packed_k));
       for (index_t v = 0; v < Shape::kColumns; ++v) exponentiate(v);
       if (block.options.dropout_p > 0) drop();
       weigh(chunk, rows, exactly);
@@ -92,8 +92,7 @@ struct AttentionForward {
     const auto before = S::load(highest + v * kLanes);
     const auto after = highest_of_column(column, keys, before);
     set(highest + v * kLanes, after);
-    // Nothing seen yet: any finite number will do, as long as -inf minus it is -inf.
-    const auto offset = S::where_less(S::splat(kMinusInfinity<T>), after, after, S::where_less(after, S::zero(), S::zero(), after));
+    const auto offset = finite_offset<S>(after);
     const auto rescale = exp2_nonpositive<S>(S::sub(before, offset));
     set(factor + v * kLanes, rescale);
     set(total + v * kLanes, S::fma(S::load(total + v * kLanes), rescale, sum_of_powers(column, keys, offset)));
@@ -150,50 +149,22 @@ struct AttentionForward {
 
   // ---- output -----------------------------------------------------------------------------------------------------------------------
 
-  // 1 / l; 0 for a query without keys. A sink is one more term of the denominator.
-  T inverse_total(index_t r) const {
-    if (total[r] == 0 || block.options.dropout_p >= 1) return 0;
-    if (!block.options.has_sinks) return 1 / total[r];
-    const T sink = static_cast<T>(block.heads[block.rows_are_heads ? r : 0].sink) * kLog2E<T> - highest[r];
-    return 1 / (total[r] + (sizeof(T) == 4 ? __builtin_exp2f(static_cast<float>(sink)) : static_cast<T>(__builtin_exp2(sink))));
-  }
-
   bool write(Range rows) const {
-    const Matrix2<E> out(head.out);
     bool finite = true;
     for (index_t r = 0; r < rows.size(); ++r) {
       const index_t position = block.walk.query(rows.begin + r);
       if (is_of_another_item(position)) continue;
-      T* const row = sums + r * width;
-      E* const to = out.at(position, 0);
-      const bool whole = out.col_stride == 1 && block.value_dim % kLanes == 0;
-      finite = (whole ? scale(row, inverse_total(r), to) : scale(row, inverse_total(r), row)) && finite;
-      if (!whole) write_row<S>(row, block.value_dim, to, out.col_stride);
+      const T by = inverse_total(block.options, head, highest[r], total[r]);
+      finite = write_output<S, E>(sums + r * width, block.value_dim, by, head.out, position) && finite;
     }
     return finite;
-  }
-
-  // False where an element is not finite. Whole vectors are written.
-  template <class To>
-  bool scale(const T* row, T by, To* to) const {
-    const auto factors = S::splat(by);
-    auto probe = S::zero();
-    for (index_t n = 0; n < block.value_dim; n += kLanes) {
-      const auto scaled = S::mul(S::load(row + n), factors);
-      probe = S::fma(scaled, S::zero(), probe);
-      S::store(to + n, scaled);
-    }
-    return S::all_zero(probe);
   }
 
   bool is_of_another_item(index_t position) const { return block.skips_global_queries && block.global_tokens.contains(position); }
 
   void write_lse(Range rows) const {
     const Matrix2<T> lse(head.lse);
-    for (index_t r = 0; r < kQueries; ++r) {
-      const T l = total[r], logarithm = (highest[r] + logarithm2(l)) * static_cast<T>(0.6931471805599453);
-      factor[r] = l == 0 ? kMinusInfinity<T> : l == l ? logarithm : l;
-    }
+    for (index_t r = 0; r < kQueries; ++r) factor[r] = log_sum_exp(highest[r], total[r]);
     for (index_t r = 0; r < rows.size(); ++r) {
       const index_t position = block.walk.query(rows.begin + r);
       if (!is_of_another_item(position)) *lse.at(position, 0) = factor[r];
@@ -203,7 +174,10 @@ struct AttentionForward {
 
 template <Simd S, class E>
 void attention_forward(const AttentionBlock& block) {
-  AttentionForward<S, E>{block}.run();
+  if (block.few.heads > 0)
+    AttentionFew<S, E>{block}.run();
+  else
+    AttentionForward<S, E>{block}.run();
 }
 
 }  // namespace

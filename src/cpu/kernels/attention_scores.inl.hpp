@@ -7,7 +7,6 @@
 //       1          [ I I I e ] [ e e - - ] [ - - - - ]        I  all see it      e  the band is asked      -  nobody sees it: not computed
 #pragma once
 
-#include "cpu/kernels/attention_few.inl.hpp"
 #include "cpu/kernels/attention_tile.inl.hpp"
 #include "cpu/kernels/exp.inl.hpp"
 #include "cpu/kernels/prefetch.inl.hpp"
@@ -15,10 +14,6 @@
 namespace window_matmul::cpu {
 namespace {
 
-template <class T>
-inline constexpr T kMinusInfinity = -std::numeric_limits<T>::infinity();
-template <class T>
-inline constexpr T kLog2E = static_cast<T>(1.4426950408889634);
 inline constexpr float kLaneIndices[kMaxLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 inline constexpr double kWideLaneIndices[kMaxLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
@@ -100,7 +95,6 @@ struct Scores {
   T* const tile;  // [kChunk][kQueries]
   T* const slopes;  // the same: the derivative of the softcap, or null
   Prefetcher& ahead;
-  T* const few = nullptr;  // [kFewQueries][padded D]: a few queries, not transposed; or null
   const AttentionHead* head = nullptr;
   Range rows{};
   Chunk chunk{};
@@ -112,25 +106,13 @@ struct Scores {
     head = &of, rows = r;
     const double unit = block.options.softcap > 0 ? 1 / block.options.softcap : kLog2E<double>;
     const T factor = static_cast<T>(block.options.scale * unit);
-    if (is_few()) return take_few(factor);
     gather.transposed(of.q, rows, block.dim, factor, queries, kQueries);
-  }
-
-  bool is_few() const { return FewQueries<S>::kFits && few != nullptr && rows.size() <= kFewQueries; }
-
-  void take_few(T factor) const {
-    const index_t stride = padded(block.dim);
-    fill_row(T{0}, few, 1, {0, kFewQueries * stride});
-    for (index_t r = 0; r < rows.size(); ++r) {
-      gather.row(head->q, block.walk.query(rows.begin + r), block.dim, few + r * stride);
-      for (index_t n = 0; n < stride; ++n) few[r * stride + n] *= factor;
-    }
   }
 
   void compute(const Chunk& of, const KeyRows<T>& k) {
     chunk = of;
     for (index_t v = 0; v < Shape::kColumns; ++v) seen[v] = seen_by(rows_of(v));
-    multiply(k);
+    multiply(k, queries, block.dim, tile);
     if (block.options.softcap > 0) cap();
     if (block.options.has_bias && chunk.list == nullptr) add_bias();
     if (chunk.list == nullptr)
@@ -167,13 +149,6 @@ struct Scores {
   }
 
   // ---- products ---------------------------------------------------------------------------------------------------------------------
-
-  void multiply(const KeyRows<T>& k) const {
-    if (!is_few()) return multiply(k, queries, block.dim, tile);
-    if constexpr (FewQueries<S>::kFits)
-      FewQueries<S>{few, padded(block.dim)}.multiply(k.data, k.row_stride, chunk.size(), block.dim, tile, kQueries);
-    *block.multiply_adds += kFewQueries * chunk.size() * block.dim;
-  }
 
   // to[c][query] = sum_n k(c, n) x[n][query] for what is seen; more is written where tiles reach further.
   void multiply(const KeyRows<T>& k, const T* x, index_t steps, T* to) const {

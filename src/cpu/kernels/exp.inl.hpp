@@ -60,6 +60,11 @@ template <Simd S>
 // ---- to the base 2, for scores in units of log 2 --------------------------------------------------------------------------------------
 
 template <class T>
+inline constexpr T kMinusInfinity = -std::numeric_limits<T>::infinity();
+template <class T>
+inline constexpr T kLog2E = static_cast<T>(1.4426950408889634);
+
+template <class T>
 struct Exp2Constants;
 
 template <>
@@ -113,6 +118,13 @@ template <Simd S>
     const auto power = S::shift_to_exponent(S::add(shifted, S::splat(ExpConstants<T>::kBias)));
     return S::where_less(x, lowest, S::zero(), S::mul(sum, power));
   }
+}
+
+// What is subtracted from scores whose maximum this is: of -inf (nothing seen yet) any finite number, as long as -inf minus it is -inf.
+template <Simd S>
+[[gnu::always_inline]] inline typename S::Vec finite_offset(typename S::Vec highest) {
+  const auto other = S::where_less(highest, S::zero(), S::zero(), highest);
+  return S::where_less(S::splat(kMinusInfinity<typename S::Scalar>), highest, highest, other);
 }
 
 // tanh x = -e / (e + 2) with e = exp(-2 |x|) - 1, which keeps its digits where x is small.
