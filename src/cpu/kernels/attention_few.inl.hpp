@@ -137,8 +137,7 @@ struct AttentionFew {
       for (index_t i = 0; i < Keys; ++i) key[i] = S::load(k + i * k_stride + n);
 #pragma GCC unroll 4
       for (index_t r = 0; r < kRows; ++r) {
-        auto row = S::load(q + r * q_stride + n);
-        asm("" : "+x"(row));  // is read once: GCC would read it again for each key
+        const auto row = S::in_register(S::load(q + r * q_stride + n));  // else GCC loads it again for each key
 #pragma GCC unroll 4
         for (index_t i = 0; i < Keys; ++i) square[i * kRows + r] = S::fma(key[i], row, square[i * kRows + r]);
       }

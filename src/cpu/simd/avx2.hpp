@@ -39,6 +39,10 @@ struct Avx2<float> {
     const __m256i high = _mm256_srli_epi32(_mm256_castps_si256(chosen), 16);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1)));
   }
+  static Vec in_register(Vec v) {
+    asm("" : "+x"(v));
+    return v;
+  }
   static void store_first(float* p, Vec v, index_t n) {  // by halves: maskstore takes dozens of cycles on AMD
     __m128 rest = _mm256_castps256_ps128(v);
     if (n & 4) _mm_storeu_ps(p, rest), rest = _mm256_extractf128_ps(v, 1), p += 4;
@@ -90,6 +94,10 @@ struct Avx2<double> {
   static Vec splat(double x) { return _mm256_set1_pd(x); }
   static Vec load(const double* p) { return _mm256_loadu_pd(p); }
   static void store(double* p, Vec v) { _mm256_storeu_pd(p, v); }
+  static Vec in_register(Vec v) {
+    asm("" : "+x"(v));
+    return v;
+  }
   static void store_first(double* p, Vec v, index_t n) {
     __m128d rest = _mm256_castpd256_pd128(v);
     if (n & 2) _mm_storeu_pd(p, rest), rest = _mm256_extractf128_pd(v, 1), p += 2;

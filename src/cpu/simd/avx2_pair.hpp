@@ -31,6 +31,7 @@ struct Avx2Pair {
   static void store(E* p, Vec v) {
     Half::store(p, v.low), Half::store(p + kHalf, v.high);
   }
+  static Vec in_register(Vec v) { return v; }
   static void store_first(T* p, Vec v, index_t n) {
     if (n < kHalf) return Half::store_first(p, v.low, n);
     Half::store(p, v.low), Half::store_first(p + kHalf, v.high, n - kHalf);

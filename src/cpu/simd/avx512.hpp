@@ -37,6 +37,10 @@ struct Avx512<float> {
     const __m512i chosen = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), u, _mm512_set1_epi32(0x400000));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16)));
   }
+  static Vec in_register(Vec v) {
+    asm("" : "+v"(v));
+    return v;
+  }
   static void store_first(float* p, Vec v, index_t n) { _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1u), v); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
   static Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
@@ -79,6 +83,10 @@ struct Avx512<double> {
   static Vec splat(double x) { return _mm512_set1_pd(x); }
   static Vec load(const double* p) { return _mm512_loadu_pd(p); }
   static void store(double* p, Vec v) { _mm512_storeu_pd(p, v); }
+  static Vec in_register(Vec v) {
+    asm("" : "+v"(v));
+    return v;
+  }
   static void store_first(double* p, Vec v, index_t n) { _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1u), v); }
   static Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_pd(a, b, c); }
   static Vec add(Vec a, Vec b) { return _mm512_add_pd(a, b); }

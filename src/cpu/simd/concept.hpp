@@ -15,6 +15,7 @@ concept Simd = requires(typename S::Scalar* p, const bf16* b, typename S::Vec v,
   { S::splat(*p) } -> std::same_as<typename S::Vec>;
   { S::load(p) } -> std::same_as<typename S::Vec>;
   { S::store(p, v) };
+  { S::in_register(v) } -> std::same_as<typename S::Vec>;  // v, which from here on is not loaded again from where it came from
   { S::store_first(p, v, n) };  // the first n lanes, 0 <= n < kLanes, are written and no others
   { S::fma(v, v, v) } -> std::same_as<typename S::Vec>;  // a * b + c
   { S::add(v, v) } -> std::same_as<typename S::Vec>;

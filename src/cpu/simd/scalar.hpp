@@ -26,6 +26,7 @@ struct Scalar1 {
   WINDOW_MATMUL_INLINE static void store(E* p, Vec v) {
     *p = narrow<E>(v);
   }
+  WINDOW_MATMUL_INLINE static Vec in_register(Vec v) { return v; }
   WINDOW_MATMUL_INLINE static void store_first(T*, Vec, index_t) {}
   WINDOW_MATMUL_INLINE static Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
   WINDOW_MATMUL_INLINE static Vec add(Vec a, Vec b) { return a + b; }
