@@ -12,7 +12,8 @@ from window_matmul import RollingCache
 from .attention import FusedAttention
 
 NUM_BYTES = 256
-ROTARY_BASE = 300.0  # the slowest of the eight turns of a head goes once around in some 900 bytes, about a window and its half
+ROTARY_BASE = 300.0  # the slowest of the eight turns of a head goes once around in some 900 bytes, about a window of the default length
+NEAR = 6.5  # score of a near head with a query's own byte at the start; far bytes have 0 on average: half its weight is on the last ten
 
 Caches = list[RollingCache]  # one for each layer
 
@@ -47,7 +48,7 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape, core: nn.Module) -> None:
         super().__init__()
         self.heads = shape.heads
-        self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
+        self.qkv = nn.Linear(shape.width, 3 * shape.width)
         self.out = nn.Linear(shape.width, shape.width, bias=False)
         self.core = core
 
@@ -65,13 +66,12 @@ class Attention(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """x -> down(silu(gate(x)) * up(x)), hidden size 8/3 of the width rounded to a multiple of 32."""
+    """x -> down(silu(gate(x)) * up(x)), the hidden size as small as the width: most of a step is attention."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        hidden = round(width * 8 / 3 / 32) * 32
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.gate_up = nn.Linear(width, 2 * width, bias=False)
+        self.down = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
@@ -112,6 +112,17 @@ class LanguageModel(nn.Module):
             if name.endswith(("out.weight", "down.weight", "head.weight")):
                 nn.init.zeros_(weight)  # every block begins as the identity, every prediction as even odds
         nn.init.normal_(self.embedding.weight, std=0.5)
+        for block in self.decoder_blocks():
+            self._look_near(nn.init.zeros_(block.attention.qkv.bias))
+
+    @torch.no_grad()
+    def _look_near(self, bias: Tensor) -> None:
+        """Half the heads begin near: a constant in q and k is a score that falls with the distance, once positions have turned both.
+
+        Among a thousand equal weights a head finds the byte that matters late.
+        """
+        heads, head_dim = self.shape.heads, self.shape.head_dim
+        bias.view(3, heads, head_dim // 2, 2)[:2, : (heads + 1) // 2, :, 0] = (2 * NEAR * head_dim**-0.5) ** 0.5
 
     def decoder_blocks(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))
