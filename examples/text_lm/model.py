@@ -12,8 +12,8 @@ from window_matmul import RollingCache
 from .attention import FusedAttention
 
 NUM_BYTES = 256
-ROTARY_BASE = 300.0  # the slowest of the eight turns of a head goes once around in some 900 bytes, about a window of the default length
-NEAR = 6.5  # score of a near head with a query's own byte at the start; far bytes have 0 on average: half its weight is on the last ten
+ROTARY_BASE = 1000.0  # the slowest of the eight turns of a head goes once around in some 2600 bytes: no key of a window looks near again
+NEAR = 8.0  # added at the start to a near head's score of the query's own byte: the last ten bytes get 26 % of its weight, not 1 %
 
 Caches = list[RollingCache]  # one for each layer
 
