@@ -1,4 +1,5 @@
 # examples/text_lm/model.py: a byte-level decoder language model: RMSNorm, rotary positions, windowed attention, SwiGLU.
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -146,3 +147,11 @@ class LanguageModel(nn.Module):
     def loss(self, tokens: Tensor) -> Tensor:
         """Mean cross-entropy in nats of bytes 1.. of tokens (B, L + 1), each predicted from those before it."""
         return cross_entropy(self(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def narrowed(model: LanguageModel, left: int) -> LanguageModel:
+    """A copy whose queries see the `left` bytes before their own."""
+    narrow = copy.deepcopy(model)
+    for block in narrow.decoder_blocks():
+        block.attention.core = FusedAttention(left)
+    return narrow
