@@ -178,7 +178,8 @@ After it, the model on held-out text, in float64:
 
 
 def _settings(results: Results) -> str:
-    settings = "\n".join(f"| {name} | {value} |" for name, value in asdict(results.trainer.plan).items())
+    plan = asdict(results.trainer.plan) | {"text": results.trainer.corpus.name}
+    settings = "\n".join(f"| {name} | {value} |" for name, value in plan.items())
     return f"""## Settings
 window_matmul {window_matmul.__version__}, torch {torch.__version__}, Python {platform.python_version()}, {_processor()}
 

@@ -113,7 +113,7 @@ class Trainer:
 
     def train(self, checkpoint: Path, quiet: bool = False) -> None:
         """Runs to the last step. Raises Stopped, with everything saved, when a signal asks for it."""
-        every = max(10, self.plan.steps // EVALUATIONS)
+        every = max(10, -(-self.plan.steps // EVALUATIONS))
         with StopRequest() as stop, self._bar(quiet) as bar:
             while self.step < self.plan.steps:
                 bits = self.train_step()
