@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from text_lm import bound, checks, cost, pictures, report
 from text_lm.attention import KINDS
+from text_lm.model import narrowed
 from text_lm.text import Corpus, one_byte_floor, read_text, split
 from text_lm.training import Plan, Stopped, Trainer, stored_plan
 from text_lm.writing import write
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "The "
-WRITTEN = 600  # bytes of generated text
+WRITTEN = 1200  # bytes of generated text: more than a window
 TEMPERATURE = 0.6
+NARROWER = 8  # the report also says what the model needs with an eighth of its window
 HELP = {
     "text": "a file to learn from (default: CPython's own documentation)",
     "steps": "training steps",
@@ -45,7 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="continue the run whose checkpoint is in the output folder")
     parser.add_argument("--out", type=Path, default=ROOT / "demo", help="folder of report, pictures and checkpoint (default: demo)")
     parser.add_argument("--target", type=float, help="held-out bits per byte that must be reached (default settings have one of their own)")
-    parser.add_argument("--longest", type=int, default=16384, help="longest sequence of the cost measurement, 0 for none (default: 16384)")
+    parser.add_argument("--longest", type=int, default=8192, help="longest sequence of the cost measurement, 0 for none (default: 8192)")
     return parser.parse_args(argv)
 
 
@@ -99,6 +101,7 @@ def finish(
 ) -> report.Results:
     """Generates, measures, draws and writes the report."""
     plan, corpus = trainer.plan, trainer.corpus
+    narrow = plan.window // NARROWER
     writing = write(trainer.model, PROMPT.encode(), WRITTEN, TEMPERATURE, plan.seed)
     if args.longest:
         print(f"measuring time and memory of a training step, and of one layer up to L = {args.longest}")
@@ -108,6 +111,7 @@ def finish(
         of_model=of_model,
         one_byte_floor=one_byte_floor(corpus.held_out),
         bound=args.target if args.target is not None else bound.for_plan(plan),
+        narrow=(narrow, trainer.evaluate(narrowed(trainer.model, narrow))),
         writing=writing,
         steps=cost.measure_steps(plan) if args.longest else {},
         curves=cost.measure_layers(plan.shape, args.longest, plan.threads) if args.longest else [],

@@ -3,12 +3,13 @@ from dataclasses import replace
 
 from .training import Plan
 
-# Bits per byte at the end of the default run, measured with text_lm/broken.py on one thread; the intact run ended at 1.713. An attention
-# that passes nothing on cannot get below the best predictor that sees one byte, 3.245 on this text. Faults that cost little, such as a
-# window one key off or no gradient for v alone (fixed random values serve at this size), are not for the loss to find: the comparisons
-# with dense attention before the training see all of broken.FAULTS.
-BROKEN: dict[str, float] = {"no gradient for q and k": 3.238}
-HELD_OUT_BOUND = 2.0
+# Bits per byte at the end of the default run, measured with text_lm/broken.py on two threads; the intact run ended at 1.705. Without
+# gradients of q and k the heads that begin near still pass the last bytes on. An attention that passes nothing on cannot get below the
+# best predictor that sees one byte, 3.245 on this text. Faults that cost little, such as a window one key off or no gradient for v alone
+# (fixed random values serve at this size), are not for the loss to find: the comparisons with dense attention before the training see
+# all of broken.FAULTS.
+BROKEN: dict[str, float] = {"no gradient for q and k": 2.067}
+HELD_OUT_BOUND = 1.9
 
 
 def for_plan(plan: Plan) -> float | None:

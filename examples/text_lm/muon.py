@@ -13,13 +13,13 @@ ROUNDS = 5
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Nearest semi-orthogonal matrix, roughly, of each of matrices (..., rows, columns): U V^T of its U S V^T."""
+    """Nearest semi-orthogonal matrix, roughly, of each of matrices (n, rows, columns): U V^T of its U S V^T."""
     x: Tensor = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(ROUNDS):
-        square: Tensor = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x if matrices.shape[-2] <= matrices.shape[-1] else x.mT
 
 

@@ -30,9 +30,9 @@ class Plan:
 
     text: str | None = None  # a file; without one CPython's documentation
     steps: int = 400
-    rows: int = 4  # sequences in a batch
-    context: int = 1024  # bytes in a sequence
-    window: int = 511  # bytes before its own that a query sees
+    rows: int = 2  # sequences in a batch
+    context: int = 2048  # bytes in a sequence
+    window: int = 1023  # bytes before its own that a query sees
     layers: int = 3
     width: int = 128
     heads: int = 8
@@ -106,14 +106,14 @@ class Trainer:
         return self.losses[-1]
 
     @torch.inference_mode()
-    def evaluate(self) -> float:
-        """Bits per byte of the held-out blocks."""
-        losses = [self.model.loss(block).item() for block in self.corpus.held_out.split(1)]
+    def evaluate(self, model: LanguageModel | None = None) -> float:
+        """Bits per byte of the held-out blocks, for the model in training or for a copy of it."""
+        losses = [(model or self.model).loss(block).item() for block in self.corpus.held_out.split(1)]
         return sum(losses) / len(losses) / math.log(2)
 
     def train(self, checkpoint: Path, quiet: bool = False) -> None:
         """Runs to the last step. Raises Stopped, with everything saved, when a signal asks for it."""
-        every = max(1, self.plan.steps // EVALUATIONS)
+        every = max(10, -(-self.plan.steps // EVALUATIONS))
         with StopRequest() as stop, self._bar(quiet) as bar:
             while self.step < self.plan.steps:
                 bits = self.train_step()

@@ -170,6 +170,14 @@ def test_explicit_attention_learns_the_same(demo: Any, tmp_path: Path) -> None:
     assert "`window_matmul -> window_softmax -> unwindow_matmul`" in (tmp_path / "explicit" / "report.md").read_text()
 
 
+def test_half_the_heads_begin_by_looking_near() -> None:
+    torch.manual_seed(0)
+    fresh = model.LanguageModel(model.Shape(layers=1, width=64, heads=4, window=255))
+    (band,) = pictures.attention_bands(fresh, torch.randint(0, 256, (512,)))
+    near = band[:, 256:, -10:].sum(dim=-1).mean(dim=-1)  # weight of the last ten bytes where every window is full, a head
+    assert near[:2].min() > 3 * near[2:].max()
+
+
 def test_writing_from_the_cache_equals_recomputing() -> None:
     torch.manual_seed(0)
     small = model.LanguageModel(model.Shape(layers=2, width=16, heads=2, window=7)).double()
