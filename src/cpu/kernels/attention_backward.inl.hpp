@@ -172,12 +172,13 @@ struct AttentionBackward {
   }
 
   void subtract_dropped() const {
-    const T gain = dropout_gain<T>(block);
-    for_each_draw(scores, [&](index_t c, index_t lane, bool kept) {
-      T &p = scratch.p[c * kQueries + lane], &d_s = scratch.d_s[c * kQueries + lane];
-      const T d_p = kept ? gain * scratch.share[lane] * d_s : 0;
-      d_s = p == 0 ? 0 : p * (d_p - scratch.offset[lane]);
-      p = kept && p != 0 ? p * gain * scratch.share[lane] : 0;
+    const auto zero = S::zero();
+    Dropout<S, Scores<S, E, Shape>>(scores).for_each_seen([&](index_t c, index_t v, typename S::Vec gains) {
+      T* const d_s = scratch.d_s + c * kQueries + v * kLanes;
+      const auto p = S::load(scores.at(c, v)), weights = S::mul(gains, S::load(scratch.share + v * kLanes));
+      const auto d_p = S::where_less(zero, gains, S::mul(weights, S::load(d_s)), zero);  // any of these may be NaN where P is 0
+      S::store(d_s, S::where_less(zero, p, S::mul(p, S::sub(d_p, S::load(scratch.offset + v * kLanes))), p));
+      S::store(scores.at(c, v), S::where_less(zero, gains, S::where_less(zero, p, S::mul(p, weights), p), zero));
     });
   }
 
