@@ -8,14 +8,9 @@ namespace {
 constexpr index_t kItemsWanted = 16;
 // A segment has at least so many times the rows of a window: what two of them share is added once more.
 constexpr index_t kWindowsOfASegment = 4;
-// But so many items there are even if each reaches all keys: then their private sums are so many times d_k and d_v.
+// But so many items a batch entry has even if each reaches all keys: then their private sums are so many times d_k and d_v. Counted by the
+// entry, so that the batch it is in changes no bit.
 constexpr index_t kItemsNeeded = 4;
-
-// Segments of the queries of one of `items` parts of this band; `reach` keys see each other's queries.
-index_t segments_wanted(const Band& band, index_t items, index_t reach) {
-  const index_t cheap = smaller(ceil_div(kItemsWanted, items), band.rows / (kWindowsOfASegment * reach));
-  return larger(cheap, ceil_div(kItemsNeeded, items));
-}
 
 }  // namespace
 
@@ -41,12 +36,14 @@ void BackwardItems::add_parts(Item item, bool all_shared) {
   const Problem& p = plan_.problem();
   const Band& band = plan_.sequence(item.sequence).band;
   const index_t dilation = p.dilation_of(item.first_head), parts = dilated_parts(band, dilation);
-  const index_t items = plan_.sequences() * p.attention.kv_heads * larger(parts, 1);
+  const index_t of_an_entry = p.attention.kv_heads * larger(parts, 1), items = plan_.sequences() * of_an_entry;
   for (item.part = 0; item.part < parts; ++item.part) {
     item.walk = walk_of_part(band, dilation, item.part);
     const Band& of = item.walk.band;
     const index_t reach = smaller(of.width(), of.cols) + kMaxQueryLanes;
-    for (const Segment& segment : segments_of(of, segments_wanted(of, items, reach), kMaxQueryLanes, all_shared)) {
+    const index_t cheap = smaller(ceil_div(kItemsWanted, items), of.rows / (kWindowsOfASegment * reach));
+    const index_t count = larger(cheap, ceil_div(kItemsNeeded, of_an_entry));
+    for (const Segment& segment : segments_of(of, count, kMaxQueryLanes, all_shared)) {
       item.segment = segment;
       capacity_ = larger(capacity_, smaller(reach + larger(2 * kMaxQueryLanes, reach / 4), of.cols + 2 * kMaxQueryLanes));
       add(item);
