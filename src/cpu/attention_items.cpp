@@ -9,7 +9,7 @@ constexpr index_t kItemsWanted = 16;
 // A segment has at least so many times the rows of a window: what two of them share is added once more.
 constexpr index_t kWindowsOfASegment = 4;
 // But so many items a batch entry has even if each reaches all keys: then their private sums are so many times d_k and d_v. Counted by the
-// entry, so that the batch it is in changes no bit.
+// entry, so that it is cut alike in any batch.
 constexpr index_t kItemsNeeded = 4;
 
 }  // namespace
