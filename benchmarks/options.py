@@ -84,7 +84,7 @@ def _attention(window: int | tuple[int, int], **options: Any) -> Function:
 
 
 def _biased(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    return cast(Tensor, window_attention(q, k, v, WINDOW, bias=bias))
+    return window_attention(q, k, v, WINDOW, bias=bias)
 
 
 def _ratios(plain: Callable[[], object], optional: Callable[[], object], seconds: float) -> list[float]:
