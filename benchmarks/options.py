@@ -30,6 +30,7 @@ class Variant(NamedTuple):
     optional: Function
     length: int
     kv_heads: int = 8
+    bias: tuple[int, ...] = ()  # the shape of one that is learned: a fourth input of the optional call
     work: float = 1.0  # pairs it computes over those of the plain call: at the ends of the sequence not all windows are whole
 
 
@@ -43,9 +44,10 @@ def run_options(threads: int, seconds: float, quick: bool) -> list[dict[str, Any
         case = Case("fused", variant.length, WINDOW, threads=threads)
         inputs, g = case.inputs(), case.output_gradient()
         q, k, v = inputs
+        some = q, k[:, : variant.kv_heads], v[:, : variant.kv_heads], *((torch.randn(variant.bias),) if variant.bias else ())
         for direction in ("forward",) if variant.name == THROUGH_PYTHON else DIRECTIONS:
             make = inference if direction == "forward" else partial(training, g=g)
-            calls = make(variant.plain, inputs), make(variant.optional, (q, k[:, : variant.kv_heads], v[:, : variant.kv_heads]))
+            calls = make(variant.plain, inputs), make(variant.optional, some)
             ratios = [variant.work * ratio for ratio in _ratios(*calls, seconds)]
             rows.append({"option": variant.name, "length": variant.length, "direction": direction, "calls": len(ratios)})
             rows[-1] |= {"ratio": statistics.median(ratios), "ratio_p10": percentile(ratios, 0.1)}
@@ -68,6 +70,10 @@ def _variants(length: int, longer: int) -> list[Variant]:
         *dilated,
         Variant("window (2w, 0)", plain, _attention((2 * WINDOW, 0)), length, work=one_sided),
         Variant(SHARED_HEADS, plain, plain, length, kv_heads=2),
+        Variant("bias of a slot", plain, _biased, length, bias=(8, 2 * WINDOW + 1)),
+        Variant("bias of a pair", plain, _biased, length, bias=(1, 8, length, 2 * WINDOW + 1)),
+        Variant("dropout", plain, _attention(WINDOW, dropout_p=0.1), length),
+        Variant("softcap", plain, _attention(WINDOW, softcap=20.0), length),
         Variant(THROUGH_PYTHON, bare, plain, length),
         Variant("16 global tokens", plain, _attention(WINDOW, global_tokens=16), longer),
     ]
@@ -75,6 +81,10 @@ def _variants(length: int, longer: int) -> list[Variant]:
 
 def _attention(window: int | tuple[int, int], **options: Any) -> Function:
     return lambda q, k, v: cast(Tensor, window_attention(q, k, v, window, **options))
+
+
+def _biased(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    return window_attention(q, k, v, WINDOW, bias=bias)
 
 
 def _ratios(plain: Callable[[], object], optional: Callable[[], object], seconds: float) -> list[float]:

@@ -11,13 +11,24 @@ struct PhiloxWords {
   std::uint32_t word[4];
 };
 
+inline constexpr int kPhiloxRounds = 10;
+inline constexpr std::uint32_t kPhiloxMultiplier0 = 0xD2511F53u, kPhiloxMultiplier1 = 0xCD9E8D57u;
+
+struct PhiloxKey {  // of a round; the first is the seed
+  std::uint32_t word[2];
+
+  WINDOW_MATMUL_INLINE explicit PhiloxKey(std::uint64_t seed)
+      : word{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)} {}
+  WINDOW_MATMUL_INLINE void next() { word[0] += 0x9E3779B9u, word[1] += 0xBB67AE85u; }
+};
+
 WINDOW_MATMUL_INLINE PhiloxWords philox4x32_10(PhiloxWords counter, std::uint64_t seed) {
-  std::uint32_t key0 = static_cast<std::uint32_t>(seed), key1 = static_cast<std::uint32_t>(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const std::uint64_t product0 = std::uint64_t{0xD2511F53u} * counter.word[0], product1 = std::uint64_t{0xCD9E8D57u} * counter.word[2];
-    counter = {{static_cast<std::uint32_t>(product1 >> 32) ^ counter.word[1] ^ key0, static_cast<std::uint32_t>(product1),
-                static_cast<std::uint32_t>(product0 >> 32) ^ counter.word[3] ^ key1, static_cast<std::uint32_t>(product0)}};
-    key0 += 0x9E3779B9u, key1 += 0xBB67AE85u;
+  PhiloxKey key(seed);
+  for (int round = 0; round < kPhiloxRounds; ++round, key.next()) {
+    const std::uint64_t product0 = std::uint64_t{kPhiloxMultiplier0} * counter.word[0];
+    const std::uint64_t product1 = std::uint64_t{kPhiloxMultiplier1} * counter.word[2];
+    counter = {{static_cast<std::uint32_t>(product1 >> 32) ^ counter.word[1] ^ key.word[0], static_cast<std::uint32_t>(product1),
+                static_cast<std::uint32_t>(product0 >> 32) ^ counter.word[3] ^ key.word[1], static_cast<std::uint32_t>(product0)}};
   }
   return counter;
 }

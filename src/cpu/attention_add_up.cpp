@@ -30,6 +30,12 @@ void store_row(const Operand& to, DType dtype, index_t position, const T* from, 
   }
 }
 
+struct Rest {  // keys that one thread adds up at a time
+  index_t sequence, kv_head;
+  Range keys;
+};
+constexpr index_t kKeysOfARest = 512;
+
 template <class T>
 class AddUp {
  public:
@@ -37,10 +43,11 @@ class AddUp {
       : run_(run), p_(run.plan.problem()), a_(run.plan.args()), line_(static_cast<std::size_t>(sums_width(p_))) {}
 
   // d_k and d_v of the keys that no item wrote alone, and d_q of the global queries.
-  void keys_and_global_queries(index_t s, index_t kv_head) {
+  void keys_and_global_queries(const Rest& rest) {
+    const index_t s = rest.sequence, kv_head = rest.kv_head;
     const AttentionBlock block = run_.plan.block_of(s, kv_head, 1);
-    for (index_t j = 0; j < run_.plan.sequence(s).keys.size(); ++j) key(block, s, kv_head, j);
-    if (!run_.plan.globals(s).queries || a_.d_q.data == nullptr) return;
+    for (index_t j = rest.keys.begin; j < rest.keys.end; ++j) key(block, s, kv_head, j);
+    if (rest.keys.begin > 0 || !run_.plan.globals(s).queries || a_.d_q.data == nullptr) return;
     for (index_t h = 0; h < run_.plan.group(); ++h) global_queries(s, kv_head, kv_head * run_.plan.group() + h);
   }
 
@@ -151,17 +158,27 @@ bool has_rest(const Run& run, index_t s, index_t kv_head) {
   return written < run.plan.sequence(s).keys.size();
 }
 
+std::vector<Rest> rests_of(const Run& run) {
+  std::vector<Rest> all;
+  for (index_t s = 0; s < run.plan.sequences(); ++s)
+    for (index_t kv_head = 0; kv_head < run.plan.problem().attention.kv_heads; ++kv_head) {
+      const index_t keys = has_rest(run, s, kv_head) ? run.plan.sequence(s).keys.size() : 0;
+      for (index_t j = 0; j < keys; j += kKeysOfARest) all.push_back({s, kv_head, {j, smaller(j + kKeysOfARest, keys)}});
+    }
+  return all;
+}
+
 template <class T>
 void add_up_of_type(const Run& run, const Executor& executor) {
   const Problem& p = run.plan.problem();
   const AttentionArgs& a = run.plan.args();
-  const index_t kv_heads = p.attention.kv_heads;
-  if (a.d_k.data != nullptr || a.d_v.data != nullptr || run.plan.has_globals())
-    executor.for_each_range(run.plan.sequences() * kv_heads, [&](index_t begin, index_t end) {
+  if (a.d_k.data != nullptr || a.d_v.data != nullptr || run.plan.has_globals()) {
+    const std::vector<Rest> rests = rests_of(run);
+    executor.for_each_range(static_cast<index_t>(rests.size()), [&](index_t begin, index_t end) {
       AddUp<T> sums(run);
-      for (index_t i = begin; i < end; ++i)
-        if (has_rest(run, i / kv_heads, i % kv_heads)) sums.keys_and_global_queries(i / kv_heads, i % kv_heads);
+      for (index_t i = begin; i < end; ++i) sums.keys_and_global_queries(rests[static_cast<std::size_t>(i)]);
     });
+  }
   AddUp<T> sums(run);
   for (index_t head = 0; head < p.heads; ++head) sums.bias_and_sink(head);
 }

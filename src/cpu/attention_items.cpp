@@ -8,6 +8,9 @@ namespace {
 constexpr index_t kItemsWanted = 16;
 // A segment has at least so many times the rows of a window: what two of them share is added once more.
 constexpr index_t kWindowsOfASegment = 4;
+// But so many items a batch entry has even if each reaches all keys: then their private sums are so many times d_k and d_v. Counted by the
+// entry, so that it is cut alike in any batch.
+constexpr index_t kItemsNeeded = 4;
 
 }  // namespace
 
@@ -31,12 +34,13 @@ void BackwardItems::add_parts(Item item, bool all_shared) {
   const Problem& p = plan_.problem();
   const Band& band = plan_.sequence(item.sequence).band;
   const index_t dilation = p.dilation_of(item.first_head), parts = dilated_parts(band, dilation);
-  const index_t items = plan_.sequences() * p.attention.kv_heads * larger(parts, 1);
+  const index_t of_an_entry = p.attention.kv_heads * larger(parts, 1), items = plan_.sequences() * of_an_entry;
   for (item.part = 0; item.part < parts; ++item.part) {
     item.walk = walk_of_part(band, dilation, item.part);
     const Band& of = item.walk.band;
     const index_t reach = smaller(of.width(), of.cols) + kMaxQueryLanes;
-    const index_t count = smaller(ceil_div(kItemsWanted, items), of.rows / (kWindowsOfASegment * reach));
+    const index_t cheap = smaller(ceil_div(kItemsWanted, items), of.rows / (kWindowsOfASegment * reach));
+    const index_t count = larger(cheap, ceil_div(kItemsNeeded, of_an_entry));
     for (const Segment& segment : segments_of(of, count, kMaxQueryLanes, all_shared)) {
       item.segment = segment;
       capacity_ = larger(capacity_, smaller(reach + larger(2 * kMaxQueryLanes, reach / 4), of.cols + 2 * kMaxQueryLanes));

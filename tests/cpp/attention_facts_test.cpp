@@ -204,6 +204,27 @@ TEST_P(AttentionFacts, EveryExecutorGivesTheSameBits) {
   }
 }
 
+// One head, and a window so wide that no key belongs to some of the queries alone.
+TEST_P(AttentionFacts, WideWindowsAreWorkForSeveralThreads) {
+  if (is_reference(row())) return;  // it has no threads
+  for (const Window& window : {Window{kUnbounded, kUnbounded}, Window{kUnbounded, 0}, Window{600, 200}}) {
+    AttentionTrial trial({.heads = 2, .queries = 1200, .keys = 1200, .dim = 8, .value_dim = 8, .window = window}, 1);
+    trial.give_results_of_forward(trial.from_reference(Op::attention));
+    std::vector<std::byte> serial;
+    for (const Executor& executor : {Executor{}, thread_executor(3), one_by_one_backwards()}) {
+      for (Tensor* t : trial.outputs(op()))
+        for (index_t i = 0; i < t->size(); ++i) t->set(i, kNaN);
+      RunStats stats;
+      RunOptions all = options();
+      all.executor = executor, all.stats = &stats;
+      ASSERT_EQ(trial.run(op(), all).message(), "") << text(trial.c);
+      EXPECT_GE(stats.work_items, 4) << text(trial.c);
+      if (serial.empty()) serial = trial.bits(op());
+      EXPECT_TRUE(trial.bits(op()) == serial) << text(trial.c);
+    }
+  }
+}
+
 TEST_P(AttentionFacts, OffsetsSidesAndDilationsAtTheFarEndOfTheIntegers) {
   for (const index_t far : {index_t{1} << 33, (index_t{1} << 60) - 1, index_t{1} << 60}) {
     AttentionCase c{.heads = 2, .queries = 6, .keys = 7, .dim = 3, .value_dim = 2, .window = {2, 3}};

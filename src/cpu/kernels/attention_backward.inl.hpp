@@ -135,7 +135,7 @@ struct AttentionBackward {
     }
     if (block.options.has_sinks && block.options.dropout_p == 0) leave_to_sink();
     if (wants_v) add_to_keys(scratch.p, d_out, block.value_dim, d_v);
-    if (wants_bias && chunk.list == nullptr) add_to_bias();
+    if (wants_bias && chunk.list == nullptr) BiasOfTile<S, E, Scores<S, E, Shape>>{scores}.add_gradient(scratch.d_s);
     if (block.options.softcap > 0) multiply_with_slopes();
     if (wants_k) add_to_keys(scratch.d_s, q, block.dim, d_k);
     if (wants_q) add_to_queries(k, d_q);
@@ -172,12 +172,13 @@ struct AttentionBackward {
   }
 
   void subtract_dropped() const {
-    const T gain = dropout_gain<T>(block);
-    for_each_draw(scores, [&](index_t c, index_t lane, bool kept) {
-      T &p = scratch.p[c * kQueries + lane], &d_s = scratch.d_s[c * kQueries + lane];
-      const T d_p = kept ? gain * scratch.share[lane] * d_s : 0;
-      d_s = p == 0 ? 0 : p * (d_p - scratch.offset[lane]);
-      p = kept && p != 0 ? p * gain * scratch.share[lane] : 0;
+    const auto zero = S::zero();
+    Dropout<S, Scores<S, E, Shape>>(scores).for_each_seen([&](index_t c, index_t v, typename S::Vec gains) {
+      T* const d_s = scratch.d_s + c * kQueries + v * kLanes;
+      const auto p = S::load(scores.at(c, v)), weights = S::mul(gains, S::load(scratch.share + v * kLanes));
+      const auto d_p = S::where_less(zero, gains, S::mul(weights, S::load(d_s)), zero);  // any of these may be NaN where P is 0
+      S::store(d_s, S::where_less(zero, p, S::mul(p, S::sub(d_p, S::load(scratch.offset + v * kLanes))), p));
+      S::store(scores.at(c, v), S::where_less(zero, gains, S::where_less(zero, p, S::mul(p, weights), p), zero));
     });
   }
 
@@ -229,21 +230,6 @@ struct AttentionBackward {
   }
 
   // ---- bias -------------------------------------------------------------------------------------------------------------------------
-
-  template <class B>
-  void write_bias() const {
-    const Matrix2<B> d_bias(head.d_bias);
-    scores.for_each_slot([&](index_t c, index_t row, index_t slot) {
-      const index_t position = block.walk.query(row);
-      if (is_of_another_item(position)) return;
-      const T d_s = scratch.d_s[c * kQueries + (row - rows.begin)];
-      if (head.d_bias_sums != nullptr)
-        static_cast<T*>(head.d_bias_sums)[slot] += d_s;
-      else
-        *d_bias.at(position, slot) = narrow<B>(static_cast<decltype(widen(B{}))>(d_s));
-    });
-  }
-  void add_to_bias() const { block.options.bias_is_f32 ? write_bias<float>() : write_bias<E>(); }
 
   void clear_slots_without_key(index_t row) const { block.options.bias_is_f32 ? clear_slots<float>(row) : clear_slots<E>(row); }
   template <class B>

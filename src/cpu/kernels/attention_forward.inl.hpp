@@ -127,10 +127,9 @@ struct AttentionForward {
   }
 
   void drop() const {
-    const T gain = dropout_gain<T>(block);
-    for_each_draw(scores, [&](index_t c, index_t lane, bool kept) {
-      T& weight = tile[c * kQueries + lane];
-      weight = kept ? weight * gain : 0;
+    Dropout<S, Scores<S, E, Shape>>(scores).for_each_seen([&](index_t c, index_t v, typename S::Vec gains) {
+      const auto weight = S::load(scores.at(c, v));  // may be NaN
+      S::store(scores.at(c, v), S::where_less(S::zero(), gains, S::mul(weight, gains), S::zero()));
     });
   }
 

@@ -7,6 +7,7 @@
 //       1          [ I I I e ] [ e e - - ] [ - - - - ]        I  all see it      e  the band is asked      -  nobody sees it: not computed
 #pragma once
 
+#include "cpu/kernels/attention_bias.inl.hpp"
 #include "cpu/kernels/attention_tile.inl.hpp"
 #include "cpu/kernels/exp.inl.hpp"
 #include "cpu/kernels/prefetch.inl.hpp"
@@ -88,7 +89,7 @@ struct Gather {
 template <Simd S, class E, class Shape>
 struct Scores {
   using T = typename S::Scalar;
-  static constexpr index_t kQueries = Shape::kQueries, kLanes = S::kLanes;
+  static constexpr index_t kQueries = Shape::kQueries, kChunk = Shape::kChunk, kColumns = Shape::kColumns, kLanes = S::kLanes;
 
   const AttentionBlock& block;
   T* const queries;  // [D][kQueries] and a vector
@@ -114,7 +115,7 @@ struct Scores {
     for (index_t v = 0; v < Shape::kColumns; ++v) seen[v] = seen_by(rows_of(v));
     multiply(k, queries, block.dim, tile);
     if (block.options.softcap > 0) cap();
-    if (block.options.has_bias && chunk.list == nullptr) add_bias();
+    if (block.options.has_bias && chunk.list == nullptr) BiasOfTile<S, E, Scores>{*this}.add();
     if (chunk.list == nullptr)
       hide_outside_band();
     else
@@ -189,31 +190,6 @@ struct Scores {
       if (slopes != nullptr) S::store(slopes + c * kQueries + v * kLanes, S::fma(S::sub(S::zero(), t), t, one));
     });
   }
-
-  // Calls f(key of the chunk, row, slot) for the pairs that lie in the window.
-  template <class F>
-  void for_each_slot(F&& f) const {
-    for (index_t row = rows.begin; row < rows.end; ++row) {
-      const Range keys = block.walk.band.keys(row).intersect(chunk.keys);
-      for (index_t key = keys.begin; key < keys.end; ++key) {
-        const bool listed = block.walk.query_list != nullptr;
-        const index_t slot = listed ? block.window.slot(block.walk.query(row), block.walk.key(key)) : block.walk.band.slot(row, key);
-        if (slot >= 0) f(key - chunk.keys.begin, row, slot);
-      }
-    }
-  }
-
-  template <class B>
-  void add_bias_of_type() const {
-    const Matrix2<const B> bias(head->bias);
-    for_each_slot([&](index_t c, index_t row, index_t slot) {
-      const T b = static_cast<T>(widen(*bias.at(block.walk.query(row), slot)));
-      T& score = tile[c * kQueries + (row - rows.begin)];
-      score = b == kMinusInfinity<T> ? b : score + b * kLog2E<T>;  // -inf hides even a NaN
-    });
-  }
-
-  void add_bias() const { block.options.bias_is_f32 ? add_bias_of_type<float>() : add_bias_of_type<E>(); }
 
   // ---- what is not seen -------------------------------------------------------------------------------------------------------------
 

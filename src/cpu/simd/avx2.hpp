@@ -8,11 +8,23 @@
 namespace window_matmul::cpu {
 namespace {
 
+struct Avx2Words {
+  using Words = __m256i;
+  static constexpr index_t kWordLanes = 4;
+
+  static Words splat_words(std::uint64_t x) { return _mm256_set1_epi64x(static_cast<long long>(x)); }
+  static Words load_words(const std::uint64_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static void store_words(std::uint64_t* p, Words w) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), w); }
+  static Words multiply_words(Words a, Words b) { return _mm256_mul_epu32(a, b); }
+  static Words high_words(Words a) { return _mm256_srli_epi64(a, 32); }
+  static Words exclusive_or(Words a, Words b) { return _mm256_xor_si256(a, b); }
+};
+
 template <class T>
 struct Avx2;
 
 template <>
-struct Avx2<float> {
+struct Avx2<float> : Avx2Words {
   using Scalar = float;
   using Vec = __m256;
   static constexpr index_t kLanes = 8;
@@ -84,7 +96,7 @@ struct Avx2<float> {
 };
 
 template <>
-struct Avx2<double> {
+struct Avx2<double> : Avx2Words {
   using Scalar = double;
   using Vec = __m256d;
   static constexpr index_t kLanes = 4;

@@ -11,8 +11,23 @@
 namespace window_matmul::cpu {
 namespace {
 
+struct Avx2PairWords {
+  using Half = Avx2Words;
+  static constexpr index_t kHalf = Half::kWordLanes, kWordLanes = 2 * kHalf;
+  struct Words {
+    Half::Words low, high;
+  };
+
+  static Words splat_words(std::uint64_t x) { return {Half::splat_words(x), Half::splat_words(x)}; }
+  static Words load_words(const std::uint64_t* p) { return {Half::load_words(p), Half::load_words(p + kHalf)}; }
+  static void store_words(std::uint64_t* p, Words w) { Half::store_words(p, w.low), Half::store_words(p + kHalf, w.high); }
+  static Words multiply_words(Words a, Words b) { return {Half::multiply_words(a.low, b.low), Half::multiply_words(a.high, b.high)}; }
+  static Words high_words(Words a) { return {Half::high_words(a.low), Half::high_words(a.high)}; }
+  static Words exclusive_or(Words a, Words b) { return {Half::exclusive_or(a.low, b.low), Half::exclusive_or(a.high, b.high)}; }
+};
+
 template <class T>
-struct Avx2Pair {
+struct Avx2Pair : Avx2PairWords {
   using Half = Avx2<T>;
   using Scalar = T;
   static constexpr index_t kHalf = Half::kLanes, kLanes = 2 * kHalf;

@@ -8,11 +8,23 @@
 namespace window_matmul::cpu {
 namespace {
 
+struct Avx512Words {
+  using Words = __m512i;
+  static constexpr index_t kWordLanes = 8;
+
+  static Words splat_words(std::uint64_t x) { return _mm512_set1_epi64(static_cast<long long>(x)); }
+  static Words load_words(const std::uint64_t* p) { return _mm512_loadu_si512(p); }
+  static void store_words(std::uint64_t* p, Words w) { _mm512_storeu_si512(p, w); }
+  static Words multiply_words(Words a, Words b) { return _mm512_mul_epu32(a, b); }
+  static Words high_words(Words a) { return _mm512_srli_epi64(a, 32); }
+  static Words exclusive_or(Words a, Words b) { return _mm512_xor_si512(a, b); }
+};
+
 template <class T>
 struct Avx512;
 
 template <>
-struct Avx512<float> {
+struct Avx512<float> : Avx512Words {
   using Scalar = float;
   using Vec = __m512;
   static constexpr index_t kLanes = 16;
@@ -73,7 +85,7 @@ struct Avx512<float> {
 };
 
 template <>
-struct Avx512<double> {
+struct Avx512<double> : Avx512Words {
   using Scalar = double;
   using Vec = __m512d;
   static constexpr index_t kLanes = 8;

@@ -8,7 +8,8 @@
 namespace window_matmul::cpu {
 
 template <class S>
-concept Simd = requires(typename S::Scalar* p, const bf16* b, typename S::Vec v, typename S::Vec (&square)[S::kLanes], index_t n) {
+concept Simd = requires(typename S::Scalar* p, const bf16* b, typename S::Vec v, typename S::Vec (&square)[S::kLanes], index_t n,
+                        typename S::Words w, std::uint64_t* u) {
   // Lanes of a vector, and the register tile: kTileRows * kTileVecs sums, kTileVecs operands and a broadcast fit the registers.
   { S::kLanes + S::kTileRows + S::kTileVecs } -> std::convertible_to<index_t>;
   { S::zero() } -> std::same_as<typename S::Vec>;
@@ -29,6 +30,15 @@ concept Simd = requires(typename S::Scalar* p, const bf16* b, typename S::Vec v,
   { S::highest(v) } -> std::same_as<typename S::Scalar>;
   { S::all_zero(v) } -> std::same_as<bool>;  // false where a lane is NaN
   { S::transpose(square) };
+
+  // Random words: lanes of 64 bits, of which the low halves count.
+  { S::kWordLanes } -> std::convertible_to<index_t>;
+  { S::splat_words(*u) } -> std::same_as<typename S::Words>;
+  { S::load_words(u) } -> std::same_as<typename S::Words>;
+  { S::store_words(u, w) };
+  { S::multiply_words(w, w) } -> std::same_as<typename S::Words>;  // the low halves; all 64 bits of the product
+  { S::high_words(w) } -> std::same_as<typename S::Words>;         // the high halves, moved down
+  { S::exclusive_or(w, w) } -> std::same_as<typename S::Words>;
 };
 
 // What only some instruction sets have, and what exp2 is built from where they do.

@@ -45,6 +45,17 @@ struct Scalar1 {
   WINDOW_MATMUL_INLINE static T highest(Vec v) { return v; }
   WINDOW_MATMUL_INLINE static bool all_zero(Vec v) { return v == 0; }
   WINDOW_MATMUL_INLINE static void transpose(Vec (&)[1]) {}
+
+  using Words = std::uint64_t;
+  static constexpr index_t kWordLanes = 1;
+  WINDOW_MATMUL_INLINE static Words splat_words(std::uint64_t x) { return x; }
+  WINDOW_MATMUL_INLINE static Words load_words(const std::uint64_t* p) { return *p; }
+  WINDOW_MATMUL_INLINE static void store_words(std::uint64_t* p, Words w) { *p = w; }
+  WINDOW_MATMUL_INLINE static Words multiply_words(Words a, Words b) {
+    return std::uint64_t{static_cast<std::uint32_t>(a)} * static_cast<std::uint32_t>(b);
+  }
+  WINDOW_MATMUL_INLINE static Words high_words(Words a) { return a >> 32; }
+  WINDOW_MATMUL_INLINE static Words exclusive_or(Words a, Words b) { return a ^ b; }
 };
 
 }  // namespace
