@@ -129,7 +129,7 @@ def compiled(device: torch.device, budget: Budget) -> Outcome:
             "torch.compile with inductor: not run, no Triton" if budget.thorough else "torch.compile with inductor: not run"
         )
     for backend in backends:
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in (torch.float32, torch.bfloat16) if budget.thorough else (torch.float32,):
             inputs = _inputs(MIDDLE, dtype, device, random)
             function = torch.compile(lambda *x: attend(MIDDLE, False, [*x]), fullgraph=True, backend=backend)
             leaves = [x.requires_grad_() for x in inputs]

@@ -1,4 +1,5 @@
 // src/cuda/conformance/compare.cpp: two outputs of a little kernel, number by number.
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>

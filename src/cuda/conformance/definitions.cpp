@@ -1,6 +1,8 @@
 // src/cuda/conformance/definitions.cpp: what the little kernels read, and what they must make of it, written out without any primitive.
 #include "cuda/conformance/definitions.hpp"
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
