@@ -28,7 +28,8 @@ template <class Signed, class T>
 double ulps_between(const std::byte* a, const std::byte* b, std::size_t i) {
   const T x = get<T>(a, i), y = get<T>(b, i);
   if (std::isnan(x) || std::isnan(y)) return std::isnan(x) && std::isnan(y) ? 0 : std::numeric_limits<double>::infinity();
-  return std::abs(static_cast<double>(rank<Signed>(x)) - static_cast<double>(rank<Signed>(y)));
+  const std::int64_t p = rank<Signed>(x), q = rank<Signed>(y);
+  return static_cast<double>(static_cast<std::uint64_t>(std::max(p, q)) - static_cast<std::uint64_t>(std::min(p, q)));
 }
 
 }  // namespace
