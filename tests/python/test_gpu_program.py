@@ -252,7 +252,8 @@ SUMMARY = '{"device": "a GPU", "passed": 1, "failed": 0}'
         ([PASSED], 0, False),
         ([SUMMARY], 0, False),
         ([], 0, False),
-        ([PASSED.replace("passed", "not run"), SUMMARY.replace("1", "0")], 0, True),
+        ([PASSED.replace("passed", "not run"), SUMMARY.replace("1", "0")], 0, False),
+        ([PASSED.replace("passed", "not run"), PASSED, SUMMARY], 0, True),
     ],
 )
 def test_what_the_conformance_program_says(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import functional, reference
+from ..attention import window_attention
 from . import cases
 from . import device as devices
 from .bounds import DTYPES, product_bound, softmax_bound
@@ -217,5 +218,8 @@ def refusals(device: torch.device, budget: Budget) -> Outcome:
     refuse("unbounded window", ValueError, ("window_size",), partial(mm, q, k, (1, None)))  # type: ignore[arg-type]
     refuse("dilation", ValueError, ("dilation", "0"), partial(mm, q, k, 1, dilation=0))
     refuse("fill", ValueError, ("fill", "nan"), partial(mm, q, k, 1, fill=float("nan")))
+    if device.type == "cuda":  # no kernels yet
+        x = torch.ones(1, 1, 6, 4, device=device)
+        refuse("window_attention", (ValueError, NotImplementedError), ("window_matmul",), partial(window_attention, x, x, x, 1))
     outcome.equal("a right call afterwards", mm(q, k, 0), torch.full((6, 1), 4.0, device=device))
     return outcome

@@ -40,7 +40,8 @@ def primitives(device: torch.device, budget: Budget) -> Outcome:
         else:
             summary = said
     outcome.true("exit status", done.returncode == 0, f"{done.returncode} {done.stderr.strip()}")
-    outcome.true("summary", summary.get("passed", 0) == outcome.cases - 1, f"it counts {summary.get('passed')} passed")
+    said_passed = int(str(summary.get("passed", 0)))
+    outcome.true("summary", said_passed == outcome.cases - 1 > 0, f"it counts {said_passed} that passed, of {outcome.cases - 1} that ran")
     return outcome
 
 
