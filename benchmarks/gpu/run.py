@@ -17,7 +17,7 @@ from ..cases import DTYPES
 from ..session import ROOT
 from . import report
 from .cases import GpuCase, gpu_cases
-from .cell import NAMES, run_cell
+from .cell import entrants, run_cell
 from .device import Cuda, Device, rates
 
 
@@ -42,7 +42,7 @@ def measure(device: Device, plan: Sequence[GpuCase], quick: bool, seconds: float
     start, entries = time.monotonic(), []
     found = rates(device, DTYPES)
     for number, case in enumerate(plan, 1):
-        for name in NAMES:
+        for name in entrants(case):
             entries.append(run_cell(device, case, name, seconds))
             say(f"[{number}/{len(plan)}, {(time.monotonic() - start) / 60:.1f} min] {_short(entries[-1])}")
             torch.compiler.reset()

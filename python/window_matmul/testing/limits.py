@@ -52,11 +52,12 @@ def _between(outcome: Outcome, where: str, call: Callable[[], Tensor]) -> bool:
     """Frees a block between two others, so that the allocator gives it to the result. Whether it did."""
     expected = call()
     size = -(-max(expected.nbytes, 1) // 512) * 512
-    before, hole, behind = (torch.full((size,), PATTERN, dtype=torch.uint8, device=expected.device) for _ in range(3))
-    address = hole.data_ptr()
-    del hole
+    blocks = [torch.full((size,), PATTERN, dtype=torch.uint8, device=expected.device) for _ in range(16)]  # the first fill older holes
+    before, hole, behind = blocks[-3:]
+    address, side_by_side = hole.data_ptr(), (hole.data_ptr() - before.data_ptr(), behind.data_ptr() - hole.data_ptr()) == (size, size)
+    del blocks[-2], hole
     actual = call()
-    placed = actual.data_ptr() == address
+    placed = side_by_side and actual.data_ptr() == address
     outcome.equal(where, actual, expected)
     outcome.true(where, bool((before == PATTERN).all()) and bool((behind == PATTERN).all()), "memory beside the output was written")
     used = actual.nbytes

@@ -19,7 +19,7 @@ from . import device as devices
 from . import gradients, limits, running, tools, values
 from .outcome import Budget, Check, Outcome, run
 
-# In order; the second number is the share of the time that its random cases may take. What a wrong primitive breaks comes after it.
+# In order: what a wrong primitive breaks comes after it. The number is the share of all time that random cases and slow tools may take.
 CHECKS: tuple[tuple[Check, float], ...] = (
     (tools.primitives, 0),
     (values.small_sizes, 0),
@@ -42,8 +42,8 @@ CHECKS: tuple[tuple[Check, float], ...] = (
     (running.autocast, 0),
     (limits.many_batches, 0),
     (limits.large_tensors, 0),
-    (tools.sanitizer, 0),
-    (values.random_sizes, 0.1),
+    (values.random_sizes, 0.05),
+    (tools.sanitizer, 0.35),
 )
 MAY_BE_ABSENT = ("compute-sanitizer",)  # a check that may not run at all
 Say = Callable[[str], None]
