@@ -24,7 +24,7 @@ def entrants(case: GpuCase) -> list[str]:
 
 def entrant(name: str) -> Competitor:
     own: dict[str, Any] = {"ours": ours, "strided_bmm": strided_bmm, "gathered": gathered}
-    return own[name] if name in own else load(name)  # type: ignore[no-any-return]
+    return own[name] if name in own else load(name)
 
 
 def run_cell(device: Device, case: GpuCase, name: str, seconds: float) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Cuda:
         call()
         end.record()
         end.synchronize()
-        return begin.elapsed_time(end) * 1e-3
+        return float(begin.elapsed_time(end)) * 1e-3
 
     def describe(self) -> dict[str, str]:
         said = devices.describe(self.where)

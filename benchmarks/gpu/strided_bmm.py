@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class Forms:
         self.out, self.inward, self.transposed = out, inward, transposed
 
     def function(self, op: str) -> Function:
-        apply = _Window.apply if op == "window" else _Unwindow.apply
+        apply: Function = _Window.apply if op == "window" else _Unwindow.apply
         return lambda left, right: apply(left, right, self)
 
 
@@ -103,7 +104,7 @@ class _Unwindow(torch.autograd.Function):
 
 
 def _with_block(w: int, b: int) -> Forms:
-    return Forms(*(lambda x, y, form=form: form(x, y, w, b) for form in (band_out, band_in, band_in_transposed)))  # type: ignore[misc]
+    return Forms(*(partial(form, w=w, b=b) for form in (band_out, band_in, band_in_transposed)))
 
 
 def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str]:
@@ -119,5 +120,5 @@ def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str
         output = _with_block(case.window, b).function(case.op)(*leaves)
         return torch.autograd.grad(output, leaves, g) if backward else output
 
-    name, _ = fastest({str(b): lambda b=b: call(b) for b in blocks})  # type: ignore[misc]
+    name, _ = fastest({str(b): partial(call, b) for b in blocks})
     return _with_block(case.window, int(name)).function(case.op), f"blocks of {name}"

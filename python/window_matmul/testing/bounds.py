@@ -16,6 +16,10 @@ def sums(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def rounding_of_sums(dtype: torch.dtype) -> float:
+    return ROUNDING[sums(dtype)]
+
+
 def least(dtype: torch.dtype) -> float:
     """The smallest number of the dtype, for results that underflow."""
     return torch.finfo(dtype).tiny * torch.finfo(dtype).eps
@@ -27,7 +31,7 @@ def product_bound(exact: Tensor, magnitude: Tensor, terms: int, dtype: torch.dty
     A sum of n products in precision u errs by at most n u * magnitude to first order, in any order, fused or not; the formula's own sum
     by as much in float64. `of_product`: what the products themselves may be off, relatively.
     """
-    relative = (terms + 2) * (ROUNDING[sums(dtype)] + ROUNDING[torch.float64]) + of_product
+    relative = (terms + 2) * (rounding_of_sums(dtype) + ROUNDING[torch.float64]) + of_product
     return magnitude * relative + exact.abs() * ROUNDING[dtype] * 1.01 + least(dtype)
 
 
@@ -37,7 +41,7 @@ def softmax_bound(exact: Tensor, a: Tensor, dtype: torch.dtype) -> Tensor:
     vanish."""
     finite = torch.where(a.double().isfinite(), a.double(), 0.0)
     spread = finite.abs().amax(-1, keepdim=True) * 2 if a.shape[-1] else finite
-    relative = (a.shape[-1] + spread * 2 + 10) * ROUNDING[sums(dtype)]
+    relative = (a.shape[-1] + spread * 2 + 10) * rounding_of_sums(dtype)
     return exact * (relative + ROUNDING[dtype] * 1.01) + least(dtype) + torch.finfo(sums(dtype)).tiny
 
 
@@ -49,4 +53,4 @@ def softmax_gradient_bound(p: Tensor, a: Tensor, g: Tensor, dtype: torch.dtype) 
     size = p * (g + (p * g).sum(-1, keepdim=True))
     spread = a.double().abs().amax(-1, keepdim=True) * 2
     lost = (torch.finfo(sums(dtype)).tiny + least(dtype)) * (2 * g.amax(-1, keepdim=True) * columns + 2)  # weights that underflowed
-    return size * (4 * ROUNDING[dtype] + (3 * columns + 6 * spread + 30) * ROUNDING[sums(dtype)]) + lost
+    return size * (4 * ROUNDING[dtype] + (3 * columns + 6 * spread + 30) * rounding_of_sums(dtype)) + lost
