@@ -18,6 +18,7 @@ from torch import Tensor
 from child import run as run_child
 from window_matmul import functional, reference
 from window_matmul.testing import __main__ as command
+from window_matmul.testing import device as devices
 from window_matmul.testing import gradients, limits, program, running, tools, values
 from window_matmul.testing.outcome import Budget, Check, Outcome, run
 
@@ -374,3 +375,32 @@ def test_a_check_that_hangs_ends_the_program(tmp_path: Path) -> None:
     )
     assert out.startswith("1 FAILED: hangs")
     assert "not done after" in (tmp_path / "gpu.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "cuda, available, count, name, reason",
+    [
+        (None, False, 0, "cuda", "without CUDA"),
+        ("13.0", False, 0, "cuda", "no GPU, or no driver"),
+        ("13.0", True, 2, "cuda:2", "there are 2 GPUs"),
+        ("13.0", True, 2, "cuda:1", ""),
+        ("13.0", True, 1, "cuda", ""),
+    ],
+)
+def test_devices_are_found_or_the_reason_is_given(
+    monkeypatch: pytest.MonkeyPatch, cuda: str | None, available: bool, count: int, name: str, reason: str
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    for attribute, value in (("is_available", available), ("device_count", count), ("current_device", 0), ("set_device", None)):
+        monkeypatch.setattr(torch.cuda, attribute, lambda *_, value=value: value)
+    device, why_not = devices.find(name)
+    assert (device is None) == bool(reason) and reason in why_not
+    if device is not None:
+        assert device == torch.device(name if ":" in name else "cuda:0")
+        assert [other.index for other in devices.others(device)] == [i for i in range(count) if i != device.index]
+
+
+def test_names_of_torch_cuda_are_there() -> None:
+    """What the program asks of torch.cuda exists under these names, in a CPU build too."""
+    for name in ("_sleep", "CUDAGraph", "graph", "Stream", "stream", "mem_get_info", "get_device_properties", "empty_cache", "Event"):
+        assert hasattr(torch.cuda, name), name

@@ -37,7 +37,8 @@ class Outcome:
     worst_tolerance: float = 0.0
     worst_where: str = ""
     seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)  # what could not be run here, and why
+    notes: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # parts that could not be run here, and why
     not_run: str = ""  # why nothing could: for tools that a machine may lack
 
     @property

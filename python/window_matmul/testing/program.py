@@ -86,11 +86,10 @@ class Session:
 
     def verdict(self) -> str:
         wrong = [o.title for o in self.outcomes if not o.passed and not may_be_left_out(o)]
-        left_out = [f"{o.title}: {o.not_run}" for o in self.outcomes if may_be_left_out(o)] + [n for o in self.outcomes for n in o.notes]
+        left_out = [f"{o.title}: {text}" for o in self.outcomes for text in (o.not_run, *o.left_out) if text]
         count = f"{sum(o.cases for o in self.outcomes)} cases in {len(self.outcomes)} checks, {self._seconds():.0f} s"
-        result = f"FAILED: {', '.join(wrong) or 'nothing was run'}" if not self.passed else "PASSED"
-        missing = [text for text in left_out if "not run" in text or text in [f"{o.title}: {o.not_run}" for o in self.outcomes]]
-        return f"{result} ({count})" + (f"; not run: {'; '.join(missing)}" if missing else "; nothing was left out")
+        result = "PASSED" if self.passed else f"FAILED: {', '.join(wrong) or 'nothing was run'}"
+        return f"{result} ({count}); " + (f"not run: {'; '.join(left_out)}" if left_out else "nothing was left out")
 
     def _seconds(self) -> float:
         return time.monotonic() - self.start
@@ -144,7 +143,9 @@ def markdown(results: dict[str, Any]) -> str:
     text = f"# Checks of a device\n\n{results['verdict']}\n\n{machine}\n{head}{rows}"
     worst = [f"- {c['title']}: {c['worst']:.0%} of its tolerance, {c['worst_where']}\n" for c in results["checks"] if c["worst"]]
     text += "\n## Nearest to its tolerance\n\n" + "".join(worst) if worst else ""
-    notes = [f"- {c['title']}: {note}\n" for c in results["checks"] for note in [*c["notes"], *([c["not_run"]] if c["not_run"] else [])]]
+    left_out = [f"- {c['title']}: {what}\n" for c in results["checks"] for what in (c["not_run"], *c["left_out"]) if what]
+    text += "\n## Not run\n\n" + "".join(left_out) if left_out else ""
+    notes = [f"- {c['title']}: {note}\n" for c in results["checks"] for note in c["notes"]]
     text += "\n## Notes\n\n" + "".join(notes) if notes else ""
     failures = [f"- {c['title']}: {failure}\n" for c in results["checks"] for failure in c["failures"]]
     return text + ("\n## Failures\n\n" + "".join(failures) if failures else "")

@@ -107,7 +107,7 @@ def other_devices(device: torch.device, budget: Budget) -> Outcome:
     outcome, random = Outcome("current and other devices"), budget.random()
     found = devices.others(device)
     if not found:
-        outcome.notes.append("other devices: not run, there is one device")
+        outcome.left_out.append("other devices, there is one")
     for there in [device, *found]:
         inputs = _inputs(MIDDLE, torch.float32, torch.device("cpu"), random)
         results = step(MIDDLE, [x.to(there) for x in inputs])
@@ -125,9 +125,7 @@ def compiled(device: torch.device, budget: Budget) -> Outcome:
     if budget.thorough and _has_compiler(device):
         backends.append("inductor")
     else:
-        outcome.notes.append(
-            "torch.compile with inductor: not run, no Triton" if budget.thorough else "torch.compile with inductor: not run"
-        )
+        outcome.left_out.append("inductor, there is no compiler for it" if budget.thorough else "inductor")
     for backend in backends:
         for dtype in (torch.float32, torch.bfloat16) if budget.thorough else (torch.float32,):
             inputs = _inputs(MIDDLE, dtype, device, random)

@@ -49,7 +49,7 @@ def primitives(device: torch.device, budget: Budget) -> Outcome:
 
 def _take(outcome: Outcome, said: dict[str, object]) -> None:
     if said["verdict"] == "not run":
-        outcome.notes.append(f"{said['check']}: not run, {said['note']}")
+        outcome.left_out.append(f"{said['check']}, {said['note']}")
         return
     outcome.true(str(said["check"]), said["verdict"] == "passed", str(said["note"]))
     outcome.numbers += int(str(said.get("numbers", 0)))
