@@ -24,8 +24,8 @@ file(GLOB conformance_headers CONFIGURE_DEPENDS src/cuda/conformance/*.hpp src/c
 file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/cuda")
 add_custom_command(OUTPUT "${conformance_object}"
   COMMAND "${WINDOW_MATMUL_NVCC}" ${conformance_flags} -I "${PROJECT_SOURCE_DIR}/include" -I "${PROJECT_SOURCE_DIR}/src"
-    -c "${PROJECT_SOURCE_DIR}/src/cuda/conformance/gpu.cu" -o "${conformance_object}"
-  DEPENDS ${conformance_headers} src/cuda/conformance/gpu.cu
+    -c "${PROJECT_SOURCE_DIR}/src/cuda/conformance/on_gpu.cu" -o "${conformance_object}"
+  DEPENDS ${conformance_headers} src/cuda/conformance/on_gpu.cu
   COMMENT "Compiling the conformance kernels" VERBATIM COMMAND_EXPAND_LISTS)
 
 file(GLOB conformance_sources CONFIGURE_DEPENDS src/cuda/conformance/*.cpp src/cuda/emulation/*.cpp)

@@ -23,8 +23,6 @@ gtest_discover_tests(window_matmul_tests DISCOVERY_TIMEOUT 60)
 # The CUDA kernels, run on this CPU. The sanitizers do not follow fibers from stack to stack; the emulation checks memory itself.
 if(NOT WINDOW_MATMUL_SANITIZE)
   file(GLOB emulation CONFIGURE_DEPENDS src/cuda/emulation/*.cpp src/cuda/*.cpp src/cuda/arch/*.cpp)
-  list(APPEND emulation src/cuda/conformance/compare.cpp src/cuda/conformance/definitions.cpp
-    src/cuda/conformance/emulated.cpp)
   file(GLOB cuda_tests CONFIGURE_DEPENDS tests/cuda_emulation/*.cpp)
   add_executable(window_matmul_cuda_tests ${emulation} ${cuda_tests})
   window_matmul_compile_options(window_matmul_cuda_tests)
@@ -32,6 +30,8 @@ if(NOT WINDOW_MATMUL_SANITIZE)
     $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>)
   target_include_directories(window_matmul_cuda_tests PRIVATE src tests/cpp tests/cuda_emulation)
   target_link_libraries(window_matmul_cuda_tests PRIVATE window_matmul_core GTest::gtest_main)
+  target_sources(window_matmul_cuda_tests PRIVATE # the primitives and what they must do
+    src/cuda/conformance/compare.cpp src/cuda/conformance/definitions.cpp src/cuda/conformance/on_emulation.cpp)
   gtest_discover_tests(window_matmul_cuda_tests TEST_PREFIX cuda_emulation. DISCOVERY_TIMEOUT 60)
 endif()
 

@@ -1,4 +1,4 @@
-// src/cuda/conformance/emulated.cpp: the little kernels in the emulation.
+// src/cuda/conformance/on_emulation.cpp: the little kernels in the emulation.
 #include "cuda/conformance/arithmetic.cuh"
 #include "cuda/emulation/block.hpp"
 

@@ -1,4 +1,4 @@
-// src/cuda/conformance/gpu.cu: the little kernels on a GPU.
+// src/cuda/conformance/on_gpu.cu: the little kernels on a GPU.
 #include <memory>
 
 #include "cuda/conformance/arithmetic.cuh"
