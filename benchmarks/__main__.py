@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 from . import machine, plots, report
+from .cases import PAIR
 from .compare import failures
+from .gpu import run as gpu
 from .plan import SECTIONS, Options, jobs
 from .session import ROOT, run_all
 
@@ -20,8 +22,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.render:
         results = json.loads((arguments.render / "results.json").read_text())
-        _write(results, arguments.render)
+        (gpu.write if "rates" in results else _write)(results, arguments.render)
         return 0
+    if arguments.device == "cuda":
+        ops = [op for op in arguments.op or PAIR if op in PAIR]
+        return gpu.main(arguments.quick, ops, arguments.cases or (), arguments.output)
     options = Options(arguments.quick, tuple(arguments.op or SECTIONS), tuple(arguments.cases or ()), arguments.threads)
     description, plan = machine.describe(), jobs(options)
     if not plan:
@@ -54,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "--op", action="append", choices=SECTIONS, help="only this part (may be repeated); fused and decode: window_attention"
     )
     parser.add_argument("--cases", action="append", metavar="TEXT", help="only cases with TEXT in the name, as L4096-w64 (may be repeated)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the explicit pair on a GPU (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=cores, help="threads, but for the one-thread part (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: benchmarks/results/<date>-<processor>")
     parser.add_argument("--render", type=Path, metavar="DIR", help="write the report of DIR/results.json anew, measure nothing")

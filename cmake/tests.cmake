@@ -30,6 +30,8 @@ if(NOT WINDOW_MATMUL_SANITIZE)
     $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>)
   target_include_directories(window_matmul_cuda_tests PRIVATE src tests/cpp tests/cuda_emulation)
   target_link_libraries(window_matmul_cuda_tests PRIVATE window_matmul_core GTest::gtest_main)
+  target_sources(window_matmul_cuda_tests PRIVATE # the primitives and what they must do
+    src/cuda/conformance/compare.cpp src/cuda/conformance/definitions.cpp src/cuda/conformance/on_emulation.cpp)
   gtest_discover_tests(window_matmul_cuda_tests TEST_PREFIX cuda_emulation. DISCOVERY_TIMEOUT 60)
 endif()
 

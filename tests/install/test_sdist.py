@@ -33,7 +33,7 @@ def test_torch_is_needed_to_run_but_not_to_build() -> None:
 def test_holds_what_a_build_needs_and_nothing_else(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         rooms = {name.split("/")[1] for name in archive.getnames() if "/" in name}
-    assert rooms == {"CMakeLists.txt", "LICENSE", "PKG-INFO", "README.md", "cmake", "include", "pyproject.toml", "python", "src"}
+    assert rooms == {"CMakeLists.txt", "LICENSE", "PKG-INFO", "README.md", "cmake", "include", "pyproject.toml", "python", "scripts", "src"}
 
 
 def test_builds_the_same_wheel(

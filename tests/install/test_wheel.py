@@ -32,7 +32,8 @@ def test_version_is_the_header_s(wheel: Path) -> None:
 
 
 def test_holds_the_package_and_nothing_else(wheel: Path) -> None:
-    sources = {str(path.relative_to(ROOT / "python")) for path in (ROOT / "python/window_matmul").rglob("*.py")}
+    programs = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("window_matmul/bin/")}  # test_conformance.py
+    sources = {str(path.relative_to(ROOT / "python")) for path in (ROOT / "python/window_matmul").rglob("*.py")} | programs
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == sources | {LIBRARY, "window_matmul/py.typed"}
 

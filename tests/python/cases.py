@@ -1,14 +1,16 @@
-"""tests/python/cases.py: the shapes, windows and memory layouts that the tests go through."""
+"""tests/python/cases.py: the shapes and windows that the tests go through."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from oracle import Band
+from window_matmul.testing.cases import LAYOUTS
+
+__all__ = ["CASES", "LAYOUTS", "SMALL_CASES", "Case"]
 
 
 @dataclass(frozen=True)
@@ -56,45 +58,3 @@ def _cases() -> list[Case]:
 
 CASES = _cases()
 SMALL_CASES = [case for case in CASES if case.queries * case.keys * case.band.width <= 20000]
-
-
-def _in_nan(like: Tensor, steps: list[int], order: list[int]) -> Tensor:
-    """The values of `like` at every steps[d]-th place, from an odd offset, of memory that is otherwise NaN; dims stored in `order`."""
-    shape = [size * step + 1 for size, step in zip(like.shape, steps, strict=True)]
-    memory = torch.full([shape[d] for d in order], torch.nan, dtype=like.dtype)
-    view = memory.permute([order.index(d) for d in range(like.ndim)])
-    for dim, (size, step) in enumerate(zip(like.shape, steps, strict=True)):
-        view = view.narrow(dim, 1, size * step)[(slice(None),) * dim + (slice(None, None, step),)]
-    return view.copy_(like)
-
-
-def contiguous(x: Tensor) -> Tensor:
-    return x.contiguous()
-
-
-def transposed(x: Tensor) -> Tensor:
-    """The last two dims are stored in the other order: k as a view of a (..., Lk, N) tensor."""
-    return x.mT.contiguous().mT
-
-
-def heads_inside(x: Tensor) -> Tensor:
-    """Dims -3 and -2 are stored in the other order: a (B, L, H, D) tensor seen as (B, H, L, D). The plain layout where there is no head."""
-    return x.transpose(-3, -2).contiguous().transpose(-3, -2) if x.ndim > 2 else x.contiguous()
-
-
-def padded(x: Tensor) -> Tensor:
-    """One element of NaN around each dim."""
-    return _in_nan(x, [1] * x.ndim, list(range(x.ndim)))
-
-
-def stepped(x: Tensor) -> Tensor:
-    """Every second row and every third column, in NaN."""
-    return _in_nan(x, [1] * (x.ndim - 2) + [2, 3], list(range(x.ndim)))
-
-
-def reversed_dims(x: Tensor) -> Tensor:
-    """All dims stored in the opposite order, with gaps: the batch is innermost."""
-    return _in_nan(x, [2] * x.ndim, list(range(x.ndim))[::-1])
-
-
-LAYOUTS: list[Callable[[Tensor], Tensor]] = [contiguous, transposed, heads_inside, padded, stepped, reversed_dims]

@@ -1,4 +1,4 @@
-"""tests/python/oracle.py: the definition of the band operators in dense float64, and how far a correct kernel may be from it."""
+"""tests/python/oracle.py: the definition of the band operators in dense float64."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Half the distance from 1 to the next number: the relative error of one rounding.
-ROUNDING = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
-DTYPES = list(ROUNDING)
+from window_matmul.testing.bounds import DTYPES, ROUNDING, product_bound, rounding_of_sums, softmax_bound, softmax_gradient_bound
+
+__all__ = [
+    "DTYPES", "ROUNDING", "Band", "check", "exists_like", "product_bound", "rounding_of_sums", "softmax_bound", "softmax_gradient_bound",
+    "unwindow_matmul", "window_matmul", "window_softmax",
+]  # fmt: skip
+
 FAR = 2**50  # farther than any key of a test, and small enough for int64 sums
 
 
@@ -84,40 +88,6 @@ def window_softmax(a: Tensor, band: Band, num_keys: int | None = None) -> Tensor
 def exists_like(a: Tensor, band: Band, num_keys: int) -> Tensor:
     """Which slots of band storage `a` have a key, in its shape."""
     return band.keys(a.shape[-2], num_keys)[1].expand(a.shape)
-
-
-def rounding_of_sums(dtype: torch.dtype) -> float:
-    return ROUNDING[torch.float64 if dtype == torch.float64 else torch.float32]
-
-
-def product_bound(exact: Tensor, magnitude: Tensor, terms: int, dtype: torch.dtype) -> Tensor:
-    """Largest error of a sum of `terms` products rounded once to `dtype`. `magnitude` is the sum of the products' magnitudes.
-
-    A sum of n products in precision u errs by at most n u * magnitude to first order, in any order, fused or not; the oracle's own sum
-    by as much in float64. The last term is the smallest number of the dtype, for results that underflow.
-    """
-    sums = (terms + 2) * (rounding_of_sums(dtype) + ROUNDING[torch.float64])
-    return magnitude * sums + exact.abs() * ROUNDING[dtype] * 1.01 + torch.finfo(dtype).tiny * torch.finfo(dtype).eps
-
-
-def softmax_bound(exact: Tensor, a: Tensor, dtype: torch.dtype) -> Tensor:
-    """Largest error of a softmax of the rows of `a`. The argument of exp is rounded (an error of u * |a - top| in the exponent), exp is
-    good to two units in the last place (4 u), in numerator and denominator; the sum adds W u; a weight below the normal numbers may
-    vanish."""
-    finite = torch.where(a.double().isfinite(), a.double(), 0.0)
-    spread = finite.abs().amax(-1, keepdim=True) * 2 if a.shape[-1] else finite
-    relative = (a.shape[-1] + spread * 2 + 10) * rounding_of_sums(dtype)
-    sums = torch.float64 if dtype == torch.float64 else torch.float32
-    return exact * (relative + ROUNDING[dtype] * 1.01) + torch.finfo(dtype).tiny * torch.finfo(dtype).eps + torch.finfo(sums).tiny
-
-
-def softmax_gradient_bound(p: Tensor, a: Tensor, g: Tensor, dtype: torch.dtype) -> Tensor:
-    """Largest error of p (g - sum p g), taken from probabilities that were rounded to `dtype` after errors as in `softmax_bound`."""
-    size = p * (g.double().abs() + (p * g.double().abs()).sum(-1, keepdim=True))
-    spread = a.double().abs().amax(-1, keepdim=True) * 2 if a.shape[-1] else 0.0
-    tiny = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).tiny + torch.finfo(dtype).tiny * torch.finfo(dtype).eps
-    lost = tiny * (2 * g.double().abs().amax(-1, keepdim=True) * p.shape[-1] + 2) if p.numel() else 0.0  # weights that underflowed
-    return size * (4 * ROUNDING[dtype] + (3 * p.shape[-1] + 6 * spread + 30) * rounding_of_sums(dtype)) + lost
 
 
 def check(actual: Tensor, exact: Tensor, bound: Tensor | float, dtype: torch.dtype) -> None:

@@ -13,7 +13,7 @@
 #define WINDOW_MATMUL_UNROLL
 #define WINDOW_MATMUL_NO_UNROLL
 
-namespace window_matmul::cuda {
+namespace window_matmul::cuda::inline emulated {
 
 using emulation::Block;
 
@@ -225,4 +225,4 @@ WINDOW_MATMUL_DEVICE double exponential(double x) { return std::exp(x); }
 WINDOW_MATMUL_DEVICE bool is_finite(float x) { return std::isfinite(x); }
 WINDOW_MATMUL_DEVICE bool is_finite(double x) { return std::isfinite(x); }
 
-}  // namespace window_matmul::cuda
+}  // namespace window_matmul::cuda::inline emulated

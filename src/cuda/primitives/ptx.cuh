@@ -5,7 +5,7 @@
 #define WINDOW_MATMUL_UNROLL _Pragma("unroll")
 #define WINDOW_MATMUL_NO_UNROLL _Pragma("unroll 1")
 
-namespace window_matmul::cuda {
+namespace window_matmul::cuda::inline gpu {
 
 WINDOW_MATMUL_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
 WINDOW_MATMUL_DEVICE index_t block_index() { return blockIdx.x; }
@@ -199,4 +199,4 @@ WINDOW_MATMUL_DEVICE double exponential(double x) { return exp(x); }
 WINDOW_MATMUL_DEVICE bool is_finite(float x) { return isfinite(x); }
 WINDOW_MATMUL_DEVICE bool is_finite(double x) { return isfinite(x); }
 
-}  // namespace window_matmul::cuda
+}  // namespace window_matmul::cuda::inline gpu

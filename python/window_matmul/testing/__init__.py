@@ -1,9 +1,9 @@
-# python/window_matmul/testing.py: what tests and benchmarks ask of this machine: which kernels it has, and how fast it could multiply.
+# python/window_matmul/testing/__init__.py: which kernels this machine has, and how fast it could multiply; for tests and benchmarks.
 import time
 
 import torch
 
-from ._load import kernels
+from .._load import kernels
 
 
 def backends(op: str = "band_out", dtype: str = "float32") -> list[str]:

@@ -1,0 +1,45 @@
+# cmake/cuda_conformance.cmake: the program that compares GPU, emulation and definitions of each primitive; part of the wheel.
+#
+# One text, src/cuda/conformance/kernels.cuh, is compiled twice into one program: by nvcc and by the C++ compiler. The two sets of
+# primitives lie in namespaces of their own (inline: gpu, emulated) and the kernels in unnamed ones, so that nothing is defined twice.
+# The emulation's fibers are not followed by sanitizers.
+if(NOT WINDOW_MATMUL_CUDA_FOUND OR WINDOW_MATMUL_SANITIZE)
+  return()
+endif()
+
+get_filename_component(nvcc_folder "${WINDOW_MATMUL_NVCC}" REALPATH)
+get_filename_component(nvcc_folder "${nvcc_folder}" DIRECTORY)
+file(GLOB cudart_places "${nvcc_folder}/../lib64" "${nvcc_folder}/../lib" "${nvcc_folder}/../targets/*/lib" /usr/local/cuda*/lib*)
+find_library(WINDOW_MATMUL_CUDART_STATIC cudart_static HINTS ${cudart_places})
+if(NOT WINDOW_MATMUL_CUDART_STATIC)
+  message(STATUS "CUDA conformance program: not built, no libcudart_static.a beside ${WINDOW_MATMUL_NVCC}")
+  return()
+endif()
+
+set(conformance_object "${PROJECT_BINARY_DIR}/cuda/conformance.o")
+set(conformance_flags -std=c++20 -O2 --expt-relaxed-constexpr -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden)
+# Code of compute capability 8.0 runs on all 8.x; what is newer than 9.0 translates the PTX. Little code, for every GPU.
+list(APPEND conformance_flags -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90])
+file(GLOB conformance_headers CONFIGURE_DEPENDS src/cuda/conformance/*.hpp src/cuda/conformance/*.cuh src/cuda/primitives/*)
+file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/cuda")
+add_custom_command(OUTPUT "${conformance_object}"
+  COMMAND "${WINDOW_MATMUL_NVCC}" ${conformance_flags} -I "${PROJECT_SOURCE_DIR}/include" -I "${PROJECT_SOURCE_DIR}/src"
+    -c "${PROJECT_SOURCE_DIR}/src/cuda/conformance/on_gpu.cu" -o "${conformance_object}"
+  DEPENDS ${conformance_headers} src/cuda/conformance/on_gpu.cu
+  COMMENT "Compiling the conformance kernels" VERBATIM COMMAND_EXPAND_LISTS)
+
+file(GLOB conformance_sources CONFIGURE_DEPENDS src/cuda/conformance/*.cpp src/cuda/emulation/*.cpp)
+add_executable(window_matmul_cuda_conformance ${conformance_sources} "${conformance_object}")
+window_matmul_compile_options(window_matmul_cuda_conformance)
+target_compile_options(window_matmul_cuda_conformance PRIVATE -O2
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>) # as in cmake/tests.cmake
+target_include_directories(window_matmul_cuda_conformance PRIVATE include src)
+target_link_libraries(window_matmul_cuda_conformance PRIVATE "${WINDOW_MATMUL_CUDART_STATIC}" Threads::Threads ${CMAKE_DL_LIBS} rt)
+target_link_options(window_matmul_cuda_conformance PRIVATE -Wl,--gc-sections -s)
+
+if(SKBUILD)
+  install(TARGETS window_matmul_cuda_conformance RUNTIME DESTINATION window_matmul/bin)
+endif()
+if(WINDOW_MATMUL_BUILD_TESTS)
+  add_test(NAME cuda_conformance.emulation COMMAND window_matmul_cuda_conformance --emulation-only)
+endif()
