@@ -184,14 +184,18 @@ bool refuse(std::string* why_not, const char* reason) {
   *why_not = reason;
   return false;
 }
-bool supports_scalar(const Problem&, const DeviceInfo&, std::string*) { return true; }
+bool supports_scalar(const Problem&, const DeviceInfo& device, std::string* why_not) {
+  return is_on(DeviceInfo::Kind::cpu, device, why_not);
+}
 bool supports_avx2(const Problem&, const DeviceInfo& device, std::string* why_not) {
   if (!WINDOW_MATMUL_HAS_AVX2) return refuse(why_not, "not built (WINDOW_MATMUL_AVX2=OFF)");
-  return device.avx2 || refuse(why_not, "this processor or operating system has no AVX2, FMA and F16C");
+  return is_on(DeviceInfo::Kind::cpu, device, why_not) &&
+         (device.avx2 || refuse(why_not, "this processor or operating system has no AVX2, FMA and F16C"));
 }
 bool supports_avx512(const Problem&, const DeviceInfo& device, std::string* why_not) {
   if (!WINDOW_MATMUL_HAS_AVX512) return refuse(why_not, "not built (WINDOW_MATMUL_AVX512=OFF)");
-  return device.avx512 || refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL");
+  return is_on(DeviceInfo::Kind::cpu, device, why_not) &&
+         (device.avx512 || refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL"));
 }
 
 #if !WINDOW_MATMUL_HAS_AVX2
