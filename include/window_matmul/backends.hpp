@@ -33,7 +33,7 @@ struct Kernel {  // a row of the table
   Config (*configure)(const Problem&, const DeviceInfo&);  // a GPU's row: nothing; its `run` makes a plan for the device in Args
   Status (*run)(const Problem&, const Config&, const Args&);
   // For rooflines: `steps` rounds of independent multiply-adds in registers, in the type that sums of `dtype` have; returns how many they
-  // were. Needs the instruction set that `supports` asks for. Null for the reference and for GPUs.
+  // were. Needs the instruction set that `supports` asks for. Null for the reference.
   index_t (*spin)(DType, index_t steps);
 };
 const std::vector<Kernel>& kernel_table();  // highest priority first

@@ -188,14 +188,14 @@ bool supports_scalar(const Problem&, const DeviceInfo& device, std::string* why_
   return is_on(DeviceInfo::Kind::cpu, device, why_not);
 }
 bool supports_avx2(const Problem&, const DeviceInfo& device, std::string* why_not) {
+  if (!is_on(DeviceInfo::Kind::cpu, device, why_not)) return false;
   if (!WINDOW_MATMUL_HAS_AVX2) return refuse(why_not, "not built (WINDOW_MATMUL_AVX2=OFF)");
-  return is_on(DeviceInfo::Kind::cpu, device, why_not) &&
-         (device.avx2 || refuse(why_not, "this processor or operating system has no AVX2, FMA and F16C"));
+  return device.avx2 || refuse(why_not, "this processor or operating system has no AVX2, FMA and F16C");
 }
 bool supports_avx512(const Problem&, const DeviceInfo& device, std::string* why_not) {
+  if (!is_on(DeviceInfo::Kind::cpu, device, why_not)) return false;
   if (!WINDOW_MATMUL_HAS_AVX512) return refuse(why_not, "not built (WINDOW_MATMUL_AVX512=OFF)");
-  return is_on(DeviceInfo::Kind::cpu, device, why_not) &&
-         (device.avx512 || refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL"));
+  return device.avx512 || refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL");
 }
 
 #if !WINDOW_MATMUL_HAS_AVX2
