@@ -50,7 +50,7 @@ std::string cuda_facts() {
 
 std::string cuda_kernels(const std::string& op, const std::string& dtype, std::int64_t index) {
   const DeviceInfo* device = nullptr;
-  check(cuda::use_gpu(static_cast<int>(index), &device));
+  check(cuda::find_gpu(static_cast<int>(index), &device));
   return verdict_lines(op, dtype, *device);
 }
 

@@ -63,10 +63,9 @@ std::string gpu_text(int index) {
 
 constinit const Runner gpu_runner{run, WINDOW_MATMUL_CUDA_COMPILED_FOR};
 
-Status use_gpu(int index, const DeviceInfo** device) {
+Status find_gpu(int index, const DeviceInfo** device) {
   static std::mutex mutex;
   static std::map<int, DeviceInfo> known;  // its entries stay where they are
-  if (Status status = status_of(cudaSetDevice(index)); !status.ok()) return status;
   const std::lock_guard lock(mutex);
   auto found = known.find(index);
   if (found == known.end()) {
@@ -76,6 +75,11 @@ Status use_gpu(int index, const DeviceInfo** device) {
   }
   *device = &found->second;
   return {};
+}
+
+Status use_gpu(int index, const DeviceInfo** device) {
+  const Status status = status_of(cudaSetDevice(index));
+  return status.ok() ? find_gpu(index, device) : status;
 }
 
 std::vector<GpuFacts> gpu_facts() {

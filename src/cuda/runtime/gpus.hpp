@@ -7,7 +7,9 @@ namespace window_matmul::cuda {
 
 extern const Runner gpu_runner;
 
-// Makes a GPU the current one of this library's own CUDA runtime. *device is asked once and stays.
+// A GPU of this machine, which is asked once; *device stays.
+Status find_gpu(int index, const DeviceInfo** device);
+// Also makes it the current one of this library's own CUDA runtime, as torch has made it that of torch's.
 Status use_gpu(int index, const DeviceInfo** device);
 
 struct GpuFacts {
