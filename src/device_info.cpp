@@ -1,4 +1,4 @@
-// src/device_info.cpp: what this processor can do: the only place that asks the hardware.
+// src/device_info.cpp: what this processor can do: the only place of the core that asks the hardware.
 #include <unistd.h>
 
 #include "window_matmul/backends.hpp"
@@ -37,6 +37,13 @@ std::size_t cache_bytes(int name, std::size_t otherwise) {
 }
 
 }  // namespace
+
+bool is_on(DeviceInfo::Kind taken, const DeviceInfo& device, std::string* why_not) {
+  if (device.kind == taken) return true;
+  *why_not =
+      taken == DeviceInfo::Kind::cpu ? "takes tensors on the CPU; these are on a GPU" : "takes tensors on a GPU; these are on the CPU";
+  return false;
+}
 
 const DeviceInfo& this_device() {
   static const DeviceInfo info = [] {

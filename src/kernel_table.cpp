@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "cpu/cpu.hpp"
+#include "cuda/cuda.hpp"
 #include "reference/reference.hpp"
 #include "window_matmul/backends.hpp"
 
@@ -11,6 +12,7 @@ namespace window_matmul {
 const std::vector<Kernel>& kernel_table() {
   static const std::vector<Kernel> table = [] {
     std::vector<Kernel> rows = cpu::rows();
+    rows.push_back(cuda::row());
     rows.push_back({"reference", 0, reference::supports, reference::configure, reference::run, nullptr});
     std::stable_sort(rows.begin(), rows.end(), [](const Kernel& a, const Kernel& b) { return a.priority > b.priority; });
     return rows;

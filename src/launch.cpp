@@ -10,7 +10,8 @@ namespace window_matmul {
 Status launch(const Problem& problem, Args& args, const RunOptions& options, bool nothing_to_do) {
   args.executor = options.executor;
   args.stats = options.stats;
-  const DeviceInfo& device = this_device();
+  const DeviceInfo& device = options.device != nullptr ? *options.device : this_device();
+  args.device = &device, args.stream = options.stream;
   const Kernel* kernel = nullptr;
   const char* forced = options.backend != nullptr ? options.backend : std::getenv("WINDOW_MATMUL_BACKEND");
   if (Status status = select(problem, device, forced, &kernel); !status.ok()) return status;

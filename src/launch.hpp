@@ -5,8 +5,8 @@
 
 namespace window_matmul {
 
-// Adds the executor and the counters of `options` to `args`. With `nothing_to_do` a kernel is still selected, so that a refusal does not
-// depend on sizes, but it does not run.
+// Adds the executor, the counters, the device and the stream of `options` to `args`. With `nothing_to_do` a kernel is still selected, so
+// that a refusal does not depend on sizes, but it does not run.
 Status launch(const Problem& problem, Args& args, const RunOptions& options, bool nothing_to_do);
 
 }  // namespace window_matmul

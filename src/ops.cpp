@@ -16,6 +16,7 @@ Status run(const Call& call, const RunOptions& options) {
   Problem problem;
   Args args;
   if (Status status = validate(call, &problem, &args); !status.ok()) return status;
+  if (problem.dtype == DType::f32) problem.precision = options.precision;
   return launch(problem, args, options, is_empty(args.out));
 }
 

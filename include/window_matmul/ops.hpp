@@ -3,6 +3,7 @@
 // Tensors have two dims and any leading (batch) dims, which broadcast as torch.matmul's do; strides are free. Outputs have the broadcast
 // leading dims, are written in full and must not overlap inputs or themselves. All tensors of a call have one dtype. Sums are taken in fp32
 // (fp64 for fp64). Results do not depend on the executor, bit for bit. Errors come back as Status; nothing throws but std::bad_alloc.
+// On a GPU a call only enqueues its kernels on a stream; what goes wrong there later is not in its Status.
 #pragma once
 
 #include <optional>
@@ -23,6 +24,9 @@ struct RunOptions {
   Executor executor{};
   const char* backend = nullptr;  // a row of the kernel table; by default WINDOW_MATMUL_BACKEND, else the best that fits
   RunStats* stats = nullptr;
+  const DeviceInfo* device = nullptr;  // where the tensors are; by default this CPU. A GPU must be the current one
+  void* stream = nullptr;  // of a GPU: the cudaStream_t
+  Precision precision = Precision::highest;  // of fp32 products on a GPU; a CPU has no other
 };
 
 // a[i,c] = sum_n q[i,n] k[n, j(i,c)]; slots whose key does not exist get `fill` (anything but NaN).

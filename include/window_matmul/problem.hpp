@@ -11,6 +11,8 @@
 
 namespace window_matmul {
 
+struct DeviceInfo;
+
 // Letters: Lq queries, Lk keys, N head dim, W = left + 1 + right; j(i, c) = i + shift + (c - left) * dilation.
 enum class Op : std::uint8_t {
   band_out,            // out[i,c] = sum_n x[i,n] * y[n,j(i,c)]              x (Lq, N), y (N, Lk)  -> (Lq, W): window_matmul
@@ -90,6 +92,8 @@ struct Args {  // WHERE
   AttentionArgs attention;  // the attention ops use these instead
   Executor executor;
   RunStats* stats = nullptr;  // may be null
+  const DeviceInfo* device = nullptr;  // that of the tensors
+  void* stream = nullptr;              // of a GPU: a cudaStream_t of the current device; the call only enqueues
 };
 
 // A batch entry, or a packed sequence: its rows of the tensors and the band over them, without dilation.

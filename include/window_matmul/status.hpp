@@ -11,6 +11,7 @@ enum class StatusCode {
   invalid_argument,  // the message names the argument, what it got and what it needs
   unsupported,       // no kernel takes this problem; the message lists every row of the table with its reason
   out_of_memory,     // no memory for a kernel's scratch
+  device_failed,     // the GPU or its driver; the message has their text
 };
 
 class [[nodiscard]] Status {

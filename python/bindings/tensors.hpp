@@ -74,7 +74,7 @@ inline std::string text_of_shape(const TensorView& view) {
 inline std::string torch_error() {
   using What = const char* (*)();
   static const What what = reinterpret_cast<What>(dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace"));
-  return what ? what() : "see stderr";
+  return what ? what() : "out of memory, or what torch has written to stderr";
 }
 
 // A large fresh block takes a page fault every 4 KiB when it is first written; huge pages make that one every 2 MiB.
@@ -118,12 +118,12 @@ inline Tensor allocate(const Tensor& like, TensorView* view, const int* order = 
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   AtenTensorHandle handle = nullptr;
   if (aoti_torch_empty_strided(view->rank, view->shape, view->stride, torch_dtype(view->dtype), device, like.get_device_index(), &handle)) {
-    throw std::runtime_error("cannot allocate the result of shape " + text_of_shape(*view) + ", " + std::to_string(bytes) +
-                             " bytes: " + torch_error());
+    throw std::runtime_error("cannot allocate the result of shape " + text_of_shape(*view) + ", " + std::to_string(bytes) + " bytes" +
+                             (like.is_cpu() ? "" : " on cuda:" + std::to_string(like.get_device_index())) + ": " + torch_error());
   }
   Tensor tensor(handle);
   view->data = tensor.mutable_data_ptr();
-  if (!nothing) ask_for_huge_pages(view->data, bytes);
+  if (!nothing && like.is_cpu()) ask_for_huge_pages(view->data, bytes);
   return tensor;
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "describe.hpp"
 #include "tensors.hpp"
 #include "threads.hpp"
 #include "window_matmul/window_matmul.hpp"
@@ -13,31 +14,7 @@
 namespace window_matmul::binding {
 namespace {
 
-template <class Enum>
-Enum find(const char* name, const std::string& got, int count) {
-  std::string all;
-  for (int i = 0; i < count; ++i) {
-    const Enum value{static_cast<std::uint8_t>(i)};
-    if (got == name_of(value)) return value;
-    all += (i ? ", " : "") + std::string(name_of(value));
-  }
-  throw std::invalid_argument(std::string(name) + " is '" + got + "'; it needs to be one of: " + all);
-}
-
-Problem any_problem(const std::string& op, const std::string& dtype) {
-  Problem problem;
-  problem.op = find<Op>("op", op, 7), problem.dtype = find<DType>("dtype", dtype, 4);
-  problem.band = {64, 64, 8, 8, 0}, problem.dim = 64;
-  problem.attention.kv_heads = 1, problem.attention.value_dim = 64;
-  return problem;
-}
-
-// A line a row of the kernel table: its name, a tab, and nothing or the reason why it refuses this op and dtype.
-std::string kernels(const std::string& op, const std::string& dtype) {
-  std::string lines;
-  for (const Verdict& verdict : verdicts(any_problem(op, dtype), this_device())) lines += verdict.name + '\t' + verdict.why_not + '\n';
-  return lines;
-}
+std::string kernels(const std::string& op, const std::string& dtype) { return verdict_lines(op, dtype, this_device()); }
 
 // Runs a row's loop of independent multiply-adds in registers on so many threads; returns how many it did in all.
 std::int64_t multiply_adds(const std::string& backend, const std::string& dtype, std::int64_t steps, std::int64_t threads) {

@@ -4,13 +4,14 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from . import __version__
-from ._load import facts, kernels
+from ._load import cuda_facts, cuda_kernels, facts, kernels, why_no_cuda
 
 _OPS = ("band_out", "band_in", "band_in_transposed", "softmax", "softmax_backward", "attention", "attention_backward")
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -19,11 +20,11 @@ _VARIABLES = {
 }
 
 
-def _kernel_lines() -> list[str]:
+def _kernel_lines(kernels: Callable[[str, str], dict[str, str]]) -> list[str]:
     """One line a row; where its answer depends on the operator or dtype, one line for each answer."""
     lines = []
     tables = {(op, dtype): kernels(op, dtype) for op in _OPS for dtype in _DTYPES}
-    for name in kernels(_OPS[0], _DTYPES[0]):
+    for name in next(iter(tables.values())):
         answers: dict[str, list[str]] = {}
         for (op, dtype), table in tables.items():
             answers.setdefault(table[name], []).append(f"{op} {dtype}")
@@ -33,8 +34,20 @@ def _kernel_lines() -> list[str]:
     return lines
 
 
+def _gpu_lines() -> list[str]:
+    """What there is, and for each GPU the rows that take it."""
+    if why_no_cuda:
+        return [f"none: {why_no_cuda}"]
+    lines = []
+    for name, value in cuda_facts().items():
+        lines.append(f"{name:14}{value}")
+        if name.startswith("GPU "):
+            lines += [f"  {line}" for line in _kernel_lines(partial(cuda_kernels, gpu=int(name[4:]))) if line.startswith("cuda.")]
+    return lines
+
+
 def info() -> str:
-    """Versions, this processor, every kernel and why each one that refuses does, environment variables.
+    """Versions, this processor, the GPUs, every kernel and why each one that refuses does, environment variables.
 
     >>> print(*[line.split()[0] for line in info().splitlines()[:4]])
     window_matmul torch Python compiler
@@ -50,7 +63,8 @@ def info() -> str:
     sections = [
         [f"{name:15}{value}" for name, value in versions.items()],
         ["Processor", *(f"  {name:20}{value}" for name, value in processor.items())],
-        ["Kernels, best first", *(f"  {line}" for line in _kernel_lines())],
+        ["Kernels for tensors on the CPU, best first", *(f"  {line}" for line in _kernel_lines(kernels))],
+        ["GPUs", *(f"  {line}" for line in _gpu_lines())],
         ["Environment", *(f"  {name}={os.environ.get(name, '')}  ({meaning})" for name, meaning in _VARIABLES.items())],
     ]
     return "\n\n".join("\n".join(section) for section in sections)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 
+from . import _load
+from ._ops import HIGH, HIGHEST
 from .window import Window, as_int, as_positive, as_side
 
 STRIDED = torch.strided
@@ -154,8 +156,7 @@ def as_operands(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor,
         and isinstance(y, Tensor)
         and x.dtype is y.dtype
         and x.dtype in DTYPES
-        and x.is_cpu
-        and y.is_cpu
+        and ((x.is_cpu and y.is_cpu) or _are_on_one_gpu(x, y))
         and x.layout is STRIDED
         and y.layout is STRIDED
         and not (x.is_nested or y.is_nested)
@@ -178,6 +179,10 @@ def as_operands(x_name: str, x: Tensor, y_name: str, y: Tensor) -> tuple[Tensor,
     return x, y, x.shape, y.shape
 
 
+def _are_on_one_gpu(x: Tensor, y: Tensor) -> bool:
+    return x.is_cuda and y.is_cuda and x.device == y.device and not _load.why_no_cuda
+
+
 def as_operand(name: str, x: Tensor) -> Tensor:
     """A tensor that the operators take, cast if autocast asks for it."""
     check_dense(name, x)
@@ -191,8 +196,17 @@ def check_dense(name: str, x: Tensor) -> None:
     check_strided(name, x)
     if x.dtype not in DTYPES:
         raise TypeError(f"{name} is {x.dtype}; it needs to be float32, float64, bfloat16 or float16")
-    if x.device.type not in ("cpu", "meta"):
-        raise ValueError(f"{name} is on the device {x.device}; it needs to be on the CPU: this build of window_matmul has no other kernels")
+    if x.is_cuda and _load.why_no_cuda:
+        raise ValueError(f"{name} is on the device {x.device}; it needs to be on the CPU: {_load.why_no_cuda}")
+    if x.device.type not in ("cpu", "cuda", "meta"):
+        raise ValueError(f"{name} is on the device {x.device}; it needs to be on the CPU or on an NVIDIA GPU: there are no other kernels")
+
+
+def check_fused_device(what: str, device: torch.device) -> None:
+    """For fused attention; `what` says whose device this is."""
+    if device.type not in ("cpu", "meta"):
+        why = "fused attention has no CUDA kernels yet; window_matmul + window_softmax + unwindow_matmul compute the same on a GPU"
+        raise ValueError(f"{what} is {device}; it needs to be the CPU: {_load.why_no_cuda or why}")
 
 
 def check_strided(name: str, x: Tensor) -> None:
@@ -207,6 +221,20 @@ def as_autocast(x: Tensor) -> Tensor:
     if device != "meta" and x.dtype is not torch.float64 and torch.is_autocast_enabled(device):
         return x.to(torch.get_autocast_dtype(device))
     return x
+
+
+def precision_of(x: Tensor) -> int:
+    """Of products with x: torch's, for float32 on a GPU. What is recorded keeps it for its gradients."""
+    return HIGH if x.is_cuda and x.dtype is torch.float32 and _allows_tf32() else HIGHEST
+
+
+def _allows_tf32() -> bool:
+    """torch.set_float32_matmul_precision("high") or ("medium"), or what torch.backends has for the same."""
+    return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
+
+
+# As torch.compiler.assume_constant_result does, which would import the compiler: graphs hold the answer, and are guarded by the setting.
+_allows_tf32._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def check_beside(name: str, x: Tensor, other_name: str, other: Tensor) -> None:

@@ -20,6 +20,7 @@ from ._arguments import (
     check_beside,
     check_dense,
     check_device,
+    check_fused_device,
     check_strided,
 )
 
@@ -46,6 +47,7 @@ def as_operands(q: Tensor, k: Tensor, v: Tensor, dims: int) -> tuple[Tensor, Ten
     if not _are_right(q, k, v) or _is_any_autocast_enabled():
         for name, x in (("q", q), ("k", k), ("v", v)):
             check_dense(name, x)
+            check_fused_device(f"{name}'s device", x.device)
         q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
         check_beside("k", k, "q", q)
         check_beside("v", v, "q", q)

@@ -91,9 +91,9 @@ def _softmax_jvp(tangents: MaybeTensors, saved: Tensors, band: Band) -> Tensor:
 # d = p (g - sum_c p g) is linear in g, with the same symmetric Jacobian, and quadratic in p.
 def _has_key(a: Tensor, band: Band) -> Tensor:
     """(Lq, W), or (H, Lq, W) with a dilation for each head: whether the key of slot c of query i exists. No product can wrap."""
-    left, right, shift, num_keys, *dilation = band
+    left, right, shift, num_keys, _, *dilation = band
     aligned = torch.arange(a.shape[-2], device=a.device)[:, None] + shift
-    step = torch.tensor(dilation or [1], device=a.device)[:, None, None]
+    step = torch.stack([torch.full((1, 1), tap, device=a.device) for tap in dilation or [1]])  # no copy, which a GPU would wait for
     taps = torch.arange(-left, right + 1, device=a.device)
     mask = (taps >= -(aligned // step)) & (taps <= (num_keys - 1 - aligned) // step)
     return mask if len(dilation) > 1 else mask[0]
@@ -213,7 +213,7 @@ def _differentiable(op: _ops.Operator, derivative: Derivative) -> Operator:
 
     def call(*args: Any) -> Tensor:
         x, y = args[0], args[last]
-        if is_watched() or type(x) is not Tensor or type(y) is not Tensor or not x.is_cpu:
+        if is_watched() or type(x) is not Tensor or type(y) is not Tensor or not (x.is_cpu or x.is_cuda):
             return op.full(*args[:tensors], *op.arguments(*args[tensors:]))  # type: ignore[no-any-return]
         if (x.requires_grad or y.requires_grad) and is_grad_enabled():
             return recorded.apply(*args)  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 
-from ._arguments import DTYPES, STRIDED, as_count, as_operand, check_strided, to_window
+from ._arguments import DTYPES, STRIDED, as_count, as_operand, check_fused_device, check_strided, to_window
 from .window import Window, as_int, as_positive
 
 _MAX_BYTES = 1 << 62  # what a size in bytes may be in torch, with room
@@ -61,8 +61,7 @@ def as_device(device: object) -> torch.device:
     if device is not None and not isinstance(device, str | torch.device):
         raise TypeError(f"device is {device!r} ({type(device).__name__}); it needs to be a torch.device, its name, or None")
     where = torch.get_default_device() if device is None else torch.device(device)
-    if where.type not in ("cpu", "meta"):
-        raise ValueError(f"device is {where}; it needs to be the CPU: this build of window_matmul has no other kernels")
+    check_fused_device("device", where)
     return where
 
 

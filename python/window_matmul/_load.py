@@ -1,4 +1,4 @@
-# python/window_matmul/_load.py: loads the compiled library into torch, once.
+# python/window_matmul/_load.py: loads the compiled libraries into torch, once.
 from pathlib import Path
 
 import torch
@@ -6,6 +6,11 @@ import torch
 from . import __path__ as _folders  # in an editable install: the sources and, elsewhere, what was built
 
 _LIBRARY = "libwindow_matmul_torch_cpu.so"
+_CUDA_LIBRARY = "libwindow_matmul_torch_cuda.so"
+
+
+def _find(library: str) -> list[Path]:
+    return [path for folder in _folders if (path := Path(folder, "lib", library)).exists()]
 
 
 def _load() -> None:
@@ -13,10 +18,26 @@ def _load() -> None:
         raise ImportError(f"window_matmul needs torch >= 2.10; this is torch {torch.__version__}")
     if hasattr(torch.ops.window_matmul, "band_out"):  # registering the names twice would end the process
         raise ImportError("another copy of window_matmul is already loaded in this process; start a new one to load this copy")
-    paths = [path for folder in _folders if (path := Path(folder, "lib", _LIBRARY)).exists()]
+    paths = _find(_LIBRARY)
     if not paths:
         raise ImportError(f"window_matmul: {_LIBRARY} is in none of {list(_folders)}; install the package with `pip install .`")
     torch.ops.load_library(paths[0])
+
+
+def _load_cuda() -> str:
+    """Loads the CUDA kernels where torch can have tensors for them. Returns "", or why there are none."""
+    if torch.version.cuda is None:
+        return f"this torch, {torch.__version__}, is built without CUDA"
+    paths = _find(_CUDA_LIBRARY)
+    if not paths:
+        said = kernels("band_out", "float32")["cuda.sm80"]
+        missing = f"{_CUDA_LIBRARY} is in none of {list(_folders)}"
+        return f"the CUDA kernels of this window_matmul are {said}" if said.startswith("not built") else missing
+    try:
+        torch.ops.load_library(paths[0])
+    except OSError as error:
+        return f"the library of the CUDA kernels cannot be loaded: {error}"
+    return ""
 
 
 def facts() -> dict[str, str]:
@@ -25,9 +46,20 @@ def facts() -> dict[str, str]:
 
 
 def kernels(op: str, dtype: str) -> dict[str, str]:
-    """Each row of the kernel table, best first: "", or why it refuses `op` in `dtype`."""
+    """Each row of the kernel table, best first: "", or why it refuses `op` in `dtype` on this CPU."""
     return dict(line.split("\t") for line in torch.ops.window_matmul._kernels(op, dtype).splitlines())
+
+
+def cuda_facts() -> dict[str, str]:
+    """What the CUDA runtime says of itself, the driver and the GPUs. Needs `why_no_cuda` to be ""."""
+    return dict(line.split("\t") for line in torch.ops.window_matmul._cuda_facts().splitlines())
+
+
+def cuda_kernels(op: str, dtype: str, gpu: int) -> dict[str, str]:
+    """As `kernels`, for tensors on a GPU."""
+    return dict(line.split("\t") for line in torch.ops.window_matmul._cuda_kernels(op, dtype, gpu).splitlines())
 
 
 _load()
 version = facts()["version"]
+why_no_cuda = _load_cuda()

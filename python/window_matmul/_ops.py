@@ -11,6 +11,7 @@ Leading dims are equal.
     window_softmax_backward  g (Lq, W), p (Lq, W)  -> (Lq, W)    p[i,c] (g[i,c] - sum_c' p[i,c'] g[i,c']); 0 elsewhere
 
 In Python a band is one tuple. PyTorch's graphs show its numbers one by one, as torch_cpu.cpp names them, so that lengths may be symbols.
+`precision` is that of float32 products on a GPU, _arguments.precision_of; every other call has HIGHEST.
 """
 
 import math
@@ -23,52 +24,60 @@ from torch.library import Library, fallthrough_kernel, register_fake, register_v
 
 from . import _load as _load
 
-Band = tuple[int, ...]  # left, right, shift, Lk, then the dilation: nothing for 1, one int, or one for each entry of dim -3
+Band = tuple[int, ...]  # left, right, shift, Lk, precision, then the dilation: nothing for 1, one int, or one for each entry of dim -3
+HIGHEST, HIGH = 0, 1  # precision
 
 library = Library("window_matmul", "FRAGMENT")  # lives as long as the module
 
 
 class Operator(NamedTuple):
     full: Any  # the operator: (*tensors, *arguments(band))
-    direct: Any  # the same without an Autograd kernel and for CPU tensors only, quicker to call: (*tensors, band)
+    direct: Any  # the same without an Autograd kernel, for plain tensors, quicker to call: (*tensors, band)
     tensors: int  # how many there are
     arguments: Callable[..., tuple[Any, ...]]  # (band) -> (left, right, dilation, shift, ...)
-    num_keys: Callable[..., int]  # (*tensors, *what follows `shift`) -> Lk
+    band: Callable[..., Band]  # back from the arguments of `full`
     shape: Callable[..., tuple[int, ...]]  # of the result, from the arguments of `full`
 
-    def band(self, args: tuple[Any, ...]) -> Band:
-        """Back from the arguments of `full`."""
-        tensors, (left, right, dilation, shift, *rest) = args[: self.tensors], args[self.tensors :]
-        return left, right, shift, self.num_keys(*tensors, *rest), *dilation
 
+def _operator(name: str, tensors: int, arguments: Any, num_keys: Any, shape: Any, precision: int | None = None) -> Operator:
+    """`num_keys`: Lk, from the tensors and what follows `shift` in the arguments of `full`; `precision`: its place there, if it has one."""
 
-def _operator(name: str, tensors: int, arguments: Any, num_keys: Any, shape: Any) -> Operator:
+    def band(args: tuple[Any, ...]) -> Band:
+        left, right, dilation, shift, *rest = args[tensors:]  # PyTorch leaves out a precision that is the default
+        given = HIGHEST if precision is None or len(rest) == precision else rest[precision]
+        return left, right, shift, num_keys(*args[:tensors], *rest), given, *dilation
+
     namespace = torch.ops.window_matmul
-    return Operator(getattr(namespace, name).default, getattr(namespace, f"_{name}").default._op, tensors, arguments, num_keys, shape)
+    return Operator(getattr(namespace, name).default, getattr(namespace, f"_{name}").default._op, tensors, arguments, band, shape)
 
 
-def _plain(band: Band) -> tuple[Any, ...]:
-    left, right, shift, _, *dilation = band
-    return left, right, dilation, shift
+def _plain(band: Band, *between: Any) -> tuple[Any, ...]:
+    left, right, shift, _, precision, *dilation = band
+    return left, right, dilation, shift, *between, *((precision,) if precision else ())
 
 
 def _with_fill(band: Band, fill: float = 0.0) -> tuple[Any, ...]:
-    return *_plain(band), fill
+    return _plain(band, fill)
 
 
 def _with_num_keys(band: Band) -> tuple[Any, ...]:
-    return *_plain(band), band[3]
+    return _plain(band, band[3])
 
 
 band_out = _operator(
-    "band_out", 2, _with_fill, lambda q, k, fill: k.shape[-1], lambda q, k, left, right, *_: (*q.shape[:-1], left + 1 + right)
+    "band_out", 2, _with_fill, lambda q, k, *_: k.shape[-1], lambda q, k, left, right, *_: (*q.shape[:-1], left + 1 + right), 1
 )
-band_in = _operator("band_in", 2, _plain, lambda a, v: v.shape[-2], lambda a, v, *_: (*a.shape[:-1], v.shape[-1]))
+band_in = _operator("band_in", 2, _plain, lambda a, v, *_: v.shape[-2], lambda a, v, *_: (*a.shape[:-1], v.shape[-1]), 0)
 band_in_transposed = _operator(
-    "band_in_transposed", 2, _with_num_keys, lambda a, x, n: n, lambda a, x, *numbers: (*a.shape[:-2], numbers[-1], x.shape[-1])
+    "band_in_transposed",
+    2,
+    _with_num_keys,
+    lambda a, x, num_keys, *_: num_keys,
+    lambda a, x, left, right, dilation, shift, num_keys, *_: (*a.shape[:-2], num_keys, x.shape[-1]),
+    1,
 )
-window_softmax = _operator("window_softmax", 1, _with_num_keys, lambda a, n: n, lambda a, *_: a.shape)
-window_softmax_backward = _operator("window_softmax_backward", 2, _with_num_keys, lambda g, p, n: n, lambda g, *_: g.shape)
+window_softmax = _operator("window_softmax", 1, _with_num_keys, lambda a, num_keys: num_keys, lambda a, *_: a.shape)
+window_softmax_backward = _operator("window_softmax_backward", 2, _with_num_keys, lambda g, p, num_keys: num_keys, lambda g, *_: g.shape)
 
 
 def check_size(like: Tensor, shape: Sequence[int]) -> None:

@@ -8,7 +8,8 @@ otherwise. It sees key j = i + shift + t * dilation for t = -left .. right, as f
 from torch import Tensor
 
 from . import _autograd
-from ._arguments import as_band, as_count, as_fill, as_offset, as_operand, as_operands, check_heads
+from ._arguments import as_band, as_count, as_fill, as_offset, as_operand, as_operands, check_heads, precision_of
+from ._ops import HIGHEST
 from .window import Window
 
 WindowSize = int | tuple[int, int] | Window
@@ -37,6 +38,7 @@ def window_matmul(
 
     Returns:
         (..., Lq, W), contiguous, of q's dtype. Sums are taken in float32 (float64 for float64). Differentiable to any order.
+        On a GPU, float32 products have the precision of torch.set_float32_matmul_precision, and so have the gradients of the call.
         Under autocast the inputs are cast to its dtype (float64 is left alone), which the result has.
 
     Raises:
@@ -62,7 +64,8 @@ def window_matmul(
         check_heads(dilation, "q", q)
     num_keys = k_shape[-1]
     shift = num_keys - q_shape[-2] if query_offset is None else as_offset(query_offset)
-    return _autograd.band_out(q, k, (left, right, shift, num_keys, *taps), *as_fill(fill))
+    precision = HIGHEST if q.is_cpu else precision_of(q)
+    return _autograd.band_out(q, k, (left, right, shift, num_keys, precision, *taps), *as_fill(fill))
 
 
 def unwindow_matmul(a: Tensor, v: Tensor, window_size: WindowSize, *, dilation: Dilation = 1, query_offset: int | None = None) -> Tensor:
@@ -77,6 +80,7 @@ def unwindow_matmul(a: Tensor, v: Tensor, window_size: WindowSize, *, dilation: 
 
     Returns:
         (..., Lq, N), contiguous, of a's dtype. Sums are taken in float32 (float64 for float64). Differentiable to any order.
+        On a GPU, float32 products have the precision of torch.set_float32_matmul_precision, and so have the gradients of the call.
         Under autocast the inputs are cast to its dtype (float64 is left alone), which the result has.
 
     Raises:
@@ -97,7 +101,8 @@ def unwindow_matmul(a: Tensor, v: Tensor, window_size: WindowSize, *, dilation: 
         check_heads(dilation, "a", a)
     num_keys = v_shape[-2]
     shift = num_keys - a_shape[-2] if query_offset is None else as_offset(query_offset)
-    return _autograd.band_in(a, v, (left, right, shift, num_keys, *taps))
+    precision = HIGHEST if a.is_cpu else precision_of(a)
+    return _autograd.band_in(a, v, (left, right, shift, num_keys, precision, *taps))
 
 
 def window_softmax(
@@ -142,4 +147,4 @@ def window_softmax(
         check_heads(dilation, "a", a)
     num_keys = a_shape[-2] if num_keys is None else as_count("num_keys", num_keys)
     shift = num_keys - a_shape[-2] if query_offset is None else as_offset(query_offset)
-    return _autograd.window_softmax(a, (left, right, shift, num_keys, *taps))
+    return _autograd.window_softmax(a, (left, right, shift, num_keys, HIGHEST, *taps))

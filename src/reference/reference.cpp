@@ -86,7 +86,7 @@ void evaluate(Op op, const Scene& scene) {
 
 }  // namespace
 
-bool supports(const Problem&, const DeviceInfo&, std::string*) { return true; }
+bool supports(const Problem&, const DeviceInfo& device, std::string* why_not) { return is_on(DeviceInfo::Kind::cpu, device, why_not); }
 
 Config configure(const Problem& problem, const DeviceInfo&) { return {problem.band.rows, problem.band.cols}; }
 

@@ -12,13 +12,22 @@ import pytest
 from commands import ROOT, SITE_PACKAGES, run
 
 LIBRARY = "window_matmul/lib/libwindow_matmul_torch_cpu.so"
+CUDA_LIBRARY = "window_matmul/lib/libwindow_matmul_torch_cuda.so"
 NEEDED = {"libtorch_cpu.so", "libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6", "ld-linux-x86-64.so.2"}
 
 
-@pytest.fixture(scope="module")
-def library(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def found_nvcc() -> bool:
+    """Whether the build of the wheel did."""
+    cache = next((ROOT / "build").glob("py3-none-*/CMakeCache.txt")).read_text()
+    return re.search(r"^WINDOW_MATMUL_NVCC:FILEPATH=/", cache, re.MULTILINE) is not None
+
+
+@pytest.fixture(scope="module", params=[LIBRARY, CUDA_LIBRARY], ids=["cpu", "cuda"])
+def library(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param == CUDA_LIBRARY and not found_nvcc():
+        pytest.skip("built without nvcc")
     folder = tmp_path_factory.mktemp("wheel")
-    return Path(zipfile.ZipFile(wheel).extract(LIBRARY, folder))
+    return Path(zipfile.ZipFile(wheel).extract(request.param, folder))
 
 
 def test_one_wheel_for_every_python(wheel: Path) -> None:
@@ -35,7 +44,7 @@ def test_holds_the_package_and_nothing_else(wheel: Path) -> None:
     programs = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("window_matmul/bin/")}  # test_conformance.py
     sources = {str(path.relative_to(ROOT / "python")) for path in (ROOT / "python/window_matmul").rglob("*.py")} | programs
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert names == sources | {LIBRARY, "window_matmul/py.typed"}
+    assert names == sources | {LIBRARY, "window_matmul/py.typed"} | ({CUDA_LIBRARY} if found_nvcc() else set())
 
 
 def test_needs_only_torch_and_the_system(library: Path) -> None:
@@ -46,15 +55,16 @@ def test_needs_only_torch_and_the_system(library: Path) -> None:
 
 
 def test_asks_of_torch_only_the_stable_c_interface(library: Path) -> None:
+    """And nothing of CUDA: its runtime is inside, and what libtorch_cuda.so has is looked up."""
     undefined = re.findall(r" [Uw] (\S+)$", run("nm", "--dynamic", "--undefined-only", library), re.MULTILINE)
     of_torch = {name for name in undefined if "@" not in name and not name.startswith(("_ITM_", "__gmon_start__", "__cxa_finalize"))}
     assert of_torch
-    assert all(name.startswith(("aoti_torch_", "torch_")) for name in of_torch), sorted(of_torch)
+    assert all(name.startswith(("aoti_torch_", "torch_")) and "cuda_stream" not in name for name in of_torch), sorted(of_torch)
 
 
 def test_offers_no_symbol_of_its_own(library: Path) -> None:
     defined = run("nm", "--dynamic", "--defined-only", "--demangle", library)
-    assert "window_matmul" not in defined
+    assert not re.search("window_matmul|cuda", defined), defined
 
 
 def test_tells_nothing_of_the_build_machine(library: Path) -> None:

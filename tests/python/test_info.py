@@ -12,6 +12,7 @@ import torch
 
 import window_matmul
 from child import run
+from window_matmul import _load
 from window_matmul.testing import backends, multiply_add_peak
 
 pytestmark = pytest.mark.best_backend
@@ -38,6 +39,8 @@ def test_every_row_and_why_not(info: str) -> None:
     usable = backends()
     assert usable[-1] == "reference" and "cpu.scalar" in usable
     assert usable == [row for row in ROWS if row in usable]  # best first
+    kernels = info.partition("Kernels for tensors on the CPU")[2].partition("\n\n")[0]
+    assert re.search(r"cuda\.sm80 +no: (not built|takes tensors on a GPU)", kernels)
     lines = {row: next(line for line in info.splitlines() if line.strip().startswith(row)) for row in ROWS}
     for row, line in lines.items():
         if row not in usable:
@@ -53,6 +56,16 @@ def test_processor(info: str) -> None:
         line = next(line for line in info.splitlines() if line.strip().startswith(name) and not line.strip().startswith("cpu"))
         assert line.split()[-1] == ("yes" if there else "no")
     assert ("cpu.avx2" in backends()) == has["AVX2"] and ("cpu.avx512" in backends()) == has["AVX-512"]
+
+
+def test_gpus(info: str) -> None:
+    lines = info.partition("\nGPUs\n")[2].partition("\n\n")[0].splitlines()
+    if _load.why_no_cuda:
+        assert lines == [f"  none: {_load.why_no_cuda}"]
+    else:
+        facts = _load.cuda_facts()
+        assert facts.keys() >= {"runtime", "driver", "compiled for"}
+        assert all(any(name in line and value in line for line in lines) for name, value in facts.items())
 
 
 def test_environment(info: str) -> None:
