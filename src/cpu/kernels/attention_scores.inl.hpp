@@ -22,6 +22,13 @@ inline constexpr T kLog2E = static_cast<T>(1.4426950408889634);
 inline constexpr float kLaneIndices[kMaxLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 inline constexpr double kWideLaneIndices[kMaxLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
+// In units of log 2. The lowest numbers stay finite: only -inf hides a key.
+template <class T>
+[[gnu::always_inline]] inline T in_log2(T x) {
+  const T y = x * kLog2E<T>;
+  return y == kMinusInfinity<T> && x != y ? std::numeric_limits<T>::lowest() : y;
+}
+
 template <Simd S>
 [[gnu::always_inline]] inline typename S::Vec lane_indices() {
   if constexpr (sizeof(typename S::Scalar) == 4)
@@ -234,7 +241,7 @@ struct Scores {
     for_each_slot([&](index_t c, index_t row, index_t slot) {
       const T b = static_cast<T>(widen(*bias.at(block.walk.query(row), slot)));
       T& score = tile[c * kQueries + (row - rows.begin)];
-      score = b == kMinusInfinity<T> ? b : score + b * kLog2E<T>;  // -inf hides even a NaN
+      score = b == kMinusInfinity<T> ? b : score + in_log2(b);  // -inf hides even a NaN
     });
   }
 
