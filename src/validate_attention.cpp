@@ -187,8 +187,9 @@ void fill_band(const AttentionInputs& in, const Sizes& n, Problem* p) {
   if (is_given(in.bias)) return;
   const bool packed = !in.cu_q.empty();
   const index_t before = packed ? n.lk : n.lq + band.shift, after = packed ? n.lq : n.lk - band.shift;
-  band.left = smaller(band.left, larger(before, 1));
-  band.right = smaller(band.right, larger(after, 1));  // and at least 1 where it was: 0 means that nothing later is ever seen
+  const auto cut = [](index_t side, index_t reach) { return side < kUnbounded ? smaller(side, reach) : reach; };
+  band.left = cut(band.left, larger(before, 1));
+  band.right = cut(band.right, larger(after, 1));  // and at least 1 where it was: 0 means that nothing later is ever seen
 }
 
 // (H, W) as (B, H, Lq, W).

@@ -88,7 +88,7 @@ def as_dilation(window_size: object, dilation: object, each: str) -> tuple[int, 
     """The dilation, which a Window brings along: () for 1, one int, or one for `each`."""
     taps = _taps(dilation, each)
     if isinstance(window_size, Window) and any(tap != window_size.dilation for tap in taps):
-        if taps != (1,):
+        if taps != (1,) or isinstance(dilation, tuple | list):
             raise ValueError(f"dilation is {dilation!r} beside {window_size!r}; it needs to be the same, or left away")
         taps = (window_size.dilation,)
     if max(taps) > _MAX_DISTANCE:

@@ -187,10 +187,12 @@ def _as_sinks(sinks: Tensor, q: Tensor) -> Tensor:
 
 
 def _as_logits(name: str, x: Tensor, q: Tensor) -> Tensor:
-    """bias or sinks, in q's dtype or float32. Autocast casts bias where it casts q, and leaves sinks alone."""
+    """bias or sinks, in q's dtype or float32. Autocast casts bias where it casts q; sinks in the dtype that q had keep their values."""
     check_strided(name, x)
     if name == "bias" and q.dtype is not torch.float64 and x.dtype in DTYPES:
         x = as_autocast(x)
+    elif name == "sinks" and {x.dtype, q.dtype} == {torch.float16, torch.bfloat16} and _is_any_autocast_enabled():
+        x = x.float()
     if x.dtype is not q.dtype and x.dtype is not torch.float32:
         raise TypeError(f"{name} is {x.dtype} beside q of {q.dtype}; it needs to be the same or float32")
     check_device(name, x, "q", q)

@@ -60,7 +60,10 @@ def as_size(name: str, value: object) -> int:
 def as_device(device: object) -> torch.device:
     if device is not None and not isinstance(device, str | torch.device):
         raise TypeError(f"device is {device!r} ({type(device).__name__}); it needs to be a torch.device, its name, or None")
-    where = torch.get_default_device() if device is None else torch.device(device)
+    try:
+        where = torch.get_default_device() if device is None else torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}; it needs to be a torch.device, its name, or None: {error}") from None
     check_fused_device("device", where)
     return where
 

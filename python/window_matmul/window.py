@@ -103,6 +103,8 @@ class Window:
         >>> Window.from_hf_bidirectional(65)
         Window(left=64, right=64, dilation=1)
 
+        What its mask functions (create_bidirectional_sliding_window_mask) take is one less.
+
         Source: transformers/models/modernbert/modeling_modernbert.py; flash-attention is called with that number less 1 on each side.
         """
         size = _peer_size("sliding_window", sliding_window)

@@ -14,7 +14,7 @@ void attend(const Problem& problem, const AttentionArgs& args, const Head& head,
   for (const SeenKey& seen : row.seen) {
     const double kept = head.kept(i, seen.key);
     if (kept == 0) continue;
-    const double p = kept * std::exp(seen.score - row.log_sum);
+    const double p = kept * row.p(seen.score);
     for (std::size_t n = 0; n < sum.size(); ++n) sum[n] += p * v(seen.key, static_cast<index_t>(n));
   }
   for (std::size_t n = 0; n < sum.size(); ++n) out.set(i, static_cast<index_t>(n), sum[n]);

@@ -1,6 +1,6 @@
 // src/reference/attention_backward.cpp: the gradients of fused attention in double, query by query over the keys it sees.
 //
-//   p = exp(score - log_sum), kept = 0 or 1 / (1 - dropout_p), d_p(j) = kept(j) d_out.v[j,:], delta = sum_j p(j) d_p(j)
+//   p = share of exp(score - lse), kept = 0 or 1 / (1 - dropout_p), d_p(j) = kept(j) d_out.v[j,:], delta = sum_j p(j) d_p(j)
 //   d_score(j) = p(j) (d_p(j) - delta) + exp(score(j) - lse) d_lse        of the sink, which has no value: -p(sink) delta
 //   d_v[j,:] += kept(j) p(j) d_out      d_bias[slot(j)] += d_score(j)     d_q += scale slope d_score(j) k[j,:], d_k[j,:] alike with q
 #include "reference/attention.hpp"
@@ -74,7 +74,7 @@ class Backward {
     std::vector<double> d_p;
     double delta = 0;
     for (const SeenKey& seen : row.seen) {
-      const double kept = head_.kept(i, seen.key), p = std::exp(seen.score - row.log_sum);
+      const double kept = head_.kept(i, seen.key), p = row.p(seen.score);
       d_p.push_back(kept == 0 ? 0 : kept * product_with_value(i, seen.key));
       delta += p * d_p.back();
       for (index_t n = 0; kept != 0 && n < problem_.attention.value_dim; ++n) sums.d_v.add(seen.key, n, kept * p * d_out_(i, n));
@@ -83,12 +83,12 @@ class Backward {
     std::vector<double> d_q(static_cast<std::size_t>(problem_.dim));
     for (std::size_t n = 0; n < d_p.size(); ++n) {
       const SeenKey& seen = row.seen[n];
-      const double d_score = std::exp(seen.score - row.log_sum) * (d_p[n] - delta) + std::exp(seen.score - row.lse) * d_lse;
+      const double d_score = row.p(seen.score) * (d_p[n] - delta) + row.p_without_sink(seen.score) * d_lse;
       add_score(i, seen.key, d_score, d_q, sums);
     }
     for (index_t n = 0; args_.d_q.data != nullptr && n < problem_.dim; ++n)
       head_.of_queries(args_.d_q).set(i, n, d_q[static_cast<std::size_t>(n)]);
-    if (problem_.attention.sinks) sums.d_sinks.add(head_index_, 0, -std::exp(head_.sink() - row.log_sum) * delta);
+    if (problem_.attention.sinks) sums.d_sinks.add(head_index_, 0, -row.sink_share * delta);
   }
 
   void add_score(index_t i, index_t j, double d_score, std::vector<double>& d_q, SharedSums& sums) const {

@@ -29,11 +29,15 @@ struct SeenKey {
   double score;
 };
 
-// A row of the softmax: p(j) = exp(score - log_sum).
+// A row of the softmax. Not exp(score - lse): beside a large score the logarithm of the sum may be lost.
 struct Row {
-  std::vector<SeenKey> seen;     // empty where nothing is seen
-  double lse = kMinusInfinity;      // without the sink
-  double log_sum = kMinusInfinity;  // with it
+  std::vector<SeenKey> seen;  // empty where nothing is seen
+  double lse = kMinusInfinity;   // without the sink
+  double highest = 0, sum = 1;   // of the scores, of exp(score - highest)
+  double share = 1, sink_share = 0;  // of the keys and of the sink in the softmax
+
+  double p_without_sink(double score) const { return std::exp(score - highest) / sum; }
+  double p(double score) const { return share * p_without_sink(score); }
 };
 
 // Queries i and keys j count within the sequence.
@@ -131,7 +135,7 @@ void Head::for_each_key(index_t i, F f) const {
 
 inline Row Head::row(index_t i) const {
   Row row;
-  double highest = kMinusInfinity, sum = 0;
+  double highest = kMinusInfinity;
   for_each_key(i, [&](index_t j) {
     if (!sees(i, j)) return;
     const double score = capped_score(i, j) + bias(i, j);
@@ -139,12 +143,10 @@ inline Row Head::row(index_t i) const {
     row.seen.push_back({j, score});
   });
   if (highest == kMinusInfinity) return {};
-  for (const SeenKey& s : row.seen) sum += std::exp(s.score - highest);
-  row.lse = highest + std::log(sum);
-  const double sink_logit = sink(), larger_logit = sink_logit > row.lse ? sink_logit : row.lse;
-  row.log_sum = sink_logit == kMinusInfinity
-                    ? row.lse
-                    : larger_logit + std::log(std::exp(row.lse - larger_logit) + std::exp(sink_logit - larger_logit));
+  row.highest = highest, row.sum = 0;
+  for (const SeenKey& s : row.seen) row.sum += std::exp(s.score - highest);
+  row.lse = highest + std::log(row.sum);
+  row.share = 1 / (1 + std::exp(sink() - row.lse)), row.sink_share = 1 / (1 + std::exp(row.lse - sink()));
   return row;
 }
 

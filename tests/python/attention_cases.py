@@ -138,6 +138,7 @@ def _cases() -> list[Case]:
     cases += [Case(Rule(None, None, 2)), Case(Rule(None, 0, (1, 3)))]
     cases += [Case(Rule(2, 1, query_offset=offset)) for offset in (0, 5, -3, 9, -8, 2**60, -(2**60))]
     cases += [Case(Rule(2, 1, 2**60, query_offset=2**60)), Case(Rule(2, 1, 2**60, query_offset=-(2**60)), 9, 12)]
+    cases += [Case(Rule(None, 0, query_offset=2**60)), Case(Rule(0, None, 2, query_offset=-(2**60)))]
     cases += [Case(Rule(2**58, 2**58)), Case(Rule(2**58, 2**40, (3, 2**50)), global_tokens=2)]
     cases += [Case(Rule(3, 0, query_offset=-2)), Case(Rule(None, 0, query_offset=4)), Case(Rule(2, 2, 2, query_offset=1))]
     base = Case(Rule(2, 1))

@@ -51,6 +51,12 @@ def test_autocast(backend: str, half: torch.dtype) -> None:
         assert torch.equal(got[0], expected[0]) and torch.equal(got[1], expected[1])
     (out.sum() + lse.sum()).backward()
     assert all(x.grad is not None and x.grad.dtype == torch.float32 for x in tensors.values() if x.requires_grad)
+    other = {torch.bfloat16: torch.float16, torch.float16: torch.bfloat16}[half]  # of the tensors, beside autocast's
+    given = {name: x.detach().to(other) if x.is_floating_point() else x for name, x in tensors.items()}
+    with torch.autocast("cpu", dtype=half):
+        got = CASE.ours(given)
+    cast = {name: x.to(half) if name in ("q", "k", "v", "bias") else x for name, x in given.items()}
+    assert torch.equal(got[0], CASE.ours(cast | {"sinks": given["sinks"].float()})[0])
     layer = Attention()
     with torch.autocast("cpu", dtype=half):
         layer(torch.randn(2, 9, 8)).sum().backward()

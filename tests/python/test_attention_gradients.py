@@ -119,6 +119,32 @@ def test_forward_mode_says_what_to_use(backend: str) -> None:
         window_attention(q, k, v, 1)  # without a tangent there is nothing to refuse
 
 
+# ---- scores beside which their sums are lost --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("low", [-1e9, -1e10, -1e20, -2e38, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_mask_that_is_finite(backend: str, dtype: torch.dtype, low: float) -> None:
+    """Not only -inf hides: where it is all that a query sees, a low number is a bias like others, and every gradient is finite."""
+    case = Case(Rule(5, 0), 17, 17, bias="slots", wide_bias=True)
+    for scale in torch.linspace(0.9, 1, 5).tolist():
+        tensors = case.tensors(dtype) | {"bias": torch.full((2, 6), low * scale)}
+        tensors["q"] = tensors["q"] * 0  # so that all weights of a row are equal, however its scores are rounded
+        tensors = leaves(tensors)
+        out, lse = case.ours(tensors)
+        torch.testing.assert_close(out.double(), case.exact(tensors).out.detach(), rtol=0, atol=4 * ROUNDING[dtype])
+        assert lse.isfinite().all()
+        largest = {name: x.abs().max() for name, x in gradients((out,), tensors, (torch.ones_like(out),)).items()}
+        assert all(x <= 1e3 for x in largest.values()), largest
+
+
+def test_the_rounding_of_a_low_log_sum_exp(backend: str) -> None:
+    """At 2**30 neighbours in float32 are 64 or 128 apart, and 2**128 is infinite: a weight is at most 1 all the same."""
+    case = Case(Rule(5, 0), 17, 17, bias="slots", dim=8)
+    for low in range(1_140_000_000, 1_320_000_000, 1_000_000):
+        tensors = leaves(case.tensors(torch.float32) | {"bias": torch.full((2, 6), -float(low))})
+        out, _ = case.ours(tensors)
+        assert all(x.abs().max() < 1e3 for x in gradients((out,), tensors, (torch.ones_like(out),)).values()), low
+
+
 # ---- precision -----------------------------------------------------------------------------------------------------------------------
 def dense(case: Case) -> Callable[..., Tensor]:
     """torch's own mathematics in the dtype of q: scores, mask, softmax, values."""

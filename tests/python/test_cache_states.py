@@ -62,6 +62,7 @@ MADE: list[tuple[type[Exception], dict[str, Any], str]] = [
     (TypeError, {"dtype": torch.int32}, "dtype is torch.int32"),
     (TypeError, {"dtype": "float32"}, "dtype is 'float32'"),
     (ValueError, {"device": "cuda"}, "device is cuda.*CPU"),
+    (ValueError, {"device": "here"}, "device is 'here'.*name"),
     (TypeError, {"device": 0}, "device is 0"),
 ]  # fmt: skip
 

@@ -139,6 +139,8 @@ def test_a_window_with_a_dilation_beside_another(name: str) -> None:
     for dilation in (2, (2, 2, 2), (3, 3, 1)):
         refused(ValueError, name, "dilation", repr(dilation), window_size=Window(2, 1, 3), dilation=dilation)
     refused(ValueError, name, "dilation", "2", window_size=Window(2, 1), dilation=2)
+    one_head = {t: torch.randn(1, *SHAPES[t][2:]) for t in TENSORS[name]}
+    refused(ValueError, name, "dilation", "[1]", window_size=Window(2, 1, 3), dilation=[1], **one_head)
 
 
 @pytest.mark.parametrize("offset", [True, 1.0, "2", (1,), [1], 1j, np.float64(1)], ids=repr)

@@ -90,7 +90,7 @@ struct AttentionBackward {
     if (first_time && head.d_sink_sum != nullptr) *static_cast<T*>(head.d_sink_sum) -= (1 - share) * delta;
     if (is_of_another_item(position)) return;
     const T d_lse = head.d_lse.address != 0 ? *Matrix2<const T>(head.d_lse).at(position, 0) : T{0};
-    scratch.lse[r] = lse * kLog2E<T>, scratch.share[r] = share, scratch.offset[r] = share * delta - d_lse;
+    scratch.lse[r] = in_log2(lse), scratch.share[r] = share, scratch.offset[r] = share * delta - d_lse;
   }
 
   bool is_of_another_item(index_t position) const { return block.skips_global_queries && block.global_tokens.contains(position); }
@@ -146,7 +146,9 @@ struct AttentionBackward {
     for (index_t v = 0; v < Shape::kColumns; ++v) {
       const auto lse = S::load(scratch.lse + v * kLanes);
       for (index_t c = scores.seen[v].begin; c < scores.seen[v].end; ++c) {
-        const auto score = S::load(scores.at(c, v)), p = exp2_nonpositive<S>(S::sub(score, lse));
+        const auto score = S::load(scores.at(c, v)), exponent = S::sub(score, lse);
+        // At most 1, even where scores are so large that the rounding of the log-sum-exp counts.
+        const auto p = exp2_nonpositive<S>(S::where_less(S::zero(), exponent, S::zero(), exponent));
         S::store(scores.at(c, v), any_lse_is_nan ? S::where_less(score, lowest, S::zero(), p) : p);  // -inf minus NaN
       }
     }

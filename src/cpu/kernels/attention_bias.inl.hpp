@@ -43,7 +43,7 @@ struct BiasOfTile {
       for_each_listed([&](index_t c, index_t r, index_t position, index_t slot) {
         T& score = *(scores.at(c, 0) + r);
         const T b = widen_to_sums(*bias.at(position, slot));
-        score = b == -std::numeric_limits<T>::infinity() ? b : score + b * kLog2E<T>;
+        score = b == kMinusInfinity<T> ? b : score + in_log2(b);
       });
     else if (bias.row_stride == 0)
       add_line(bias);
@@ -88,10 +88,11 @@ struct BiasOfTile {
       }
   }
 
-  // -inf hides even a NaN.
+  // As in_log2() has it. -inf hides even a NaN.
   static void add_to(T* score, typename S::Vec bias) {
-    const auto sum = S::fma(bias, S::splat(kLog2E<T>), S::load(score));
-    S::store(score, S::where_less(bias, S::splat(std::numeric_limits<T>::lowest()), bias, sum));
+    const auto lowest = S::splat(std::numeric_limits<T>::lowest());
+    const auto sum = S::add(S::load(score), S::max(lowest, S::mul(bias, S::splat(kLog2E<T>))));
+    S::store(score, S::where_less(bias, lowest, bias, sum));
   }
 
   // ---- a number a slot --------------------------------------------------------------------------------------------------------------

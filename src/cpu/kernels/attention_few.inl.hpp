@@ -189,7 +189,7 @@ struct AttentionFew {
     for (index_t key = seen.begin; key < seen.end; ++key) {
       const T b = static_cast<T>(widen(*bias.at(position(r), block.walk.band.slot(query(r), key))));
       T& of = score(r, key - keys.begin);
-      of = b == kMinusInfinity<T> ? b : of + b * kLog2E<T>;  // -inf hides even a NaN
+      of = b == kMinusInfinity<T> ? b : of + in_log2(b);  // -inf hides even a NaN
     }
   }
 
