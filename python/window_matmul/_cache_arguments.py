@@ -187,6 +187,8 @@ def check_state(state: Mapping[str, Any], like: Mapping[str, Any]) -> tuple[Tens
             raise TypeError(f"{name} is {kind} in the state; it needs to be a tensor of the cache's dtype, {own.dtype}")
         if x.shape != own.shape:
             raise ValueError(f"{name} is {tuple(x.shape)} in the state; it needs to be {tuple(own.shape)}, the cache's")
+        if x.is_meta and not own.is_meta:
+            raise ValueError(f"{name} is on meta in the state; it needs to have values, for a cache on {own.device}")
     lengths = state["lengths"]
     if not isinstance(lengths, list) or len(lengths) != len(like["lengths"]):
         raise ValueError(f"lengths is {lengths!r} in the state; it needs to be a list of {len(like['lengths'])} ints")

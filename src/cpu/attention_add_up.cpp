@@ -51,37 +51,23 @@ class AddUp {
     for (index_t h = 0; h < run_.plan.group(); ++h) global_queries(s, kv_head, kv_head * run_.plan.group() + h);
   }
 
-  void bias_and_sink(index_t head) {
-    const index_t kv_head = head / run_.plan.group(), width = p_.band.width();
-    if (p_.attention.bias == AttentionOptions::Bias::per_slot && a_.d_bias.data != nullptr) {
-      std::vector<T> sums(static_cast<std::size_t>(width));
-      for_each_item_of(kv_head, head, [&](const Item& item, index_t h) {
-        const T* from = at(item.bias + h * width);
-        for (T& sum : sums) sum += *from++;
-      });
-      store_row(run_.plan.rows_of(a_.d_bias, 0, head, 0), a_.d_bias.dtype, 0, sums.data(), width, T{1});
+  void bias_and_sink(index_t head) const {
+    const index_t kv_head = head / run_.plan.group(), width = elements_of_totals(p_, a_) - 1;
+    T* const total = reinterpret_cast<T*>(run_.totals) + head * elements_of_totals(p_, a_);
+    for (index_t s = run_.items.sequences().begin; s < run_.items.sequences().end; ++s) {
+      const Range items = run_.items.of_keys(s, kv_head);
+      for (index_t i = items.begin; i < items.end; ++i) {
+        const Item& item = run_.items[i];
+        const index_t h = head - item.first_head;
+        if (h < 0 || h >= item.num_heads) continue;
+        for (index_t slot = 0; slot < width; ++slot) total[slot] += at(item.bias + h * width)[slot];
+        total[width] += *at(item.sinks + h);
+      }
     }
-    if (a_.d_sinks.data == nullptr) return;
-    T sum = 0;
-    for_each_item_of(kv_head, head, [&](const Item& item, index_t h) { sum += *at(item.sinks + h); });
-    const Operand d_sinks{reinterpret_cast<std::uintptr_t>(a_.d_sinks.data), a_.d_sinks.stride[0], 1};
-    store_row(d_sinks, a_.d_sinks.dtype, head, &sum, 1, T{1});
   }
 
  private:
   const T* at(index_t offset) const { return static_cast<const T*>(run_.at(offset)); }
-
-  // Calls f(item, which of its heads) for all items of all sequences that hold the head.
-  template <class F>
-  void for_each_item_of(index_t kv_head, index_t head, F f) const {
-    for (index_t s = 0; s < run_.plan.sequences(); ++s) {
-      const Range items = run_.items.of_keys(s, kv_head);
-      for (index_t i = items.begin; i < items.end; ++i) {
-        const index_t h = head - run_.items[i].first_head;
-        if (0 <= h && h < run_.items[i].num_heads) f(run_.items[i], h);
-      }
-    }
-  }
 
   void add(index_t offset) {
     const T* from = at(offset);
@@ -160,7 +146,7 @@ bool has_rest(const Run& run, index_t s, index_t kv_head) {
 
 std::vector<Rest> rests_of(const Run& run) {
   std::vector<Rest> all;
-  for (index_t s = 0; s < run.plan.sequences(); ++s)
+  for (index_t s = run.items.sequences().begin; s < run.items.sequences().end; ++s)
     for (index_t kv_head = 0; kv_head < run.plan.problem().attention.kv_heads; ++kv_head) {
       const index_t keys = has_rest(run, s, kv_head) ? run.plan.sequence(s).keys.size() : 0;
       for (index_t j = 0; j < keys; j += kKeysOfARest) all.push_back({s, kv_head, {j, smaller(j + kKeysOfARest, keys)}});
@@ -179,14 +165,33 @@ void add_up_of_type(const Run& run, const Executor& executor) {
       for (index_t i = begin; i < end; ++i) sums.keys_and_global_queries(rests[static_cast<std::size_t>(i)]);
     });
   }
-  AddUp<T> sums(run);
+  const AddUp<T> sums(run);
   for (index_t head = 0; head < p.heads; ++head) sums.bias_and_sink(head);
+}
+
+template <class T>
+void store_totals_of_type(const AttentionPlan& plan, const T* totals) {
+  const Problem& p = plan.problem();
+  const AttentionArgs& a = plan.args();
+  const index_t width = elements_of_totals(p, a) - 1;
+  const Operand d_sinks{reinterpret_cast<std::uintptr_t>(a.d_sinks.data), a.d_sinks.stride[0], 1};
+  for (index_t head = 0; head < p.heads; ++head, totals += width + 1) {
+    if (width > 0) store_row(plan.rows_of(a.d_bias, 0, head, 0), a.d_bias.dtype, 0, totals, width, T{1});
+    if (a.d_sinks.data != nullptr) store_row(d_sinks, a.d_sinks.dtype, head, totals + width, 1, T{1});
+  }
 }
 
 }  // namespace
 
 void add_up(const Run& run, const Executor& executor) {
   run.plan.problem().dtype == DType::f64 ? add_up_of_type<double>(run, executor) : add_up_of_type<float>(run, executor);
+}
+
+void store_totals(const AttentionPlan& plan, const std::byte* totals) {
+  if (plan.problem().dtype == DType::f64)
+    store_totals_of_type(plan, reinterpret_cast<const double*>(totals));
+  else
+    store_totals_of_type(plan, reinterpret_cast<const float*>(totals));
 }
 
 }  // namespace window_matmul::cpu

@@ -5,7 +5,9 @@
 
 namespace window_matmul::cpu {
 
-// d_k and d_v of the keys that no item wrote alone, d_q of global queries, d_bias of a slot, d_sinks.
+// d_k and d_v of the keys that no item wrote alone, and d_q of global queries; d_bias of a slot and d_sinks are added to the totals.
 void add_up(const Run& run, const Executor& executor);
+// The totals of all items, rounded and written.
+void store_totals(const AttentionPlan& plan, const std::byte* totals);
 
 }  // namespace window_matmul::cpu

@@ -61,31 +61,46 @@ std::size_t scratch_bytes(const Problem& p, index_t capacity) {
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
+using Sums = std::unique_ptr<std::byte, Free>;
+
+Sums zeros(std::size_t bytes) { return Sums(static_cast<std::byte*>(std::calloc(bytes, 1))); }
+Status no_room(std::size_t bytes) { return {StatusCode::out_of_memory, "no memory for " + std::to_string(bytes) + " bytes"}; }
+
+Status run_items(AttentionKernel kernel, const Run& run, const Executor& executor, RunStats* stats) {
+  const std::size_t bytes = scratch_bytes(run.plan.problem(), run.items.capacity());
+  std::atomic<index_t> multiply_adds{0};
+  std::atomic<bool> no_memory{false};
+  executor.for_each_range(run.items.size(), [&](index_t begin, index_t end) {
+    void* scratch = thread_scratch(bytes);
+    if (scratch == nullptr) return no_memory.store(true);
+    std::vector<AttentionHead> heads;
+    index_t done = 0;
+    for (index_t i = begin; i < end; ++i) run_item(kernel, run, run.items[i], &heads, scratch, &done);
+    multiply_adds += done;
+  });
+  if (stats != nullptr) stats->work_items += run.items.size(), stats->multiply_adds += multiply_adds;
+  return no_memory ? no_room(bytes) : Status();
+}
 
 }  // namespace
 
 Status run_attention_backward(AttentionKernel kernel, const Problem& problem, const Config&, const Args& args) {
   const AttentionPlan plan(problem, args.attention);
-  const BackwardItems items(plan);
-  const std::size_t bytes = scratch_bytes(problem, items.capacity());
-  const auto sums_bytes = static_cast<std::size_t>(larger(items.sums_elements(), 1) * element_bytes(problem));
-  const std::unique_ptr<void, Free> sums(std::calloc(sums_bytes, 1));
-  const auto no_room = [](std::size_t n) { return Status(StatusCode::out_of_memory, "no memory for " + std::to_string(n) + " bytes"); };
-  if (sums == nullptr) return no_room(sums_bytes);
-  const Run run{plan, items, static_cast<std::byte*>(sums.get())};
-  std::atomic<index_t> multiply_adds{0};
-  std::atomic<bool> no_memory{false};
-  args.executor.for_each_range(items.size(), [&](index_t begin, index_t end) {
-    void* scratch = thread_scratch(bytes);
-    if (scratch == nullptr) return no_memory.store(true);
-    std::vector<AttentionHead> heads;
-    index_t done = 0;
-    for (index_t i = begin; i < end; ++i) run_item(kernel, run, items[i], &heads, scratch, &done);
-    multiply_adds += done;
-  });
-  if (args.stats != nullptr) *args.stats = {items.size(), multiply_adds};
-  if (no_memory) return no_room(bytes);
-  add_up(run, args.executor);
+  const auto totals_bytes = static_cast<std::size_t>(problem.heads * elements_of_totals(problem, args.attention) * element_bytes(problem));
+  const Sums totals = zeros(totals_bytes);
+  if (totals == nullptr) return no_room(totals_bytes);
+  if (args.stats != nullptr) *args.stats = {};
+  for (index_t s = 0; s < plan.sequences();) {
+    const BackwardItems items(plan, s);
+    const auto sums_bytes = static_cast<std::size_t>(larger(items.sums_elements(), 1) * element_bytes(problem));
+    const Sums sums = zeros(sums_bytes);
+    if (sums == nullptr) return no_room(sums_bytes);
+    const Run run{plan, items, sums.get(), totals.get()};
+    if (Status status = run_items(kernel, run, args.executor, args.stats); !status.ok()) return status;
+    add_up(run, args.executor);
+    s = items.sequences().end;
+  }
+  store_totals(plan, totals.get());
   return {};
 }
 

@@ -4,21 +4,22 @@
 namespace window_matmul::cpu {
 namespace {
 
-// Below so many items the queries are cut into segments: enough for the threads of most machines to come out even.
+// Below so many items of a batch entry the queries are cut into segments: enough for the threads of most machines to come out even.
 constexpr index_t kItemsWanted = 16;
 // A segment has at least so many times the rows of a window: what two of them share is added once more.
 constexpr index_t kWindowsOfASegment = 4;
-// But so many items a batch entry has even if each reaches all keys: then their private sums are so many times d_k and d_v. Counted by the
-// entry, so that it is cut alike in any batch.
+// But so many items a batch entry has even if each reaches all keys: then their private sums are so many times d_k and d_v.
 constexpr index_t kItemsNeeded = 4;
+// Sequences are cut alike in any batch, so that it changes no bit. What that takes in private sums is held for some sequences at a time.
+constexpr index_t kMostElements = index_t{1} << 20;
 
 }  // namespace
 
-BackwardItems::BackwardItems(const AttentionPlan& plan) : plan_(plan) {
-  for (index_t s = 0; s < plan.sequences(); ++s)
+BackwardItems::BackwardItems(const AttentionPlan& plan, index_t first_sequence) : plan_(plan), sequences_{first_sequence, first_sequence} {
+  for (; sequences_.end < plan.sequences() && elements_ < kMostElements; ++sequences_.end)
     for (index_t kv_head = 0; kv_head < plan.problem().attention.kv_heads; ++kv_head) {
       first_.push_back(static_cast<index_t>(items_.size()));
-      add_items(s, kv_head);
+      add_items(sequences_.end, kv_head);
     }
   first_.push_back(static_cast<index_t>(items_.size()));
 }
@@ -34,13 +35,13 @@ void BackwardItems::add_parts(Item item, bool all_shared) {
   const Problem& p = plan_.problem();
   const Band& band = plan_.sequence(item.sequence).band;
   const index_t dilation = p.dilation_of(item.first_head), parts = dilated_parts(band, dilation);
-  const index_t of_an_entry = p.attention.kv_heads * larger(parts, 1), items = plan_.sequences() * of_an_entry;
+  const index_t items = p.attention.kv_heads * larger(parts, 1);  // without segments
   for (item.part = 0; item.part < parts; ++item.part) {
     item.walk = walk_of_part(band, dilation, item.part);
     const Band& of = item.walk.band;
     const index_t reach = smaller(of.width(), of.cols) + kMaxQueryLanes;
     const index_t cheap = smaller(ceil_div(kItemsWanted, items), of.rows / (kWindowsOfASegment * reach));
-    const index_t count = larger(cheap, ceil_div(kItemsNeeded, of_an_entry));
+    const index_t count = larger(cheap, ceil_div(kItemsNeeded, items));
     for (const Segment& segment : segments_of(of, count, kMaxQueryLanes, all_shared)) {
       item.segment = segment;
       capacity_ = larger(capacity_, smaller(reach + larger(2 * kMaxQueryLanes, reach / 4), of.cols + 2 * kMaxQueryLanes));

@@ -19,9 +19,12 @@ struct Item {
 
 inline index_t sums_width(const Problem& p) { return padded(p.dim) + padded(p.attention.value_dim); }
 
+// Those of some sequences: from the first one on as many as there is memory for their private sums, at least one.
 class BackwardItems {
  public:
-  explicit BackwardItems(const AttentionPlan& plan);
+  BackwardItems(const AttentionPlan& plan, index_t first_sequence);
+
+  Range sequences() const { return sequences_; }
 
   index_t size() const { return static_cast<index_t>(items_.size()); }
   const Item& operator[](index_t i) const { return items_[static_cast<std::size_t>(i)]; }
@@ -29,7 +32,7 @@ class BackwardItems {
   index_t capacity() const { return capacity_; }  // rows of sums of the keys that an item holds at a time
   // Items that add to the keys of a sequence and a key/value head.
   Range of_keys(index_t s, index_t kv_head) const {
-    const auto at = static_cast<std::size_t>(s * plan_.problem().attention.kv_heads + kv_head);
+    const auto at = static_cast<std::size_t>((s - sequences_.begin) * plan_.problem().attention.kv_heads + kv_head);
     return {first_[at], first_[at + 1]};
   }
 
@@ -39,18 +42,24 @@ class BackwardItems {
   void add(Item item);
 
   const AttentionPlan& plan_;
+  Range sequences_;
   std::vector<Item> items_;
   std::vector<index_t> first_;
   index_t elements_ = 0, capacity_ = 0;
 };
 
-// Everything a phase needs.
+// Everything a phase of some items needs.
 struct Run {
   const AttentionPlan& plan;
   const BackwardItems& items;
-  std::byte* sums;  // of sums_elements(), zeros at first
+  std::byte* sums;    // of sums_elements(), zeros at first
+  std::byte* totals;  // over all sequences: of each query head d_bias (W), d_sink: elements_of_totals()
 
   void* at(index_t offset) const { return sums + offset * element_bytes(plan.problem()); }
 };
+
+inline index_t elements_of_totals(const Problem& p, const AttentionArgs& a) {  // of a head
+  return (a.d_bias.data != nullptr && p.attention.bias == AttentionOptions::Bias::per_slot ? p.band.width() : 0) + 1;
+}
 
 }  // namespace window_matmul::cpu
