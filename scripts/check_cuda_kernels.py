@@ -84,9 +84,9 @@ def faults(kernels: list[Kernel]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("log", type=Path)
+    parser.add_argument("objects", type=Path, nargs="+")
     arguments = parser.parse_args()
-    kernels = kernels_of(arguments.log.read_text())
+    kernels = [kernel for path in arguments.objects for kernel in kernels_of(path.with_name(path.name + ".ptxas").read_text())]
     for k in sorted(kernels):
         print(f"{k.arch:8} {k.registers:4} registers {k.spills:5} spilled  {k.name}")
     found = faults(kernels)

@@ -2,6 +2,7 @@
 #include "cuda/arch/emulated.hpp"
 
 #include "cuda/emulation/block.hpp"
+#include "cuda/kernels/elements.hpp"
 #include "cuda/kernels/table.cuh"
 
 namespace window_matmul::cuda::emulation {
@@ -12,10 +13,11 @@ Report run_emulated(const Problem& problem, const Plan& plan, const Args& args, 
   global.add(args.x, false, "x"), global.add(args.y, false, "y"), global.add(args.out, true, "out");
   for (const Launch& launch : launches_of(problem, args)) {
     const index_t blocks = smaller(launch.items, run.max_blocks > 0 ? run.max_blocks : plan.max_blocks);
-    with_kernel(plan, [&]<class Kernel>() {
+    const auto run_kernel = [&]<class Kernel>() {
       if (Kernel::kSharedBytes != plan.shared_bytes) report.fail("the plan's shared memory is not the kernel's");
       run_grid([&] { Kernel::run(launch); }, blocks, kThreads, plan.shared_bytes, global, report, {run.seed, run.count_traffic});
-    });
+    };
+    with_element(plan, [&]<class E>() { with_kernel_of<E>(plan, run_kernel); });
   }
   return report;
 }

@@ -9,11 +9,13 @@ namespace window_matmul::cuda {
 
 template <class E>
 struct BandOutKernel {
+  static constexpr int kBlocksAtOnce = 1;  // on a multiprocessor, at least: what is left of the registers for a thread
   static constexpr std::size_t kSharedBytes = BandOut<E>::kSharedBytes;
   WINDOW_MATMUL_DEVICE static void run(const Launch& launch) { band_out<E>(launch); }
 };
 template <class E, bool Transposed, int Panels>
 struct BandInKernel {
+  static constexpr int kBlocksAtOnce = 1;
   static constexpr std::size_t kSharedBytes = BandIn<E, Transposed, Panels>::kSharedBytes;
   WINDOW_MATMUL_DEVICE static void run(const Launch& launch) { band_in<E, Transposed, Panels>(launch); }
 };
@@ -29,20 +31,6 @@ void with_kernel_of(const Plan& plan, F&& f) {
   }
   if (transposed) return f.template operator()<BandInKernel<E, true, 1>>();
   f.template operator()<BandInKernel<E, false, 1>>();
-}
-
-template <class F>
-void with_kernel(const Plan& plan, F&& f) {
-  switch (plan.dtype) {
-    case DType::f64:
-      return with_kernel_of<double>(plan, f);
-    case DType::f32:
-      return with_kernel_of<float>(plan, f);
-    case DType::bf16:
-      return with_kernel_of<bf16>(plan, f);
-    case DType::f16:
-      return with_kernel_of<f16>(plan, f);
-  }
 }
 
 }  // namespace window_matmul::cuda
