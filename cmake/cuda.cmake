@@ -45,7 +45,7 @@ if(WINDOW_MATMUL_CUDA_FOUND)
   endforeach()
   list(APPEND cuda_flags -gencode "arch=compute_${oldest},code=compute_${oldest}") # PTX: the driver compiles it for GPUs still to come
   file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/cuda")
-  foreach(file IN ITEMS gpu.cpp gpu_f64.cu gpu_f32.cu gpu_bf16.cu gpu_f16.cu)
+  foreach(file IN ITEMS gpu.cpp gpu_f64.cu gpu_f32.cu gpu_tf32.cu gpu_bf16.cu gpu_f16.cu)
     cmake_path(REPLACE_EXTENSION file LAST_ONLY .o OUTPUT_VARIABLE object)
     cmake_path(ABSOLUTE_PATH object BASE_DIRECTORY "${PROJECT_BINARY_DIR}/cuda")
     add_custom_command(OUTPUT "${object}" "${object}.ptxas"

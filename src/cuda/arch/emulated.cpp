@@ -4,13 +4,15 @@
 #include "cuda/emulation/block.hpp"
 #include "cuda/kernels/elements.hpp"
 #include "cuda/kernels/table.cuh"
+#include "task.hpp"
 
 namespace window_matmul::cuda::emulation {
 
 Report run_emulated(const Problem& problem, const Plan& plan, const Args& args, const Run& run) {
   Report report;
   GlobalMemory global(report);
-  global.add(args.x, false, "x"), global.add(args.y, false, "y"), global.add(args.out, true, "out");
+  global.add(args.x, false, "x"), global.add(args.out, true, "out");
+  if (has_second_operand(problem.op)) global.add(args.y, false, "y");
   for (const Launch& launch : launches_of(problem, args)) {
     const index_t blocks = smaller(launch.items, run.max_blocks > 0 ? run.max_blocks : plan.max_blocks);
     const auto run_kernel = [&]<class Kernel>() {

@@ -7,8 +7,7 @@
 //   shared memory   x, 2 stages of 16 KiB | y, 2 stages of 8 KiB          where the head dim takes at most 2 steps, x stays for all keys
 #pragma once
 
-#include "cuda/kernels/product.cuh"
-#include "cuda/kernels/store_run.cuh"
+#include "cuda/kernels/tensor_core_product.cuh"
 
 namespace window_matmul::cuda {
 
@@ -48,7 +47,7 @@ struct BandOut {
           [&](int row) { return item.rows.contains(item.first + row) ? ns : Range{}; }, [](int row) { return row; });
     load_tile<E, kTileColumns, 128>(
         place_of_y(s), rows_of(item.y, s.key, n, sizeof(E)), [&](int key) { return keys.contains(s.key + key) ? ns : Range{}; },
-        [](int key) { return Tile::place(key); });
+        [](int key) { return Tile::place_of_column(key); });
   }
 
   WINDOW_MATMUL_DEVICE Step after(const Step& s) const {
@@ -92,18 +91,35 @@ struct BandOut {
   }
 
   WINDOW_MATMUL_DEVICE void store(const Tile& tile, index_t first_key) const {
-    tile.template for_each_run<kLines>([&](int run, const auto& sums) {
-      const index_t row = item.first + Tile::template row_of<kLines>(run), key = first_key + Tile::template column_of<kLines>(run);
+    std::uint32_t again = 0;  // a bit for each run
+    tile.template for_each_run<kLines>([&](int run, const Rounded<E>& sums, bool finite) {
+      const index_t row = item.first + Tile::row_of(run), key = first_key + Tile::column_of(run);
       if (!item.rows.contains(row)) return;
-      const Range seen = item.band.keys(row).intersect({key, key + Tile::kRunOfColumns});
+      const Range seen = item.band.keys(row).intersect({key, key + Tile::kRun});
       if (seen.empty()) return;
-      store_run<E>(address_of(item.out, row, key, sizeof(E)), item.out.col_stride, alignment, {seen.begin - key, seen.end - key}, sums);
+      if (Tile::kSplits && !finite)
+        again |= 1u << run;
+      else
+        store_run<E>(address_of(item.out, row, key, sizeof(E)), item.out.col_stride, alignment, {seen.begin - key, seen.end - key}, sums);
     });
+    if constexpr (Tile::kSplits) {
+      WINDOW_MATMUL_NO_UNROLL
+      for (int run = 0; again != 0; ++run, again >>= 1)
+        if ((again & 1) != 0) store_again(item.first + Tile::row_of(run), first_key + Tile::column_of(run));
+    }
+  }
+
+  // Where an infinity was split.
+  WINDOW_MATMUL_DEVICE void store_again(index_t row, index_t first_key) const {
+    const Range seen = item.band.keys(row).intersect({first_key, first_key + Tile::kRun});
+    WINDOW_MATMUL_NO_UNROLL
+    for (index_t key = seen.begin; key < seen.end; ++key)
+      store_global(address_of(item.out, row, key, sizeof(E)), sum_again<E>(item.x, item.y, row, key, {0, item.dim}));
   }
 
   // A warp for each row; only those near the ends of the sequence have slots without a key.
   WINDOW_MATMUL_DEVICE void fill() const {
-    const E value = narrow<E>(static_cast<typename Tile::Sum>(item.fill));
+    const E value = rounded<E>(static_cast<typename Tile::Sum>(item.fill));
     const index_t width = item.band.width(), lane = thread_index() % kWarp;
     for (index_t row = item.rows.begin + thread_index() / kWarp; row < item.rows.end; row += kThreads / kWarp) {
       const Range slots = item.band.slots(row);

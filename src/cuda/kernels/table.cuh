@@ -3,6 +3,7 @@
 
 #include "cuda/kernels/band_in.cuh"
 #include "cuda/kernels/band_out.cuh"
+#include "cuda/kernels/softmax.cuh"
 #include "cuda/plan.hpp"
 
 namespace window_matmul::cuda {
@@ -20,9 +21,32 @@ struct BandInKernel {
   WINDOW_MATMUL_DEVICE static void run(const Launch& launch) { band_in<E, Transposed, Panels>(launch); }
 };
 
-// Calls f.operator()<Kernel>() with the kernel of a plan.
+template <class E, int Lanes>
+struct SoftmaxKernel {
+  static constexpr int kBlocksAtOnce = 2;  // memory is waited for, and nothing else
+  static constexpr std::size_t kSharedBytes = softmax_shared(Lanes, sizeof(E));
+  WINDOW_MATMUL_DEVICE static void run(const Launch& launch) { softmax_rows_of<Softmax<E, Lanes>, E, Lanes>(launch); }
+};
+template <class E, int Lanes>
+struct SoftmaxBackwardKernel {
+  static constexpr int kBlocksAtOnce = 2;
+  static constexpr std::size_t kSharedBytes = softmax_shared(Lanes, sizeof(E));
+  WINDOW_MATMUL_DEVICE static void run(const Launch& launch) { softmax_rows_of<SoftmaxBackward<E, Lanes>, E, Lanes>(launch); }
+};
+
 template <class E, class F>
-void with_kernel_of(const Plan& plan, F&& f) {
+void with_softmax_of(const Plan& plan, F&& f) {
+  const auto of_lanes = [&]<int Lanes>() {
+    if (plan.op == Op::softmax) return f.template operator()<SoftmaxKernel<E, Lanes>>();
+    f.template operator()<SoftmaxBackwardKernel<E, Lanes>>();
+  };
+  if (plan.lanes == 8) return of_lanes.template operator()<8>();
+  if (plan.lanes == 32) return of_lanes.template operator()<32>();
+  of_lanes.template operator()<kThreads>();
+}
+
+template <class E, class F>
+void with_product_of(const Plan& plan, F&& f) {
   if (plan.op == Op::band_out) return f.template operator()<BandOutKernel<E>>();
   const bool transposed = plan.op == Op::band_in_transposed;
   if constexpr (sizeof(E) <= 4) {
@@ -31,6 +55,14 @@ void with_kernel_of(const Plan& plan, F&& f) {
   }
   if (transposed) return f.template operator()<BandInKernel<E, true, 1>>();
   f.template operator()<BandInKernel<E, false, 1>>();
+}
+
+// Calls f.operator()<Kernel>() with the kernel of a plan.
+template <class E, class F>
+void with_kernel_of(const Plan& plan, F&& f) {
+  if constexpr (!std::is_same_v<E, tf32x3>)
+    if (plan.lanes != 0) return with_softmax_of<E>(plan, f);
+  with_product_of<E>(plan, f);
 }
 
 }  // namespace window_matmul::cuda

@@ -222,6 +222,7 @@ WINDOW_MATMUL_DEVICE float fused_multiply_add(float a, float b, float c) { retur
 WINDOW_MATMUL_DEVICE double fused_multiply_add(double a, double b, double c) { return std::fma(a, b, c); }
 WINDOW_MATMUL_DEVICE float exponential(float x) { return std::exp(x); }
 WINDOW_MATMUL_DEVICE double exponential(double x) { return std::exp(x); }
+WINDOW_MATMUL_DEVICE void forget(Bytes16&) {}
 WINDOW_MATMUL_DEVICE bool is_finite(float x) { return std::isfinite(x); }
 WINDOW_MATMUL_DEVICE bool is_finite(double x) { return std::isfinite(x); }
 

@@ -196,6 +196,7 @@ WINDOW_MATMUL_DEVICE float fused_multiply_add(float a, float b, float c) { retur
 WINDOW_MATMUL_DEVICE double fused_multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
 WINDOW_MATMUL_DEVICE float exponential(float x) { return expf(x); }
 WINDOW_MATMUL_DEVICE double exponential(double x) { return exp(x); }
+WINDOW_MATMUL_DEVICE void forget(Bytes16& b) { asm volatile("" : "+r"(b.word[0]), "+r"(b.word[1]), "+r"(b.word[2]), "+r"(b.word[3])); }
 WINDOW_MATMUL_DEVICE bool is_finite(float x) { return isfinite(x); }
 WINDOW_MATMUL_DEVICE bool is_finite(double x) { return isfinite(x); }
 
