@@ -22,7 +22,7 @@ gtest_discover_tests(window_matmul_tests DISCOVERY_TIMEOUT 60)
 
 # The CUDA kernels, run on this CPU. The sanitizers do not follow fibers from stack to stack; the emulation checks memory itself.
 if(NOT WINDOW_MATMUL_SANITIZE)
-  file(GLOB emulation CONFIGURE_DEPENDS src/cuda/emulation/*.cpp src/cuda/*.cpp src/cuda/arch/emulated.cpp)
+  file(GLOB emulation CONFIGURE_DEPENDS src/cuda/emulation/*.cpp src/cuda/*.cpp src/cuda/arch/emulated*.cpp)
   file(GLOB cuda_tests CONFIGURE_DEPENDS tests/cuda_emulation/*.cpp)
   add_executable(window_matmul_cuda_tests ${emulation} ${cuda_tests})
   window_matmul_compile_options(window_matmul_cuda_tests)

@@ -8,7 +8,7 @@ namespace window_matmul::cuda {
 namespace {
 
 constexpr std::size_t kBytesX = 16 << 10, kBytesY = 8 << 10;  // of a stage; y: a panel
-constexpr std::size_t kStages = 2;
+constexpr std::size_t kStages = 2, kStepsKept = 4;  // band_out keeps the queries of so many steps of the head dim
 constexpr index_t kWaves = 64;  // blocks a multiprocessor takes one after another; the rest is taken in turn, without a new block
 
 bool refuse(std::string* why_not, const char* reason) {
@@ -17,6 +17,10 @@ bool refuse(std::string* why_not, const char* reason) {
 }
 
 bool is_softmax(Op op) { return op == Op::softmax || op == Op::softmax_backward; }
+
+int lanes_of(const Problem& problem) {
+  return softmax_lanes(problem.op == Op::softmax_backward, problem.band.width(), size_of(problem.dtype));
+}
 
 Operand operand_of(const Matrix& m) { return {m.address, m.row_stride, m.col_stride}; }
 
@@ -33,7 +37,7 @@ Launch launch_of(const Problem& problem, const Args& args) {
   launch.x = operand_of(matrix_of(args.x, 0)), launch.out = operand_of(matrix_of(args.out, 0));
   if (has_second_operand(problem.op)) launch.y = operand_of(matrix_of(problem.op == Op::band_out ? args.y.transposed() : args.y, 0));
   launch.y_like_x = problem.op == Op::softmax_backward;
-  if (is_softmax(problem.op)) launch.item_rows = softmax_rows(softmax_lanes(problem.band.width(), size_of(problem.dtype)));
+  if (is_softmax(problem.op)) launch.item_rows = softmax_rows(lanes_of(problem));
   launch.rank = args.out.rank - 2;
   for (int d = 0; d < launch.rank; ++d) launch.shape[d] = args.out.shape[d];
   set_steps(args.x, launch.step_x), set_steps(args.y, launch.step_y), set_steps(args.out, launch.step_out);
@@ -69,7 +73,7 @@ Plan configure(const Problem& problem, const Device& device) {
   Plan plan{problem.op, problem.dtype};
   plan.max_blocks = smaller(index_t{device.multiprocessors} * kWaves, 0x7fffffff);
   if (is_softmax(problem.op)) {
-    plan.lanes = softmax_lanes(problem.band.width(), size_of(problem.dtype));
+    plan.lanes = lanes_of(problem);
     plan.shared_bytes = softmax_shared(plan.lanes, size_of(problem.dtype));
     return plan;
   }
@@ -78,7 +82,8 @@ Plan configure(const Problem& problem, const Device& device) {
   // 128 sums of a thread take as many registers; of doubles twice as many, which is more than there are.
   const bool wide = problem.op != Op::band_out && problem.dim > 64 && problem.dtype != DType::f64;
   if (wide && two_panels <= device.shared_bytes_per_block) plan.panels = 2;
-  plan.shared_bytes = kStages * (kBytesX + static_cast<std::size_t>(plan.panels) * kBytesY);
+  const std::size_t stages_of_x = problem.op == Op::band_out ? kStepsKept : kStages;
+  plan.shared_bytes = stages_of_x * kBytesX + kStages * static_cast<std::size_t>(plan.panels) * kBytesY;
   return plan;
 }
 

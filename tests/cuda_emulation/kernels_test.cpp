@@ -1,6 +1,7 @@
 // tests/cuda_emulation/kernels_test.cpp: every CUDA kernel against the definitions, over sizes, windows, dilation, strides, alignments.
 #include <gtest/gtest.h>
 
+#include "cuda/kernels/softmax_shape.hpp"
 #include "emulated_trial.hpp"
 
 namespace window_matmul {
@@ -95,18 +96,20 @@ class SoftmaxRows : public testing::TestWithParam<DType> {
   Kind kind(bool backward) const { return {{GetParam()}, backward ? Op::softmax_backward : Op::softmax}; }
 };
 
-// Rows at the limits of what 8 threads hold, 32, a block, and beyond, wherever a row begins in its first 16 bytes.
+// Rows at the limits of what a few threads hold, what 32 do, and a block, wherever a row begins in its first 16 bytes.
 TEST_P(SoftmaxRows, WidthsAtTheLimitsOfThreads) {
   Random random(18);
-  const auto element = static_cast<index_t>(size_of(GetParam())), held = index_t{element == 2 ? 40 : element == 4 ? 36 : 18};
-  for (const index_t threads : {8, 32, 256})
-    for (const index_t more : {-16 / element, -16 / element + 1, index_t{0}, index_t{1}, held * threads / 2}) {
-      const index_t width = held * threads + more, rows = threads == 256 ? 3 : 9;
-      Case c{.rows = rows, .cols = width + 3, .window = {.left = width / 3, .right = width - 1 - width / 3}};
-      c.window.query_offset = width / 3;
-      c.x.offset = random.up_to(2), c.y.offset = random.up_to(2), c.out.offset = random.up_to(2);
-      for (const bool backward : {false, true}) ASSERT_TRUE(check_emulated(kind(backward), c, random.bits(), 1 + random.up_to(1)));
-    }
+  const std::size_t element = size_of(GetParam());
+  const auto per_chunk = static_cast<index_t>(16 / element);
+  for (const bool backward : {false, true})
+    for (const int threads : {cuda::softmax_fewest_lanes(backward, element), 32, 256})
+      for (const index_t more : {-per_chunk, 1 - per_chunk, index_t{2}, index_t{64 * per_chunk}}) {
+        const index_t width = threads * per_chunk * cuda::softmax_chunks(backward, element) + more;
+        Case c{.rows = threads == 256 ? 3 : 9, .cols = width + 3, .window = {.left = width / 3, .right = width - 1 - width / 3}};
+        c.window.query_offset = width / 3;
+        c.x.offset = random.up_to(2), c.y.offset = random.up_to(2), c.out.offset = random.up_to(2);
+        ASSERT_TRUE(check_emulated(kind(backward), c, random.bits(), 1 + random.up_to(1)));
+      }
 }
 
 // In rows of any width, whole or in part: -inf counts for nothing, and where there is nothing else the row is zero.

@@ -49,16 +49,18 @@ TEST(Plan, SplitsFactorsOfFp32ProductsOnly) {
     }
 }
 
-// At w = 128 a row is held by 8 threads, in fp64 by 32.
+// At w = 128 a row is held by 8 threads in halves, by 16 in fp32 and by 32 in fp64; backward by 16 in halves.
 TEST(Plan, ThreadsOfASoftmaxRow) {
-  for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16}) {
-    Problem p = problem(Op::softmax, dtype, 0);
-    p.band.left = p.band.right = 128;
-    EXPECT_EQ(configure(p, {}).lanes, dtype == DType::f64 ? 32 : 8);
-    p.band.left = 100'000;
-    EXPECT_EQ(configure(p, {}).lanes, 256);
-    EXPECT_GT(configure(p, {}).shared_bytes, 0u);
-  }
+  for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16})
+    for (const Op op : {Op::softmax, Op::softmax_backward}) {
+      Problem p = problem(op, dtype, 0);
+      p.band.left = p.band.right = 128;
+      const int fewest = op == Op::softmax_backward && size_of(dtype) == 2 ? 16 : 4 * static_cast<int>(size_of(dtype));
+      EXPECT_EQ(configure(p, {}).lanes, fewest);
+      p.band.left = 100'000;
+      EXPECT_EQ(configure(p, {}).lanes, 256);
+      EXPECT_GT(configure(p, {}).shared_bytes, 0u);
+    }
 }
 
 // Aligned vectors of a line lie `phase` elements before where they are asked for, whatever the stride.

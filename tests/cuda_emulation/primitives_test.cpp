@@ -174,6 +174,8 @@ TEST(Primitives, PackRoundsToNearestEven) {
     const double same = static_cast<double>(single);
     EXPECT_EQ(static_cast<double>(widen(bf16{static_cast<std::uint16_t>(pack<bf16>(single, 0))})), rounded(DType::bf16, same)) << x;
     EXPECT_EQ(static_cast<double>(widen(f16{static_cast<std::uint16_t>(pack<f16>(0, single) >> 16)})), rounded(DType::f16, same)) << x;
+    EXPECT_EQ(static_cast<double>(unpack<bf16>(pack<bf16>(single, 5), 0)), rounded(DType::bf16, same)) << x;
+    EXPECT_EQ(static_cast<double>(unpack<f16>(pack<f16>(5, single), 1)), rounded(DType::f16, same)) << x;
   }
 }
 

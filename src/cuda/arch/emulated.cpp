@@ -1,9 +1,8 @@
 // src/cuda/arch/emulated.cpp: launching a plan's kernel in the emulation.
 #include "cuda/arch/emulated.hpp"
 
-#include "cuda/emulation/block.hpp"
+#include "cuda/arch/emulate.hpp"
 #include "cuda/kernels/elements.hpp"
-#include "cuda/kernels/table.cuh"
 #include "task.hpp"
 
 namespace window_matmul::cuda::emulation {
@@ -15,11 +14,7 @@ Report run_emulated(const Problem& problem, const Plan& plan, const Args& args, 
   if (has_second_operand(problem.op)) global.add(args.y, false, "y");
   for (const Launch& launch : launches_of(problem, args)) {
     const index_t blocks = smaller(launch.items, run.max_blocks > 0 ? run.max_blocks : plan.max_blocks);
-    const auto run_kernel = [&]<class Kernel>() {
-      if (Kernel::kSharedBytes != plan.shared_bytes) report.fail("the plan's shared memory is not the kernel's");
-      run_grid([&] { Kernel::run(launch); }, blocks, kThreads, plan.shared_bytes, global, report, {run.seed, run.count_traffic});
-    };
-    with_element(plan, [&]<class E>() { with_kernel_of<E>(plan, run_kernel); });
+    with_element(plan, [&]<class E>() { emulate<E>(plan, launch, blocks, global, report, {run.seed, run.count_traffic}); });
   }
   return report;
 }

@@ -3,6 +3,6 @@
 
 namespace window_matmul::cuda {
 
-template int enqueue<float>(const Plan& plan, const Launch& launch, void* stream);
+template int enqueue<float>(const Plan&, const Launch&, void*);
 
 }  // namespace window_matmul::cuda

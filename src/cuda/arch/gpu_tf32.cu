@@ -3,6 +3,6 @@
 
 namespace window_matmul::cuda {
 
-template int enqueue<tf32x3>(const Plan& plan, const Launch& launch, void* stream);
+template int enqueue<tf32x3>(const Plan&, const Launch&, void*);
 
 }  // namespace window_matmul::cuda

@@ -4,7 +4,7 @@
 //   In (query, key) coordinates band storage is an ordinary matrix with row stride W - 1. Its vectors are aligned in every row at once if
 //   the first key of a tile is chosen well: up to 7 keys before the first that is seen. Those are computed and not stored.
 //
-//   shared memory   x, 2 stages of 16 KiB | y, 2 stages of 8 KiB          where the head dim takes at most 2 steps, x stays for all keys
+//   shared memory   x, 4 times 16 KiB | y, 2 stages of 8 KiB             where the head dim takes at most 4 steps, x stays for all keys
 #pragma once
 
 #include "cuda/kernels/tensor_core_product.cuh"
@@ -15,8 +15,9 @@ template <class E>
 struct BandOut {
   using Tile = Product<E>;
   static constexpr Lines kLines = Lines::along_depth;  // of both tiles
-  static constexpr std::uint32_t kBytesX = kTileRows * 128, kBytesY = kTileColumns * 128, kFirstY = 2 * kBytesX;
-  static constexpr std::uint32_t kSharedBytes = 2 * (kBytesX + kBytesY);
+  static constexpr index_t kKept = 4;  // steps of the head dim; registers leave room for one block, so shared memory is free
+  static constexpr std::uint32_t kBytesX = kTileRows * 128, kBytesY = kTileColumns * 128, kFirstY = kKept * kBytesX;
+  static constexpr std::uint32_t kSharedBytes = kFirstY + 2 * kBytesY;
 
   const Item& item;
   const Range keys = item.band.keys_any(item.rows);
@@ -32,7 +33,7 @@ struct BandOut {
   };
 
   WINDOW_MATMUL_DEVICE std::uint32_t place_of_x(const Step& s) const {
-    return static_cast<std::uint32_t>((steps_of_dim <= 2 ? s.depth : s.number) & 1) * kBytesX;
+    return static_cast<std::uint32_t>(steps_of_dim <= kKept ? s.depth : s.number % kKept) * kBytesX;
   }
   WINDOW_MATMUL_DEVICE std::uint32_t place_of_y(const Step& s) const {
     return kFirstY + static_cast<std::uint32_t>(s.number & 1) * kBytesY;
@@ -41,7 +42,7 @@ struct BandOut {
   WINDOW_MATMUL_DEVICE void load(const Step& s) const {
     const index_t n = s.depth * Tile::kDepth;
     const Range ns{0, item.dim - n};
-    if (steps_of_dim > 2 || s.number < steps_of_dim)
+    if (steps_of_dim > kKept || s.number < steps_of_dim)
       load_tile<E, kTileRows, 128>(
           place_of_x(s), rows_of(item.x, item.first, n, sizeof(E)),
           [&](int row) { return item.rows.contains(item.first + row) ? ns : Range{}; }, [](int row) { return row; });

@@ -16,7 +16,7 @@ namespace window_matmul::cuda {
 
 template <class E, int Lanes>
 struct Softmax {
-  using Row = SoftmaxRow<E, Lanes>;
+  using Row = SoftmaxRow<E, Lanes, softmax_chunks(false, sizeof(E))>;
   using Sum = typename Row::Sum;
   using Values = typename Row::Values;
   static constexpr Sum kLowest = -std::numeric_limits<Sum>::infinity();
@@ -81,7 +81,7 @@ struct Softmax {
 
 template <class E, int Lanes>
 struct SoftmaxBackward {  // x = g, y = p
-  using Row = SoftmaxRow<E, Lanes>;
+  using Row = SoftmaxRow<E, Lanes, softmax_chunks(true, sizeof(E))>;
   using Sum = typename Row::Sum;
 
   const Row& row;
@@ -145,7 +145,7 @@ WINDOW_MATMUL_DEVICE void softmax_rows_of(const Launch& launch) {
     item.rows = Range{item.first, item.first + softmax_rows(Lanes)}.intersect({0, item.band.rows});
     WINDOW_MATMUL_NO_UNROLL
     for (index_t first = item.rows.begin; first < item.rows.end; first += kThreads / Lanes) {
-      const SoftmaxRow<E, Lanes> row{item, first + thread_index() / Lanes};
+      const typename Of::Row row{item, first + thread_index() / Lanes};
       const Of kernel{row, turn};
       if constexpr (Lanes == kThreads)
         if (row.pieces() > 1) {

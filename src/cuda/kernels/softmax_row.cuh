@@ -12,10 +12,10 @@
 
 namespace window_matmul::cuda {
 
-template <class E, int Lanes>
+template <class E, int Lanes, int Chunks>
 struct SoftmaxRow {
   using Sum = std::conditional_t<sizeof(E) == 8, double, float>;
-  static constexpr int kPerChunk = 16 / sizeof(E), kChunks = softmax_chunks(sizeof(E));
+  static constexpr int kPerChunk = 16 / sizeof(E), kChunks = Chunks;
   static constexpr int kPiece = Lanes * kChunks * kPerChunk;  // elements
   using Values = Sum[kChunks][kPerChunk];
 
@@ -32,11 +32,13 @@ struct SoftmaxRow {
   // Chunks as they lie in memory; slots without a key become zeros, whatever lies there.
   WINDOW_MATMUL_DEVICE void load(Bytes16 (&chunks)[kChunks], const Operand& from, index_t piece) const {
     const Part seen = part_of(slots, piece);
+    const std::uintptr_t first = address_of(from, row, piece * kPiece - phase, sizeof(E));
     WINDOW_MATMUL_UNROLL
     for (int n = 0; n < kChunks; ++n) {
       const Part mine = seen.from(first_of(n));
+      const index_t stride = stride_of(from);
       chunks[n] = Bytes16{};
-      if (mine.begin < mine.end) chunks[n] = load_chunk_of_row(address_of_chunk(from, piece, n), from.col_stride, mine);
+      if (mine.begin < mine.end) chunks[n] = load_chunk_of_row(first + offset_of(n, stride), stride, mine);
     }
   }
   // Numbers; slots without a key become `rest`.
@@ -52,15 +54,20 @@ struct SoftmaxRow {
     }
   }
   WINDOW_MATMUL_DEVICE static Sum element_of(const Bytes16& chunk, int e) {
-    E elements[kPerChunk];
-    __builtin_memcpy(elements, &chunk, 16);
-    return widen(elements[e]);
+    if constexpr (sizeof(E) == 2) {
+      return unpack<E>(chunk.word[e / 2], e % 2);
+    } else {
+      E elements[kPerChunk];
+      __builtin_memcpy(elements, &chunk, 16);
+      return elements[e];
+    }
   }
 
   // f(n, e) for element e of chunk n; zeros where there is no key.
   template <class F>
   WINDOW_MATMUL_DEVICE void store(index_t piece, F&& f) const {
     const Part exists = part_of(all, piece), seen = part_of(slots, piece);
+    const std::uintptr_t first = address_of(item.out, row, piece * kPiece - phase, sizeof(E));
     WINDOW_MATMUL_UNROLL
     for (int n = 0; n < kChunks; ++n) {
       const Part mine = exists.from(first_of(n)), of_keys = seen.from(first_of(n));
@@ -68,9 +75,9 @@ struct SoftmaxRow {
       Sum results[kPerChunk];
       WINDOW_MATMUL_UNROLL
       for (int e = 0; e < kPerChunk; ++e) results[e] = of_keys.is_whole() || of_keys.contains(e) ? f(n, e) : Sum{0};
-      const std::uintptr_t address = address_of_chunk(item.out, piece, n);
-      store_run(address, item.out.col_stride, alignment_of({address, 0, item.out.col_stride}, sizeof(E)), {mine.begin, mine.end},
-                Rounded<E>(results));
+      const index_t stride = stride_of(item.out);
+      const std::uintptr_t address = first + offset_of(n, stride);
+      store_run(address, stride, alignment_of({address, 0, stride}, sizeof(E)), {mine.begin, mine.end}, Rounded<E>(results));
     }
   }
 
@@ -91,8 +98,14 @@ struct SoftmaxRow {
     return {int(clamp(r.begin - first, 0, kPiece)), int(clamp(r.end - first, 0, kPiece))};
   }
   WINDOW_MATMUL_DEVICE static int first_of(int n) { return (n * Lanes + thread_index() % Lanes) * kPerChunk; }
-  WINDOW_MATMUL_DEVICE std::uintptr_t address_of_chunk(const Operand& m, index_t piece, int n) const {
-    return address_of(m, row, piece * kPiece - phase, sizeof(E)) + std::uintptr_t(first_of(n)) * std::uintptr_t(m.col_stride) * sizeof(E);
+  // Multiples of a stride, one for each element of each chunk, would all be kept from row to row: more than there are registers.
+  WINDOW_MATMUL_DEVICE static index_t stride_of(const Operand& m) {
+    index_t stride = m.col_stride;
+    forget(stride);
+    return stride;
+  }
+  WINDOW_MATMUL_DEVICE static std::uintptr_t offset_of(int n, index_t stride) {
+    return std::uintptr_t(first_of(n)) * std::uintptr_t(stride) * sizeof(E);
   }
   WINDOW_MATMUL_DEVICE static Bytes16 load_chunk_of_row(std::uintptr_t address, index_t stride, const Part& seen) {
     if (stride == 1 && seen.is_whole()) {

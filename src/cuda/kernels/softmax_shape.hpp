@@ -5,14 +5,20 @@
 
 namespace window_matmul::cuda {
 
-// Chunks of 16 bytes of a row that a thread holds in registers: 40, 36 or 18 numbers, at w = 128 those of 8 threads (32, fp64) for a row.
-constexpr int softmax_chunks(std::size_t element) { return element == 2 ? 5 : 9; }
+// Chunks of 16 bytes of a row that a thread holds in registers. Backward holds two operands; of halves, which it makes numbers of, five of
+// each would take more than the 128 registers that two blocks on a multiprocessor leave.
+constexpr int softmax_chunks(bool backward, std::size_t element) { return backward && element == 2 ? 3 : 5; }
+
+// The fewest threads that share a row: at w = 128 they hold it, whatever its elements.
+constexpr int softmax_fewest_lanes(bool backward, std::size_t element) {
+  return backward && element == 2 ? 16 : 4 * static_cast<int>(element);
+}
 
 // The fewest that hold a row, wherever it begins in its first chunk; wider rows are read in pieces by all threads of a block.
-constexpr int softmax_lanes(index_t width, std::size_t element) {
+constexpr int softmax_lanes(bool backward, index_t width, std::size_t element) {
   const auto per_chunk = static_cast<index_t>(16 / element);
-  for (const int lanes : {8, 32})
-    if (width + per_chunk - 1 <= lanes * softmax_chunks(element) * per_chunk) return lanes;
+  for (const int lanes : {softmax_fewest_lanes(backward, element), 32})
+    if (width + per_chunk - 1 <= lanes * softmax_chunks(backward, element) * per_chunk) return lanes;
   return kThreads;
 }
 

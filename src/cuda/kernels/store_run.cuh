@@ -67,10 +67,10 @@ WINDOW_MATMUL_DEVICE void store_run(std::uintptr_t address, index_t stride, std:
     if (alignment == 8) return run.template store_as<std::uint64_t>(address);
     return run.template store_as<std::uint32_t>(address);
   }
+  const std::uintptr_t step = std::uintptr_t(stride) * sizeof(E);
   WINDOW_MATMUL_UNROLL
-  for (int i = 0; i < Rounded<E>::kCount; ++i)
-    if (seen.contains(i))
-      store_global(address + static_cast<std::uintptr_t>(i) * static_cast<std::uintptr_t>(stride) * sizeof(E), run.e[i]);
+  for (int i = 0; i < Rounded<E>::kCount; ++i, address += step)
+    if (seen.contains(i)) store_global(address, run.e[i]);
 }
 
 }  // namespace window_matmul::cuda

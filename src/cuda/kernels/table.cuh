@@ -34,15 +34,12 @@ struct SoftmaxBackwardKernel {
   WINDOW_MATMUL_DEVICE static void run(const Launch& launch) { softmax_rows_of<SoftmaxBackward<E, Lanes>, E, Lanes>(launch); }
 };
 
-template <class E, class F>
+template <class E, template <class, int> class Kernel, bool Backward, class F>
 void with_softmax_of(const Plan& plan, F&& f) {
-  const auto of_lanes = [&]<int Lanes>() {
-    if (plan.op == Op::softmax) return f.template operator()<SoftmaxKernel<E, Lanes>>();
-    f.template operator()<SoftmaxBackwardKernel<E, Lanes>>();
-  };
-  if (plan.lanes == 8) return of_lanes.template operator()<8>();
-  if (plan.lanes == 32) return of_lanes.template operator()<32>();
-  of_lanes.template operator()<kThreads>();
+  constexpr int kFewest = softmax_fewest_lanes(Backward, sizeof(E));
+  if (plan.lanes == kFewest) return f.template operator()<Kernel<E, kFewest>>();
+  if (plan.lanes == 32) return f.template operator()<Kernel<E, 32>>();
+  f.template operator()<Kernel<E, kThreads>>();
 }
 
 template <class E, class F>
@@ -60,8 +57,10 @@ void with_product_of(const Plan& plan, F&& f) {
 // Calls f.operator()<Kernel>() with the kernel of a plan.
 template <class E, class F>
 void with_kernel_of(const Plan& plan, F&& f) {
-  if constexpr (!std::is_same_v<E, tf32x3>)
-    if (plan.lanes != 0) return with_softmax_of<E>(plan, f);
+  if constexpr (!std::is_same_v<E, tf32x3>) {
+    if (plan.op == Op::softmax) return with_softmax_of<E, SoftmaxKernel, false>(plan, f);
+    if (plan.op == Op::softmax_backward) return with_softmax_of<E, SoftmaxBackwardKernel, true>(plan, f);
+  }
   with_product_of<E>(plan, f);
 }
 
