@@ -36,7 +36,8 @@ endif()
 # What ptxas says of the kernels, where nvcc is present.
 if(WINDOW_MATMUL_CUDA_FOUND)
   add_test(NAME cuda_kernels.build COMMAND "${CMAKE_COMMAND}" --build "${PROJECT_BINARY_DIR}" --target window_matmul_cuda)
-  add_test(NAME cuda_kernels.gates COMMAND "${Python_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/scripts/check_cuda_kernels.py" ${WINDOW_MATMUL_CUDA_OBJECTS})
+  add_test(NAME cuda_kernels.gates
+    COMMAND "${Python_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/scripts/check_cuda_kernels.py" ${WINDOW_MATMUL_CUDA_OBJECTS})
   set_tests_properties(cuda_kernels.build PROPERTIES FIXTURES_SETUP cuda_object)
   set_tests_properties(cuda_kernels.gates PROPERTIES FIXTURES_REQUIRED cuda_object)
 endif()

@@ -177,7 +177,7 @@ def outcome(bug: Bug, build: Path, seconds: int, jobs: int) -> str:
         folder = Path(name)
         copy_with(bug, folder)
         program = link_tests(build, folder, folder, ["-O1"], jobs)
-        command = [program, f"--gtest_filter={tests_of(bug)}", "--gtest_fail_fast"]
+        command = [str(program), f"--gtest_filter={tests_of(bug)}", "--gtest_fail_fast"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, errors="replace")
         except subprocess.TimeoutExpired:
