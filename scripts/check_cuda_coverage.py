@@ -41,7 +41,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        program = link_tests(arguments.build, ROOT, folder, ["-O1", "--coverage"], arguments.jobs)
+        program = link_tests(arguments.build, ROOT, folder, ["-O1", "--coverage"], jobs=arguments.jobs)
         subprocess.run([program, f"--gtest_filter={KERNELS}", "--gtest_brief=1"], check=True)
         counts = executions(folder, arguments.gcov)
     missed = 0

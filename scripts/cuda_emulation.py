@@ -9,17 +9,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = "Cuda/Kernels.*:Cuda/SoftmaxRows.*"
+TYPES = ("f64", "f32", "tf32", "bf16", "f16")
 
 
-def link_tests(build: Path, sources: Path, folder: Path, flags: list[str], jobs: int) -> Path:
-    """Compiles src/cuda/arch/emulated*.cpp of `sources` into `folder`, and links them there with the rest."""
+def link_tests(build: Path, sources: Path, folder: Path, flags: list[str], types: tuple[str, ...] = TYPES, jobs: int = 2) -> Path:
+    """Compiles the kernels of these types from `sources` into `folder`, and links them there with the rest."""
     compiler = shlex.split(os.environ.get("CXX", "c++"))
-    others = [p for p in build.glob("CMakeFiles/window_matmul_cuda_tests.dir/**/*.o") if not p.name.startswith("emulated")]
+    names = {f"emulated_{kind}" for kind in types}
+    others = [p for p in build.glob("CMakeFiles/window_matmul_cuda_tests.dir/**/*.o") if p.name.split(".")[0] not in names]
     if not others:
         raise SystemExit(f"{build} holds no build of the tests; make one: cmake --workflow --preset release")
 
-    def compile_one(source: Path) -> Path:
-        target = folder / f"{source.stem}.o"
+    def compile_one(name: str) -> Path:
+        source, target = sources / f"src/cuda/arch/{name}.cpp", folder / f"{name}.o"
         includes = [f"-I{sources}/include", f"-I{sources}/src"]
         subprocess.run(
             [*compiler, "-std=c++20", *flags, *includes, "-c", source, "-o", target], check=True, capture_output=True, cwd=folder
@@ -27,7 +29,7 @@ def link_tests(build: Path, sources: Path, folder: Path, flags: list[str], jobs:
         return target
 
     with ThreadPoolExecutor(jobs) as pool:
-        kernels = list(pool.map(compile_one, sorted((sources / "src/cuda/arch").glob("emulated*.cpp"))))
+        kernels = list(pool.map(compile_one, sorted(names)))
     libraries = [str(build / "libwindow_matmul_core.a"), "-lgtest_main", "-lgtest", "-lpthread"]
     program = folder / "tests"
     subprocess.run([*compiler, *flags, *kernels, *others, *libraries, "-o", program], check=True, capture_output=True)

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from cuda_emulation import KERNELS, ROOT, link_tests
+from cuda_emulation import ROOT, link_tests
 
 OUT, IN, LOAD, PRODUCT, PLAIN, STORE, LAUNCH, SOFTMAX, ROW = (
     f"src/cuda/kernels/{name}"
@@ -152,7 +152,9 @@ BUGS = [
     ),
 ]
 
-SOFTMAX_FILES = (SOFTMAX, ROW)
+# The types whose kernels are compiled with a bug, and tested: those that run the code it is in, two at most, since each takes its time.
+TYPES = {PRODUCT: ("bf16", "tf32"), PLAIN: ("f32",)}
+NAMES = {"bf16": "bfloat16_", "f32": "float32_", "tf32": "float32_high_"}
 
 
 def copy_with(bug: Bug, folder: Path) -> None:
@@ -165,10 +167,17 @@ def copy_with(bug: Bug, folder: Path) -> None:
     path.write_text(text.replace(bug.right, bug.wrong))
 
 
+def types_of(bug: Bug) -> tuple[str, ...]:
+    return TYPES.get(bug.path, ("bf16", "f32"))
+
+
 def tests_of(bug: Bug) -> str:
-    """Those that run the code it is in."""
-    only_softmax = "Cuda/SoftmaxRows.*:Cuda/Kernels.*softmax*:Cuda/Traffic.*softmax*_64"
-    return only_softmax if bug.path in SOFTMAX_FILES else f"{KERNELS}:Cuda/Traffic.*_64"
+    only_softmax = bug.path in (SOFTMAX, ROW)
+    op = "softmax*" if only_softmax else "*"
+    tests = [f"Cuda/Kernels.*/{NAMES[kind]}{op}:Cuda/Traffic.*/{NAMES[kind]}{op}_64" for kind in types_of(bug)]
+    if only_softmax:
+        tests = [f"Cuda/SoftmaxRows.*/{NAMES[kind].rstrip('_')}" for kind in types_of(bug)] + tests
+    return ":".join(tests) + ("" if "tf32" in types_of(bug) else "-*float32_high*")
 
 
 def outcome(bug: Bug, build: Path, seconds: int, jobs: int) -> str:
@@ -176,7 +185,7 @@ def outcome(bug: Bug, build: Path, seconds: int, jobs: int) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_with(bug, folder)
-        program = link_tests(build, folder, folder, ["-O1"], jobs)
+        program = link_tests(build, folder, folder, ["-O1"], types_of(bug), jobs)
         command = [str(program), f"--gtest_filter={tests_of(bug)}", "--gtest_fail_fast"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, errors="replace")
