@@ -14,6 +14,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 SUFFIXES = ("", ".ptxas", ".d")
@@ -78,9 +79,12 @@ def main() -> int:
         rule = beside(arguments.object, ".d")
         rule.write_text(f"{arguments.object} :{rule.read_text().partition(' :')[2]}")  # of this build's object
         return 0
+    begin = time.time()
     if code := compile_to(arguments.command, arguments.object):
         return code
     beside(stored, ".key").unlink(missing_ok=True)
+    if any(source.stat().st_mtime > begin for source in sources_of(beside(arguments.object, ".d"))):
+        return 0  # changed meanwhile: Ninja and make will see that, the key would not
     for suffix in SUFFIXES:
         copy(beside(arguments.object, suffix), beside(stored, suffix))
     beside(stored, ".key").write_text(key_of(arguments.command, beside(stored, ".d")))

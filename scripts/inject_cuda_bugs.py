@@ -122,8 +122,9 @@ BUGS = [
     Bug("softmax: no barrier between warps", ROW, "    sync_threads();\n    mine =", "    mine ="),
     Bug("softmax: one place in shared memory, not two in turn", ROW, "    turn ^= 1;\n", ""),
     Bug("softmax in pieces: an earlier sum not rescaled", SOFTMAX, "total * exponential(before - offset_of(highest)) +", "total +"),
-    Bug("softmax in pieces: threads' sums not rescaled", SOFTMAX, "total * exponential(highest - offset)", "total"),
-    Bug("softmax in pieces: the first piece alone", SOFTMAX, "if (row.pieces() > 1) {", "if (row.pieces() > 1000) {"),
+    Bug("softmax in pieces: threads' sums not rescaled", SOFTMAX, "combine<Lanes>(total * factor, turn", "combine<Lanes>(total, turn"),
+    Bug("softmax in pieces: the only piece scaled as others are", SOFTMAX, "factor *= scale;", "factor = scale;"),
+    Bug("softmax in pieces: the last piece for each", SOFTMAX, "if (row.pieces() > 1) {", "if (row.pieces() > 1000) {"),
     Bug(
         "softmax: slots without a key keep numbers", ROW, ": Sum{0};\n      const index_t stride", ": f(n, e);\n      const index_t stride"
     ),

@@ -1,8 +1,8 @@
 // src/cuda/kernels/softmax.cuh: p = softmax over the slots of a row that have a key, and its backward d = p (g - sum of p g). Zeros
 // elsewhere.
 //
-//   8, 32 or 256 threads a row, whichever hold it in registers: each element is read once and written once. Rows that 256 threads cannot
-//   hold are read twice: for the sums, piece by piece, and for the results.
+//   As few threads a row as hold it in registers, 8 to 256: each element is read once and written once. Rows that 256 threads cannot hold
+//   are read twice: for the sums, piece by piece, and for the results.
 //   A row of -inf alone, or without keys, gives zeros. A NaN makes its row NaN, since no maximum turns it into a number.
 //
 //   shared memory   256 threads a row: a number of each warp, twice
@@ -70,11 +70,17 @@ struct Softmax {
       total = total * exponential(before - offset_of(highest)) + exponentials_of(values, offset_of(highest));
     }
     const Sum offset = offset_of(combine<Lanes>(highest, turn, higher));
-    const Sum scale = scale_of(combine<Lanes>(total * exponential(highest - offset), turn, plus));
+    Sum factor = exponential(highest - offset);
+    const Sum scale = scale_of(combine<Lanes>(total * factor, turn, plus));
+    factor *= scale;  // of a row's only piece, which is still there, as exponentials below this thread's maximum
     WINDOW_MATMUL_NO_UNROLL
     for (index_t piece = 0; piece < row.pieces(); ++piece) {
-      row.load(values, row.item.x, piece, kLowest);
-      row.store(piece, [&](int n, int e) { return exponential(values[n][e] - offset) * scale; });
+      if (row.pieces() > 1) {
+        row.load(values, row.item.x, piece, kLowest);
+        exponentials_of(values, offset);
+        factor = scale;
+      }
+      row.store(piece, [&](int n, int e) { return values[n][e] * factor; });
     }
   }
 };
@@ -128,7 +134,7 @@ struct SoftmaxBackward {  // x = g, y = p
     const Sum mean = mean_of(sum);
     WINDOW_MATMUL_NO_UNROLL
     for (index_t piece = 0; piece < row.pieces(); ++piece) {
-      load(both, piece);
+      if (row.pieces() > 1) load(both, piece);
       store(both, piece, mean);
     }
   }
@@ -148,11 +154,9 @@ WINDOW_MATMUL_DEVICE void softmax_rows_of(const Launch& launch) {
       const typename Of::Row row{item, first + thread_index() / Lanes};
       const Of kernel{row, turn};
       if constexpr (Lanes == kThreads)
-        if (row.pieces() > 1) {
-          kernel.run_in_pieces();
-          continue;
-        }
-      kernel.run();
+        kernel.run_in_pieces();
+      else
+        kernel.run();
     }
   }
 }
