@@ -57,7 +57,7 @@ test-sanitizers: install $(VENV)/.gtest ## C++ tests under the address and undef
 cuda: $(VENV)/.gtest ## compile the CUDA kernels (nvcc) and check their registers
 	cmake --preset release
 	cmake --build --preset release --target window_matmul_cuda
-	$(BIN)/python scripts/check_cuda_kernels.py build/release/cuda/gpu.o.ptxas
+	$(BIN)/python scripts/check_cuda_kernels.py build/release/cuda/*.o
 
 bench: install ## measure against the roofline and against others
 	$(BIN)/python -m window_matmul bench $(ARGS)

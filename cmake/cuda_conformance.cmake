@@ -7,11 +7,7 @@ if(NOT WINDOW_MATMUL_CUDA_FOUND OR WINDOW_MATMUL_SANITIZE)
   return()
 endif()
 
-get_filename_component(nvcc_folder "${WINDOW_MATMUL_NVCC}" REALPATH)
-get_filename_component(nvcc_folder "${nvcc_folder}" DIRECTORY)
-file(GLOB cudart_places "${nvcc_folder}/../lib64" "${nvcc_folder}/../lib" "${nvcc_folder}/../targets/*/lib" /usr/local/cuda*/lib*)
-find_library(WINDOW_MATMUL_CUDART_STATIC cudart_static HINTS ${cudart_places})
-if(NOT WINDOW_MATMUL_CUDART_STATIC)
+if(NOT WINDOW_MATMUL_CUDART)
   message(STATUS "CUDA conformance program: not built, no libcudart_static.a beside ${WINDOW_MATMUL_NVCC}")
   return()
 endif()
@@ -34,7 +30,7 @@ window_matmul_compile_options(window_matmul_cuda_conformance)
 target_compile_options(window_matmul_cuda_conformance PRIVATE -O2
   $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>) # as in cmake/tests.cmake
 target_include_directories(window_matmul_cuda_conformance PRIVATE include src)
-target_link_libraries(window_matmul_cuda_conformance PRIVATE "${WINDOW_MATMUL_CUDART_STATIC}" Threads::Threads ${CMAKE_DL_LIBS} rt)
+target_link_libraries(window_matmul_cuda_conformance PRIVATE "${WINDOW_MATMUL_CUDART}" Threads::Threads ${CMAKE_DL_LIBS} rt)
 target_link_options(window_matmul_cuda_conformance PRIVATE -Wl,--gc-sections -s)
 
 if(SKBUILD)

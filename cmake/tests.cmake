@@ -22,7 +22,7 @@ gtest_discover_tests(window_matmul_tests DISCOVERY_TIMEOUT 60)
 
 # The CUDA kernels, run on this CPU. The sanitizers do not follow fibers from stack to stack; the emulation checks memory itself.
 if(NOT WINDOW_MATMUL_SANITIZE)
-  file(GLOB emulation CONFIGURE_DEPENDS src/cuda/emulation/*.cpp src/cuda/arch/*.cpp)
+  file(GLOB emulation CONFIGURE_DEPENDS src/cuda/emulation/*.cpp src/cuda/arch/emulated*.cpp)
   file(GLOB cuda_tests CONFIGURE_DEPENDS tests/cuda_emulation/*.cpp)
   add_executable(window_matmul_cuda_tests ${emulation} ${cuda_tests})
   window_matmul_compile_options(window_matmul_cuda_tests)
@@ -38,7 +38,8 @@ endif()
 # What ptxas says of the kernels, where nvcc is present.
 if(WINDOW_MATMUL_CUDA_FOUND)
   add_test(NAME cuda_kernels.build COMMAND "${CMAKE_COMMAND}" --build "${PROJECT_BINARY_DIR}" --target window_matmul_cuda)
-  add_test(NAME cuda_kernels.gates COMMAND "${Python_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/scripts/check_cuda_kernels.py" "${cuda_object}.ptxas")
+  add_test(NAME cuda_kernels.gates
+    COMMAND "${Python_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/scripts/check_cuda_kernels.py" ${WINDOW_MATMUL_CUDA_OBJECTS})
   set_tests_properties(cuda_kernels.build PROPERTIES FIXTURES_SETUP cuda_object)
   set_tests_properties(cuda_kernels.gates PROPERTIES FIXTURES_REQUIRED cuda_object)
 endif()

@@ -2,19 +2,9 @@
 #
 # It holds a core of its own and the CUDA runtime, and needs no library of CUDA to be loaded: so it lies in every wheel that was built with
 # nvcc, and can be loaded beside any torch. Sets `torch_cuda` to the target or to nothing; the core is told why.
-if(NOT WINDOW_MATMUL_CUDA_OBJECTS)
-  set(WINDOW_MATMUL_CUDA_OBJECTS ${cuda_object}) # stands in until cmake/cuda.cmake has the list
-endif()
 set(torch_cuda "")
 set(why_no_cuda "")
 
-if(WINDOW_MATMUL_CUDA_FOUND AND WINDOW_MATMUL_BUILD_TORCH)
-  # nvcc may be a script that lies elsewhere: it says itself where its toolkit is.
-  execute_process(COMMAND "${WINDOW_MATMUL_NVCC}" --dryrun -E -x c++ /dev/null ERROR_VARIABLE said OUTPUT_QUIET)
-  string(REGEX MATCH "TOP=([^\n]*)" said "${said}")
-  find_path(WINDOW_MATMUL_CUDA_INCLUDE cuda_runtime_api.h HINTS "${CMAKE_MATCH_1}" PATH_SUFFIXES include targets/x86_64-linux/include)
-  find_library(WINDOW_MATMUL_CUDART cudart_static HINTS "${CMAKE_MATCH_1}" PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib)
-endif()
 if(NOT WINDOW_MATMUL_CUDA)
   set(why_no_cuda "WINDOW_MATMUL_CUDA=OFF")
 elseif(NOT WINDOW_MATMUL_CUDA_FOUND)
@@ -34,7 +24,6 @@ else()
   set(torch_cuda window_matmul_torch_cuda)
   file(GLOB runtime CONFIGURE_DEPENDS src/cuda/runtime/*.cpp python/bindings/torch_cuda*.cpp)
   add_library(${torch_cuda} SHARED ${runtime} ${WINDOW_MATMUL_CUDA_OBJECTS})
-  set_source_files_properties(${WINDOW_MATMUL_CUDA_OBJECTS} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
   add_dependencies(${torch_cuda} window_matmul_cuda)
   window_matmul_compile_options(${torch_cuda})
   string(REGEX MATCHALL "code=[a-z]+_[0-9]+[af]?" compiled_for "${cuda_flags}")

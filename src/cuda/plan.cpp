@@ -1,18 +1,25 @@
 // src/cuda/plan.cpp: problems to grids.
 #include "cuda/plan.hpp"
 
+#include "cuda/kernels/softmax_shape.hpp"
 #include "task.hpp"
 
 namespace window_matmul::cuda {
 namespace {
 
 constexpr std::size_t kBytesX = 16 << 10, kBytesY = 8 << 10;  // of a stage; y: a panel
-constexpr std::size_t kStages = 2;
+constexpr std::size_t kStages = 2, kStepsKept = 4;  // band_out keeps the queries of so many steps of the head dim
 constexpr index_t kWaves = 64;  // blocks a multiprocessor takes one after another; the rest is taken in turn, without a new block
 
 bool refuse(std::string* why_not, const char* reason) {
   *why_not = reason;
   return false;
+}
+
+bool is_softmax(Op op) { return op == Op::softmax || op == Op::softmax_backward; }
+
+int lanes_of(const Problem& problem) {
+  return softmax_lanes(problem.op == Op::softmax_backward, problem.band.width(), size_of(problem.dtype));
 }
 
 Operand operand_of(const Matrix& m) { return {m.address, m.row_stride, m.col_stride}; }
@@ -28,17 +35,20 @@ Launch launch_of(const Problem& problem, const Args& args) {
   launch.transposed = writes_keys(problem.op);
   launch.dim = problem.dim, launch.fill = problem.fill;
   launch.x = operand_of(matrix_of(args.x, 0)), launch.out = operand_of(matrix_of(args.out, 0));
-  launch.y = operand_of(matrix_of(problem.op == Op::band_out ? args.y.transposed() : args.y, 0));
+  if (has_second_operand(problem.op)) launch.y = operand_of(matrix_of(problem.op == Op::band_out ? args.y.transposed() : args.y, 0));
+  launch.y_like_x = problem.op == Op::softmax_backward;
+  if (is_softmax(problem.op)) launch.item_rows = softmax_rows(lanes_of(problem));
   launch.rank = args.out.rank - 2;
   for (int d = 0; d < launch.rank; ++d) launch.shape[d] = args.out.shape[d];
   set_steps(args.x, launch.step_x), set_steps(args.y, launch.step_y), set_steps(args.out, launch.step_out);
   return launch;
 }
 
-void set_items(Launch& launch, index_t dilation) {
+void set_items(Launch& launch, Op op, index_t dilation) {
+  const index_t moved = is_softmax(op) ? 0 : kMaxPhase;  // rows that the last block may begin earlier
   launch.dilation = dilation;
   launch.parts = dilated_parts(launch.band, dilation);
-  launch.blocks = ceil_div(ceil_div(launch.band.rows, dilation) + kMaxPhase, kBlockRows);
+  launch.blocks = ceil_div(ceil_div(launch.band.rows, dilation) + moved, launch.item_rows);
   launch.items = launch.blocks * launch.parts;
   for (int d = 0; d < launch.rank; ++d) launch.items *= launch.shape[d];
 }
@@ -55,19 +65,25 @@ Launch one_head(Launch launch, index_t head, std::uintptr_t element) {
 
 bool supports(const Problem& problem, const Device& device, std::string* why_not) {
   if (device.major < 8) return refuse(why_not, "this GPU is older than compute capability 8.0");
-  if (problem.op != Op::band_out && problem.op != Op::band_in && problem.op != Op::band_in_transposed)
-    return refuse(why_not, "no CUDA kernel for this operator yet");
+  if (is_attention(problem.op)) return refuse(why_not, "no CUDA kernel for fused attention yet");
   return true;
 }
 
 Plan configure(const Problem& problem, const Device& device) {
   Plan plan{problem.op, problem.dtype};
+  plan.max_blocks = smaller(index_t{device.multiprocessors} * kWaves, 0x7fffffff);
+  if (is_softmax(problem.op)) {
+    plan.lanes = lanes_of(problem);
+    plan.shared_bytes = softmax_shared(plan.lanes, size_of(problem.dtype));
+    return plan;
+  }
+  if (problem.dtype == DType::f32) plan.precision = problem.precision;
   const std::size_t two_panels = kStages * (kBytesX + 2 * kBytesY);
   // 128 sums of a thread take as many registers; of doubles twice as many, which is more than there are.
   const bool wide = problem.op != Op::band_out && problem.dim > 64 && problem.dtype != DType::f64;
   if (wide && two_panels <= device.shared_bytes_per_block) plan.panels = 2;
-  plan.shared_bytes = kStages * (kBytesX + static_cast<std::size_t>(plan.panels) * kBytesY);
-  plan.max_blocks = smaller(index_t{device.multiprocessors} * kWaves, 0x7fffffff);
+  const std::size_t stages_of_x = problem.op == Op::band_out ? kStepsKept : kStages;
+  plan.shared_bytes = stages_of_x * kBytesX + kStages * static_cast<std::size_t>(plan.panels) * kBytesY;
   return plan;
 }
 
@@ -80,7 +96,7 @@ std::vector<Launch> launches_of(const Problem& problem, const Args& args) {
     launches.push_back(all);
   else
     for (index_t head = 0; head < problem.heads; ++head) launches.push_back(one_head(all, head, size_of(problem.dtype)));
-  for (std::size_t i = 0; i < launches.size(); ++i) set_items(launches[i], problem.dilation[i]);
+  for (std::size_t i = 0; i < launches.size(); ++i) set_items(launches[i], problem.op, problem.dilation[i]);
   return launches;
 }
 

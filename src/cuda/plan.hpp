@@ -18,7 +18,9 @@ struct Device {  // passed in, never asked for here
 struct Plan {  // a pure function of Problem and Device
   Op op = Op::band_out;
   DType dtype = DType::f32;
+  Precision precision = Precision::highest;  // high: products of fp32 by three of TF32
   int panels = 1;                // band_in: 64 columns of the head dim are summed at a time, or 128
+  int lanes = 0;                 // softmax: threads that share a row
   std::size_t shared_bytes = 0;  // of a block
   index_t max_blocks = 0;        // of a grid; blocks take further items in turn
   friend bool operator==(const Plan&, const Plan&) = default;

@@ -34,8 +34,33 @@ TEST(Plan, RefusesWithAReason) {
   std::string why_not;
   EXPECT_FALSE(supports(problem(Op::band_out, DType::f32, 64), {.major = 7, .minor = 5}, &why_not));
   EXPECT_NE(why_not.find("8.0"), std::string::npos);
-  EXPECT_FALSE(supports(problem(Op::softmax, DType::f32, 0), {}, &why_not));
   EXPECT_FALSE(supports(problem(Op::attention, DType::f32, 64), {}, &why_not));
+  EXPECT_NE(why_not.find("attention"), std::string::npos);
+}
+
+TEST(Plan, SplitsFactorsOfFp32ProductsOnly) {
+  for (const Op op : {Op::band_out, Op::band_in, Op::band_in_transposed, Op::softmax, Op::softmax_backward})
+    for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16}) {
+      Problem p = problem(op, dtype, 64);
+      EXPECT_EQ(configure(p, {}).precision, Precision::highest);
+      p.precision = Precision::high;
+      const bool splits = dtype == DType::f32 && op != Op::softmax && op != Op::softmax_backward;
+      EXPECT_EQ(configure(p, {}).precision, splits ? Precision::high : Precision::highest);
+    }
+}
+
+// At w = 128 a row is held by 8 threads in halves, by 16 in fp32 and by 32 in fp64; backward by 16 in halves.
+TEST(Plan, ThreadsOfASoftmaxRow) {
+  for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16})
+    for (const Op op : {Op::softmax, Op::softmax_backward}) {
+      Problem p = problem(op, dtype, 0);
+      p.band.left = p.band.right = 128;
+      const int fewest = op == Op::softmax_backward && size_of(dtype) == 2 ? 16 : 4 * static_cast<int>(size_of(dtype));
+      EXPECT_EQ(configure(p, {}).lanes, fewest);
+      p.band.left = 100'000;
+      EXPECT_EQ(configure(p, {}).lanes, 256);
+      EXPECT_GT(configure(p, {}).shared_bytes, 0u);
+    }
 }
 
 // Aligned vectors of a line lie `phase` elements before where they are asked for, whatever the stride.

@@ -1,5 +1,4 @@
 // tests/cuda_emulation/traffic_test.cpp: what the kernels move, counted, against the least there is to move.
-// stores.
 #include <gtest/gtest.h>
 
 #include "emulated_trial.hpp"
@@ -9,60 +8,75 @@ namespace {
 
 using namespace testing_tools;
 
+constexpr index_t kLength = 512, kDim = 64;
+
 struct Counted {
   cuda::emulation::Report report;
-  double floor_sectors = 0;  // of x, y and out, each once
+  double slots = 0, keys = 0;         // bytes of the band's slots that have a key, and of a matrix (keys, N)
+  double least_loaded = 0, least = 0;  // bytes: each operand once; and out besides
 };
 
-Counted count(Op op, DType dtype, index_t window, index_t dim, index_t length = 512) {
-  Case c{.rows = length, .cols = length, .window = {.left = window, .right = window}, .dim = dim, .dtype = dtype};
+Counted count(const Kind& kind, index_t window) {
+  const auto& [arithmetic, op] = kind;
+  Case c{.rows = kLength, .cols = kLength, .window = {.left = window, .right = window}, .dim = kDim, .dtype = arithmetic.dtype};
   if (op == Op::band_out) c.y.turned = true;  // k as (keys, N), seen transposed
   Trial trial(op, c, 21);
   Counted counted;
-  EXPECT_TRUE(check_emulated(trial, {.count_traffic = true}, &counted.report));
-  const auto bytes = static_cast<double>(size_of(dtype));
-  // Band storage: the slots that have a key. band_out writes the others too.
-  const Band band{length, length, window, window, 0};
-  const double slots = op == Op::band_out ? static_cast<double>(length * band.width()) : static_cast<double>(pairs(band));
-  counted.floor_sectors = (slots + 2.0 * static_cast<double>(length * dim)) * bytes / 32;
+  EXPECT_TRUE(check_emulated(trial, arithmetic.precision, {.seed = 21, .count_traffic = true}, &counted.report));
+  const auto element = static_cast<double>(size_of(arithmetic.dtype));
+  const Band band{kLength, kLength, window, window, 0};
+  const double all_slots = element * static_cast<double>(kLength * band.width());
+  counted.slots = element * static_cast<double>(pairs(band)), counted.keys = element * kLength * kDim;
+  const bool writes_band = !(op == Op::band_in || op == Op::band_in_transposed);
+  counted.least_loaded = op == Op::band_out  ? 2 * counted.keys
+                         : op == Op::softmax ? counted.slots
+                         : is_product(op)    ? counted.slots + counted.keys
+                                             : 2 * counted.slots;
+  counted.least = counted.least_loaded + (writes_band ? all_slots : counted.keys);
   return counted;
 }
 
-class Traffic : public testing::TestWithParam<std::tuple<DType, Op, index_t>> {};
+class Traffic : public testing::TestWithParam<std::tuple<Kind, index_t>> {
+ protected:
+  const Kind& kind() const { return std::get<0>(GetParam()); }
+  index_t window() const { return std::get<1>(GetParam()); }
+};
 
+// Each operand is loaded once, but what the products multiply the band by as often as neighbouring blocks of 128 rows both see it.
 TEST_P(Traffic, StaysNearTheFloor) {
-  const auto [dtype, op, window] = GetParam();
-  const Counted c = count(op, dtype, window, 64);
+  const Counted c = count(kind(), window());
+  const double sectors = c.least / 32;
   const auto distinct = static_cast<double>(c.report.sectors_distinct), requested = static_cast<double>(c.report.sectors_requested);
-  RecordProperty("distinct_over_floor", std::to_string(distinct / c.floor_sectors));
-  RecordProperty("requested_over_floor", std::to_string(requested / c.floor_sectors));
-  RecordProperty("conflicts", std::to_string(c.report.conflicts()));
-  std::printf("distinct %.3f, requested %.3f of the floor; conflicts %.3f; stored by 16: %.3f\n", distinct / c.floor_sectors,
-              requested / c.floor_sectors, c.report.conflicts(),
-              static_cast<double>(c.report.bytes_stored_by_16) / static_cast<double>(c.report.bytes_stored));
-  EXPECT_LE(distinct, 1.1 * c.floor_sectors);
+  const auto loaded = static_cast<double>(c.report.bytes_loaded), stored = static_cast<double>(c.report.bytes_stored);
+  std::printf("distinct %.3f, requested %.3f of the floor; conflicts %.3f; stored by 16: %.3f\n", distinct / sectors, requested / sectors,
+              c.report.conflicts(), static_cast<double>(c.report.bytes_stored_by_16) / stored);
+  EXPECT_LE(distinct, 1.1 * sectors);
   EXPECT_LE(c.report.conflicts(), 1.1);
+  EXPECT_GE(static_cast<double>(c.report.bytes_stored_by_16), 0.75 * stored);
+  EXPECT_EQ(stored, c.least - c.least_loaded);
+  const double again = is_product(kind().second) ? c.keys * 2.0 * static_cast<double>(window()) / 128 : 0;
+  EXPECT_GE(loaded, c.least_loaded);
+  EXPECT_LE(loaded, c.least_loaded + again);
 }
 
-std::string name_of_traffic(const testing::TestParamInfo<std::tuple<DType, Op, index_t>>& info) {
-  return std::string(name_of(std::get<0>(info.param))) + "_" + name_of(std::get<1>(info.param)) + "_" +
-         std::to_string(std::get<2>(info.param));
-}
-INSTANTIATE_TEST_SUITE_P(Cuda, Traffic, testing::Combine(testing::ValuesIn(kDTypes), testing::ValuesIn(kCudaOps), testing::Values(64, 128)),
-                         name_of_traffic);
+INSTANTIATE_TEST_SUITE_P(Cuda, Traffic, testing::Combine(testing::ValuesIn(kinds_of_kernels()), testing::Values(64, 128)),
+                         [](const auto& test) { return name_of(std::get<0>(test.param)) + "_" + std::to_string(std::get<1>(test.param)); });
 
-// y is read again by the next block of rows as far as both see it, and otherwise once; x and out once.
-TEST(TrafficOfKeys, AreReadOnceAndWhatNeighboursShare) {
-  const index_t length = 512, window = 64, dim = 64;
-  const Counted c = count(Op::band_out, DType::bf16, window, dim, length);
-  const double keys = 2.0 * length * dim, queries = keys;
-  EXPECT_LE(static_cast<double>(c.report.bytes_loaded), queries + keys * (1 + 2.0 * window / 128) * 1.02);
-}
-
-TEST(TrafficOfStores, AreWideInTheInterior) {
-  for (const DType dtype : kDTypes) {
-    const Counted c = count(Op::band_out, dtype, 128, 16);
-    EXPECT_GE(static_cast<double>(c.report.bytes_stored_by_16), 0.75 * static_cast<double>(c.report.bytes_stored)) << name_of(dtype);
+// Tiles of a warp, 16 rows and 64 keys (band_out) or 128 bytes of the band, that hold a pair: no more than those are multiplied.
+TEST(Products, AreThoseOfTilesTheBandTouches) {
+  const index_t window = 128;
+  const Band band{kLength, kLength, window, window, 0};
+  for (const Kind& kind : kinds_of_kernels()) {
+    const auto& [arithmetic, op] = kind;
+    const bool on_tensor_cores = arithmetic.precision == Precision::high || size_of(arithmetic.dtype) == 2;  // the others are not counted
+    if (!is_product(op) || !on_tensor_cores) continue;
+    const index_t columns = op == Op::band_out ? 64 : 128 / static_cast<index_t>(size_of(arithmetic.dtype));
+    index_t tiles = 0;
+    for (index_t row = 0; row < kLength; row += 16)
+      for (index_t column = 0; column < kLength; column += columns)
+        tiles += !band.keys_any({row, row + 16}).intersect({column, column + columns}).empty();
+    const index_t products = tiles * 16 * columns * kDim * (arithmetic.precision == Precision::high ? 3 : 1);
+    EXPECT_LE(static_cast<double>(count(kind, window).report.products), 1.1 * static_cast<double>(products)) << name_of(kind);
   }
 }
 

@@ -106,6 +106,17 @@ struct Pack {
   }
 };
 
+template <class E>
+struct Unpack {
+  static constexpr const char* kName = std::is_same_v<E, f16> ? "unpack of float16" : "unpack of bfloat16";
+  static constexpr Grid kGrid{1, 256, 0, 256 * 4, 512 * 4};
+  WINDOW_MATMUL_DEVICE static void run(std::uintptr_t in, std::uintptr_t out) {
+    const int me = thread_index();
+    const auto packed = read<std::uint32_t>(in, me);
+    write(out, 2 * me, unpack<E>(packed, 0)), write(out, 2 * me + 1, unpack<E>(packed, 1));
+  }
+};
+
 template <class T>
 struct MultiplyAdd {
   static constexpr const char* kName = sizeof(T) == 4 ? "fused_multiply_add of float32" : "fused_multiply_add of float64";
@@ -148,7 +159,7 @@ void for_each_kernel(F&& f) {
   each_of<Global, Shared, Copies<4>, Copies<8>, Copies<16>, CopyGroups>(f);
   each_of<Matrix<Move::load>, Matrix<Move::load_transposed>, Matrix<Move::store>>(f);
   each_of<Mma<bf16, false>, Mma<f16, false>, Mma<bf16, true>, Mma<f16, true>, MmaTf32, MmaF64>(f);
-  each_of<Pack<bf16>, Pack<f16>, MultiplyAdd<float>, MultiplyAdd<double>>(f);
+  each_of<Pack<bf16>, Pack<f16>, Unpack<bf16>, Unpack<f16>, MultiplyAdd<float>, MultiplyAdd<double>>(f);
   each_of<Exponential<float>, Exponential<double>, Finite<float>, Finite<double>>(f);
 }
 

@@ -58,6 +58,16 @@ void exact_products(Random& random, std::byte* in, std::size_t) {
   factors<E>(random, in, 256, Most, a), factors<E>(random, in + 512, 128, Most, b), factors<float>(random, in + 768, 128, 1000, a + b);
 }
 
+template <int Precision>
+void finite_halves(Random& random, std::byte* in, std::size_t) {
+  constexpr std::uint32_t kInfinity = 0x7fffu & ~((1u << (Precision - 1)) - 1u);
+  for (int i = 0; i < 512; ++i) {
+    auto bits = static_cast<std::uint32_t>(random());
+    if ((bits & kInfinity) == kInfinity) bits &= ~kInfinity;  // an infinity or a NaN becomes subnormal
+    put(in, i, static_cast<std::uint16_t>(bits));
+  }
+}
+
 template <class E>
 void exact_or_not_finite(Random& random, std::byte* in, std::size_t bytes) {
   exact_products<E, 8>(random, in, bytes);
@@ -217,6 +227,17 @@ void packed(const std::byte* in, std::byte* out) {
   for (int i = 0; i < 256; ++i) put(out, i, half(2 * i) | half(2 * i + 1) << 16);
 }
 
+template <int Precision, int MinExponent>
+void unpacked(const std::byte* in, std::byte* out) {
+  for (int i = 0; i < 512; ++i) {
+    const std::uint32_t bits = get<std::uint16_t>(in, i), units = bits & ((1u << (Precision - 1)) - 1u);
+    const int exponent = static_cast<int>((bits & 0x7fffu) >> (Precision - 1));
+    const std::uint32_t significand = exponent == 0 ? units : units | 1u << (Precision - 1);
+    const double magnitude = std::ldexp(significand, std::max(exponent, 1) - 1 + MinExponent - (Precision - 1));
+    put(out, i, static_cast<float>(bits >> 15 != 0 ? -magnitude : magnitude));
+  }
+}
+
 template <class T>
 void multiply_add(const std::byte* in, std::byte* out) {
   for (int i = 0; i < 256; ++i) put(out, i, std::fma(get<T>(in, 3 * i), get<T>(in, 3 * i + 1), get<T>(in, 3 * i + 2)));
@@ -263,6 +284,8 @@ const std::vector<Definition>& definitions() {
       {"mma_f64", exact_products_f64, product_f64},
       {"pack of bfloat16", numbers_to_round, packed<8, -126>},
       {"pack of float16", numbers_to_round, packed<11, -14>},
+      {"unpack of bfloat16", finite_halves<8>, unpacked<8, -126>},
+      {"unpack of float16", finite_halves<11>, unpacked<11, -14>},
       {"fused_multiply_add of float32", finite_numbers<float, 100>, multiply_add<float>},
       {"fused_multiply_add of float64", finite_numbers<double, 900>, multiply_add<double>},
       // Errors of at most 2 and 1 units are what the CUDA manual states of expf and exp; the CPU's add less than 1.

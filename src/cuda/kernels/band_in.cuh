@@ -11,17 +11,15 @@
 //   shared memory   x, 2 stages of 16 KiB | y, 2 stages of Panels * 8 KiB
 #pragma once
 
-#include "cuda/kernels/product.cuh"
-#include "cuda/kernels/store_run.cuh"
+#include "cuda/kernels/tensor_core_product.cuh"
 
 namespace window_matmul::cuda {
 
 template <class E, bool Transposed, int Panels>
 struct BandIn {
   using Tile = Product<E>;
-  using Sum = typename Tile::Sum;
   static constexpr Lines kLinesOfX = Transposed ? Lines::across_depth : Lines::along_depth, kLinesOfY = Lines::across_depth;
-  static constexpr int kDepth = Tile::kDepth, kRun = Tile::kRunOfDepths;
+  static constexpr int kDepth = Tile::kDepth, kRun = Tile::kRun;
   static constexpr int kLineOfRows = kTileRows * sizeof(E), kLineOfColumns = kTileColumns * sizeof(E);
   static constexpr std::uint32_t kBytesX = kTileRows * 128, kBytesPanel = kTileColumns * 128, kBytesY = Panels * kBytesPanel;
   static constexpr std::uint32_t kFirstY = 2 * kBytesX, kSharedBytes = 2 * (kBytesX + kBytesY);
@@ -36,23 +34,24 @@ struct BandIn {
   static_assert(kDepth * sizeof(E) == 128);
 
   WINDOW_MATMUL_DEVICE void load(index_t column, index_t n, std::uint32_t stage) const {
-    const auto same = [](int line) { return line; };
+    const auto place_of_depth = [](int line) { return Tile::place_of_depth(line); };
     if constexpr (Transposed) {
       const Band columns_see = item.band.transposed();
       load_tile<E, kDepth, kLineOfRows>(
           stage * kBytesX, columns_of(item.x, item.first, column, sizeof(E)),
-          [&](int c) { return columns.contains(column + c) ? from(columns_see.keys(column + c), item.first) : Range{}; }, same);
+          [&](int c) { return columns.contains(column + c) ? from(columns_see.keys(column + c), item.first) : Range{}; }, place_of_depth);
     } else {
       load_tile<E, kTileRows, 128>(
           stage * kBytesX, rows_of(item.x, item.first, column, sizeof(E)),
-          [&](int r) { return item.rows.contains(item.first + r) ? from(item.band.keys(item.first + r), column) : Range{}; }, same);
+          [&](int r) { return item.rows.contains(item.first + r) ? from(item.band.keys(item.first + r), column) : Range{}; },
+          [](int r) { return r; });
     }
     WINDOW_MATMUL_UNROLL
     for (int p = 0; p < Panels; ++p) {
       const Range ns{0, item.dim - n - p * kTileColumns};
       load_tile<E, kDepth, kLineOfColumns>(
           kFirstY + stage * kBytesY + static_cast<std::uint32_t>(p) * kBytesPanel, rows_of(item.y, column, n + p * kTileColumns, sizeof(E)),
-          [&](int c) { return columns.contains(column + c) ? ns : Range{}; }, same);
+          [&](int c) { return columns.contains(column + c) ? ns : Range{}; }, place_of_depth);
     }
   }
 
@@ -94,13 +93,10 @@ struct BandIn {
   WINDOW_MATMUL_DEVICE void store(const Tile& tile, index_t n) const {
     const std::uintptr_t alignment = alignment_of(rows_of(item.out, item.first, n, sizeof(E)), sizeof(E));
     std::uint32_t again = 0;  // a bit for each run
-    tile.template for_each_run<kLinesOfY>([&](int run, const auto& sums) {
-      const index_t row = item.first + Tile::template row_of<kLinesOfY>(run), column = n + Tile::template column_of<kLinesOfY>(run);
+    tile.template for_each_run<kLinesOfY>([&](int run, const Rounded<E>& sums, bool finite) {
+      const index_t row = item.first + Tile::row_of(run), column = n + Tile::column_of(run);
       const Range seen = Range{0, item.dim - column}.intersect({0, kRun});
       if (!item.rows.contains(row) || seen.empty()) return;
-      bool finite = true;
-      WINDOW_MATMUL_UNROLL
-      for (int i = 0; i < kRun; ++i) finite = finite && is_finite(sums[i]);
       if (finite)
         store_run<E>(address_of(item.out, row, column, sizeof(E)), item.out.col_stride, alignment, seen, sums);
       else
@@ -108,23 +104,14 @@ struct BandIn {
     });
     WINDOW_MATMUL_NO_UNROLL
     for (int run = 0; again != 0; ++run, again >>= 1)
-      if ((again & 1) != 0) store_again(item.first + Tile::template row_of<kLinesOfY>(run), n + Tile::template column_of<kLinesOfY>(run));
+      if ((again & 1) != 0) store_again(item.first + Tile::row_of(run), n + Tile::column_of(run));
   }
 
   WINDOW_MATMUL_DEVICE void store_again(index_t row, index_t column) const {
+    const Operand y_by_n{item.y.address, item.y.col_stride, item.y.row_stride};
     WINDOW_MATMUL_NO_UNROLL
     for (index_t n = column; n < smaller(column + kRun, item.dim); ++n)
-      store_global(address_of(item.out, row, n, sizeof(E)), narrow<E>(sum_again(row, n)));
-  }
-
-  WINDOW_MATMUL_DEVICE Sum sum_again(index_t row, index_t n) const {
-    Sum sum = 0;
-    const Range seen = item.band.keys(row);
-    WINDOW_MATMUL_NO_UNROLL
-    for (index_t c = seen.begin; c < seen.end; ++c)
-      sum = fused_multiply_add(Sum{widen(load_global<E>(address_of(item.x, row, c, sizeof(E))))},
-                               Sum{widen(load_global<E>(address_of(item.y, c, n, sizeof(E))))}, sum);
-    return sum;
+      store_global(address_of(item.out, row, n, sizeof(E)), sum_again<E>(item.x, y_by_n, row, n, item.band.keys(row)));
   }
 };
 

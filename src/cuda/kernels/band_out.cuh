@@ -4,11 +4,10 @@
 //   In (query, key) coordinates band storage is an ordinary matrix with row stride W - 1. Its vectors are aligned in every row at once if
 //   the first key of a tile is chosen well: up to 7 keys before the first that is seen. Those are computed and not stored.
 //
-//   shared memory   x, 2 stages of 16 KiB | y, 2 stages of 8 KiB          where the head dim takes at most 2 steps, x stays for all keys
+//   shared memory   x, 4 times 16 KiB | y, 2 stages of 8 KiB             where the head dim takes at most 4 steps, x stays for all keys
 #pragma once
 
-#include "cuda/kernels/product.cuh"
-#include "cuda/kernels/store_run.cuh"
+#include "cuda/kernels/tensor_core_product.cuh"
 
 namespace window_matmul::cuda {
 
@@ -16,8 +15,9 @@ template <class E>
 struct BandOut {
   using Tile = Product<E>;
   static constexpr Lines kLines = Lines::along_depth;  // of both tiles
-  static constexpr std::uint32_t kBytesX = kTileRows * 128, kBytesY = kTileColumns * 128, kFirstY = 2 * kBytesX;
-  static constexpr std::uint32_t kSharedBytes = 2 * (kBytesX + kBytesY);
+  static constexpr index_t kKept = 4;  // steps of the head dim; registers leave room for one block, so shared memory is free
+  static constexpr std::uint32_t kBytesX = kTileRows * 128, kBytesY = kTileColumns * 128, kFirstY = kKept * kBytesX;
+  static constexpr std::uint32_t kSharedBytes = kFirstY + 2 * kBytesY;
 
   const Item& item;
   const Range keys = item.band.keys_any(item.rows);
@@ -33,7 +33,7 @@ struct BandOut {
   };
 
   WINDOW_MATMUL_DEVICE std::uint32_t place_of_x(const Step& s) const {
-    return static_cast<std::uint32_t>((steps_of_dim <= 2 ? s.depth : s.number) & 1) * kBytesX;
+    return static_cast<std::uint32_t>(steps_of_dim <= kKept ? s.depth : s.number % kKept) * kBytesX;
   }
   WINDOW_MATMUL_DEVICE std::uint32_t place_of_y(const Step& s) const {
     return kFirstY + static_cast<std::uint32_t>(s.number & 1) * kBytesY;
@@ -42,13 +42,13 @@ struct BandOut {
   WINDOW_MATMUL_DEVICE void load(const Step& s) const {
     const index_t n = s.depth * Tile::kDepth;
     const Range ns{0, item.dim - n};
-    if (steps_of_dim > 2 || s.number < steps_of_dim)
+    if (steps_of_dim > kKept || s.number < steps_of_dim)
       load_tile<E, kTileRows, 128>(
           place_of_x(s), rows_of(item.x, item.first, n, sizeof(E)),
           [&](int row) { return item.rows.contains(item.first + row) ? ns : Range{}; }, [](int row) { return row; });
     load_tile<E, kTileColumns, 128>(
         place_of_y(s), rows_of(item.y, s.key, n, sizeof(E)), [&](int key) { return keys.contains(s.key + key) ? ns : Range{}; },
-        [](int key) { return Tile::place(key); });
+        [](int key) { return Tile::place_of_column(key); });
   }
 
   WINDOW_MATMUL_DEVICE Step after(const Step& s) const {
@@ -92,18 +92,35 @@ struct BandOut {
   }
 
   WINDOW_MATMUL_DEVICE void store(const Tile& tile, index_t first_key) const {
-    tile.template for_each_run<kLines>([&](int run, const auto& sums) {
-      const index_t row = item.first + Tile::template row_of<kLines>(run), key = first_key + Tile::template column_of<kLines>(run);
+    std::uint32_t again = 0;  // a bit for each run
+    tile.template for_each_run<kLines>([&](int run, const Rounded<E>& sums, bool finite) {
+      const index_t row = item.first + Tile::row_of(run), key = first_key + Tile::column_of(run);
       if (!item.rows.contains(row)) return;
-      const Range seen = item.band.keys(row).intersect({key, key + Tile::kRunOfColumns});
+      const Range seen = item.band.keys(row).intersect({key, key + Tile::kRun});
       if (seen.empty()) return;
-      store_run<E>(address_of(item.out, row, key, sizeof(E)), item.out.col_stride, alignment, {seen.begin - key, seen.end - key}, sums);
+      if (Tile::kSplits && !finite)
+        again |= 1u << run;
+      else
+        store_run<E>(address_of(item.out, row, key, sizeof(E)), item.out.col_stride, alignment, {seen.begin - key, seen.end - key}, sums);
     });
+    if constexpr (Tile::kSplits) {
+      WINDOW_MATMUL_NO_UNROLL
+      for (int run = 0; again != 0; ++run, again >>= 1)
+        if ((again & 1) != 0) store_again(item.first + Tile::row_of(run), first_key + Tile::column_of(run));
+    }
+  }
+
+  // Where an infinity was split.
+  WINDOW_MATMUL_DEVICE void store_again(index_t row, index_t first_key) const {
+    const Range seen = item.band.keys(row).intersect({first_key, first_key + Tile::kRun});
+    WINDOW_MATMUL_NO_UNROLL
+    for (index_t key = seen.begin; key < seen.end; ++key)
+      store_global(address_of(item.out, row, key, sizeof(E)), sum_again<E>(item.x, item.y, row, key, {0, item.dim}));
   }
 
   // A warp for each row; only those near the ends of the sequence have slots without a key.
   WINDOW_MATMUL_DEVICE void fill() const {
-    const E value = narrow<E>(static_cast<typename Tile::Sum>(item.fill));
+    const E value = rounded<E>(static_cast<typename Tile::Sum>(item.fill));
     const index_t width = item.band.width(), lane = thread_index() % kWarp;
     for (index_t row = item.rows.begin + thread_index() / kWarp; row < item.rows.end; row += kThreads / kWarp) {
       const Range slots = item.band.slots(row);

@@ -6,7 +6,8 @@
 namespace window_matmul::cuda {
 
 inline constexpr int kThreads = 256;
-inline constexpr index_t kBlockRows = 128;  // output rows of an item: the keys that two items share are read again by the second
+inline constexpr index_t kBlockRows =
+    128;  // output rows of an item of products: the keys that two items share are read again by the second
 inline constexpr index_t kMaxPhase = 7;     // elements by which the first row is moved for the sake of alignment
 
 struct Operand {  // element (r, c) at address + (r * row_stride + c * col_stride) elements; (0, 0) itself need not exist
@@ -19,10 +20,12 @@ struct Launch {
 
   Band band;                // its rows are the rows of `out`; before dilation
   bool transposed = false;  // band_in: band storage belongs to band.transposed()
+  bool y_like_x = false;    // softmax_backward: y is band storage too, not (column, n)
   index_t dilation = 1, dim = 0;
   double fill = 0;
+  index_t item_rows = kBlockRows;
   index_t blocks = 0, parts = 0, items = 0;  // blocks of rows in a part, parts of a head, and blocks * parts * heads
-  Operand x, y, out;                         // of the first head, before dilation; y of band_out: (key, n)
+  Operand x, y, out;                         // of the first head, before dilation; y of band_out: (key, n); y of softmax: none
   int rank = 0;                              // of the leading dims
   index_t shape[kMaxLeading] = {}, step_x[kMaxLeading] = {}, step_y[kMaxLeading] = {}, step_out[kMaxLeading] = {};
 };
@@ -34,9 +37,9 @@ struct Item {
   index_t first;    // the row of the tile's first line; it may lie before rows.begin
   index_t dim;
   double fill;
-  Operand x;    // band_out: (row, n).  band_in: band storage in (row, column) coordinates
-  Operand y;    // (column, n)
-  Operand out;  // band_out: band storage in (row, column) coordinates.  band_in: (row, n)
+  Operand x;    // band_out: (row, n).  band_in: band storage in (row, column) coordinates.  softmax: (row, slot)
+  Operand y;    // (column, n).  softmax_backward: as x
+  Operand out;  // band_out: band storage in (row, column) coordinates.  band_in: (row, n).  softmax: (row, slot)
 };
 
 // Addresses are numbers modulo 2^64: rows that do not exist may lie anywhere.
@@ -81,9 +84,9 @@ WINDOW_MATMUL_INLINE Item item_of(const Launch& launch, index_t index, std::uint
     return m;
   };
   const DilatedPart p = dilated_part(launch.band, launch.dilation, part);
-  Item item{p.band, {}, block * kBlockRows, launch.dim, launch.fill, {}, {}, {}};
+  Item item{p.band, {}, block * launch.item_rows, launch.dim, launch.fill, {}, {}, {}};
   item.x = strided_rows(moved(launch.x, x), launch.transposed ? p.first_col : p.first_row, launch.dilation, element);
-  item.y = strided_rows(moved(launch.y, y), p.first_col, launch.dilation, element);
+  item.y = strided_rows(moved(launch.y, y), launch.y_like_x ? p.first_row : p.first_col, launch.dilation, element);
   item.out = strided_rows(moved(launch.out, out), p.first_row, launch.dilation, element);
   return item;
 }

@@ -38,11 +38,12 @@ WINDOW_MATMUL_DEVICE std::uintptr_t alignment_of(const Source& source, std::uint
 template <class E>
 WINDOW_MATMUL_DEVICE Bytes16 gather(std::uintptr_t address, index_t stride, Range seen) {
   constexpr int kPerChunk = 16 / sizeof(E);
+  const std::uintptr_t step = std::uintptr_t(stride) * sizeof(E);
   E elements[kPerChunk];
   WINDOW_MATMUL_UNROLL
-  for (int e = 0; e < kPerChunk; ++e) {
+  for (int e = 0; e < kPerChunk; ++e, address += step) {
     elements[e] = E{};
-    if (seen.contains(e)) elements[e] = load_global<E>(address + std::uintptr_t(e) * std::uintptr_t(stride) * sizeof(E));
+    if (seen.contains(e)) elements[e] = load_global<E>(address);
   }
   Bytes16 chunk;
   __builtin_memcpy(&chunk, elements, 16);

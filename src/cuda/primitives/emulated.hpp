@@ -218,10 +218,16 @@ template <class E>
 WINDOW_MATMUL_DEVICE std::uint32_t pack(float low, float high) {
   return std::uint32_t{narrow<E>(low).bits} | std::uint32_t{narrow<E>(high).bits} << 16;
 }
+template <class E>
+WINDOW_MATMUL_DEVICE float unpack(std::uint32_t packed, int which) {
+  return widen(E{static_cast<std::uint16_t>(packed >> (16 * which))});
+}
 WINDOW_MATMUL_DEVICE float fused_multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
 WINDOW_MATMUL_DEVICE double fused_multiply_add(double a, double b, double c) { return std::fma(a, b, c); }
 WINDOW_MATMUL_DEVICE float exponential(float x) { return std::exp(x); }
 WINDOW_MATMUL_DEVICE double exponential(double x) { return std::exp(x); }
+WINDOW_MATMUL_DEVICE void forget(index_t&) {}
+WINDOW_MATMUL_DEVICE void forget(Bytes16&) {}
 WINDOW_MATMUL_DEVICE bool is_finite(float x) { return std::isfinite(x); }
 WINDOW_MATMUL_DEVICE bool is_finite(double x) { return std::isfinite(x); }
 

@@ -13,12 +13,17 @@
 //   copy_async<N>(shared, global, valid)             N = 4, 8 or 16 bytes, aligned; the bytes from `valid` on become zero, and are not read
 //   commit_copies() wait_copies<N>()                 copies since the last commit become a group; all groups but the newest N have landed
 //                                                    for this thread: others need a barrier besides
-//   load_matrices(r, offset)                         ldmatrix.x4: four 8 x 8 matrices of 16-bit elements; lane l names a row of matrix l /
-//   8 load_matrices_transposed(r, offset)              the same, each matrix transposed store_matrices(offset, r) stmatrix.x4, the inverse
-//   of load_matrices; sm_90 and newer mma(sums, a, b, E{})                             16 x 8 += (16 x 16) (16 x 8), E = bf16 or f16, float
-//   sums mma_tf32(sums, a, b)                             16 x 8 += (16 x 8) (8 x 8), factors cut to 10 bits of fraction mma_f64(sums, a,
-//   b)                              8 x 8 += (8 x 4) (4 x 8) pack<E>(low, high)                               two floats rounded to E in
-//   one register fused_multiply_add(a, b, c)  exponential(x)      float and double is_finite(x)
+//   load_matrices(r, offset)                         ldmatrix.x4: four 8 x 8 matrices of 16-bit elements; lane l names row l % 8 of matrix
+//                                                    l / 8
+//   load_matrices_transposed(r, offset)              the same, each matrix transposed
+//   store_matrices(offset, r)                        stmatrix.x4, the inverse of load_matrices; sm_90 and newer
+//   mma(sums, a, b, E{})                             16 x 8 += (16 x 16) (16 x 8), E = bf16 or f16, float sums
+//   mma_tf32(sums, a, b)                             16 x 8 += (16 x 8) (8 x 8), factors cut to 10 bits of fraction
+//   mma_f64(sums, a, b)                              8 x 8 += (8 x 4) (4 x 8)
+//   pack<E>(low, high)  unpack<E>(packed, which)     two floats rounded to E in one register; one of them as a float (0: low, 1: high)
+//   fused_multiply_add(a, b, c)  exponential(x)      float and double
+//   is_finite(x)                                     likewise
+//   forget(x)                                        does nothing; what was made of x is made again rather than kept: Bytes16, index_t
 //
 // TMA, mbarrier and wgmma, when they come, are files of their own beside these two: ptx_sm90.cuh and emulated_sm90.hpp.
 #pragma once

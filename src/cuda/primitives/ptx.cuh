@@ -192,10 +192,23 @@ WINDOW_MATMUL_DEVICE std::uint32_t pack(float low, float high) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
 }
+template <class E>
+WINDOW_MATMUL_DEVICE float unpack(std::uint32_t packed, int which) {
+  float x;
+  if constexpr (__is_same(E, bf16))
+    x = __uint_as_float(which == 0 ? packed << 16 : packed & 0xffff0000u);
+  else if (which == 0)
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, l;}" : "=f"(x) : "r"(packed));
+  else
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, h;}" : "=f"(x) : "r"(packed));
+  return x;
+}
 WINDOW_MATMUL_DEVICE float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 WINDOW_MATMUL_DEVICE double fused_multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
 WINDOW_MATMUL_DEVICE float exponential(float x) { return expf(x); }
 WINDOW_MATMUL_DEVICE double exponential(double x) { return exp(x); }
+WINDOW_MATMUL_DEVICE void forget(index_t& x) { asm volatile("" : "+l"(x)); }
+WINDOW_MATMUL_DEVICE void forget(Bytes16& b) { asm volatile("" : "+r"(b.word[0]), "+r"(b.word[1]), "+r"(b.word[2]), "+r"(b.word[3])); }
 WINDOW_MATMUL_DEVICE bool is_finite(float x) { return isfinite(x); }
 WINDOW_MATMUL_DEVICE bool is_finite(double x) { return isfinite(x); }
 

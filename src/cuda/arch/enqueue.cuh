@@ -1,17 +1,19 @@
-// src/cuda/arch/gpu.cu: launching a plan's kernel on a GPU.
-#include "cuda/arch/gpu.hpp"
+// src/cuda/arch/enqueue.cuh: the kernels of one element type as entry functions, and their launch.
+#pragma once
+
+#include "cuda/arch/enqueue.hpp"
 #include "cuda/kernels/table.cuh"
 
 namespace window_matmul::cuda {
 namespace {
 
 template <class Kernel>
-__global__ void __launch_bounds__(kThreads, 1) entry(const __grid_constant__ Launch launch) {
+__global__ void __launch_bounds__(kThreads, Kernel::kBlocksAtOnce) entry(const __grid_constant__ Launch launch) {
   Kernel::run(launch);
 }
 
 template <class Kernel>
-cudaError_t enqueue(const Launch& launch, const Plan& plan, cudaStream_t stream) {
+cudaError_t enqueue_kernel(const Plan& plan, const Launch& launch, cudaStream_t stream) {
   const auto shared = static_cast<int>(Kernel::kSharedBytes);
   if (const cudaError_t e = cudaFuncSetAttribute(entry<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared); e != cudaSuccess)
     return e;
@@ -22,12 +24,10 @@ cudaError_t enqueue(const Launch& launch, const Plan& plan, cudaStream_t stream)
 
 }  // namespace
 
-int run_on_gpu(const Problem& problem, const Plan& plan, const Args& args, void* stream) {
+template <class E>
+int enqueue(const Plan& plan, const Launch& launch, void* stream) {
   cudaError_t error = cudaSuccess;
-  for (const Launch& launch : launches_of(problem, args))
-    with_kernel(plan, [&]<class Kernel>() {
-      if (error == cudaSuccess) error = enqueue<Kernel>(launch, plan, static_cast<cudaStream_t>(stream));
-    });
+  with_kernel_of<E>(plan, [&]<class Kernel>() { error = enqueue_kernel<Kernel>(plan, launch, static_cast<cudaStream_t>(stream)); });
   return static_cast<int>(error);
 }
 

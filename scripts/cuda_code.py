@@ -1,0 +1,61 @@
+# scripts/cuda_code.py: the machine code of the kernels in an object that nvcc made, read from the object itself: no disassembler is needed.
+"""The section .nv_fatbin holds fat binaries: a header, then entries, each PTX or an ELF file for one architecture. In such a file section
+.text.<kernel> is the kernel's code, 16 bytes an instruction. The low 12 bits of an instruction are its opcode; of loads and stores the bits
+73 to 75 are the size of an access. Opcodes and fields were found by compiling kernels of known instructions.
+"""
+
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+HMMA, DMMA, LDSM, LDGSTS, STG, LDL, STL = 0x23C, 0x23F, 0x83B, 0xFAE, 0x986, 0x983, 0x387
+SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 8, 6: 16}  # bytes of an access
+FAT_MAGIC, FAT_ELF = struct.pack("<I", 0xBA55ED50), 2
+
+
+class Code(NamedTuple):
+    kernel: str  # as mangled
+    arch: int
+    opcodes: Counter[int]
+    stores: Counter[int]  # of global memory, by bytes
+
+
+def sections(elf: bytes) -> Iterator[tuple[str, bytes]]:
+    """Name and contents of each section of a 64-bit little-endian ELF file."""
+    (first,) = struct.unpack_from("<Q", elf, 0x28)
+    size, count, names = struct.unpack_from("<HHH", elf, 0x3A)
+    headers = [struct.unpack_from("<IIQQQQ", elf, first + size * n) for n in range(count)]
+    for name, kind, _, _, offset, length in headers:
+        begin = headers[names][4] + name
+        contents = b"" if kind == 8 else elf[offset : offset + length]  # 8: takes no place in the file
+        yield elf[begin : elf.index(b"\0", begin)].decode(), contents
+
+
+def cubins(fat: bytes) -> Iterator[tuple[int, bytes]]:
+    """Architecture and ELF file of each entry that is one."""
+    begin = fat.find(FAT_MAGIC)
+    while begin >= 0:
+        header, length = struct.unpack_from("<HQ", fat, begin + 6)
+        entry, end = begin + header, begin + header + length
+        while entry < end:
+            kind, _, skip, size = struct.unpack_from("<HHIQ", fat, entry)
+            (arch,) = struct.unpack_from("<I", fat, entry + 28)
+            if kind == FAT_ELF:
+                yield arch, fat[entry + skip : entry + skip + size]
+            entry += skip + size
+        begin = fat.find(FAT_MAGIC, end)
+
+
+def kernels_of(path: Path) -> Iterator[Code]:
+    for name, fat in sections(path.read_bytes()):
+        if name != ".nv_fatbin":
+            continue
+        for arch, cubin in cubins(fat):
+            for section, code in sections(cubin):
+                if section.startswith(".text."):
+                    words = list(struct.iter_unpack("<QQ", code[: len(code) // 16 * 16]))
+                    opcodes = Counter(low & 0xFFF for low, _ in words)
+                    stores = Counter(SIZES[high >> 9 & 7] for low, high in words if low & 0xFFF == STG)
+                    yield Code(section[len(".text.") :], arch, opcodes, stores)

@@ -1,0 +1,36 @@
+# scripts/cuda_emulation.py: the tests of the CUDA emulation, linked anew with kernels compiled in another way or from other sources.
+"""All but the files with the kernels comes from a build with tests: `cmake --workflow --preset release` makes one in build/release."""
+
+import os
+import shlex
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = "Cuda/Kernels.*:Cuda/SoftmaxRows.*"
+TYPES = ("f64", "f32", "tf32", "bf16", "f16")
+
+
+def link_tests(build: Path, sources: Path, folder: Path, flags: list[str], types: tuple[str, ...] = TYPES, jobs: int = 2) -> Path:
+    """Compiles the kernels of these types from `sources` into `folder`, and links them there with the rest."""
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    names = {f"emulated_{kind}" for kind in types}
+    others = [p for p in build.glob("CMakeFiles/window_matmul_cuda_tests.dir/**/*.o") if p.name.split(".")[0] not in names]
+    if not others:
+        raise SystemExit(f"{build} holds no build of the tests; make one: cmake --workflow --preset release")
+
+    def compile_one(name: str) -> Path:
+        source, target = sources / f"src/cuda/arch/{name}.cpp", folder / f"{name}.o"
+        includes = [f"-I{sources}/include", f"-I{sources}/src"]
+        subprocess.run(
+            [*compiler, "-std=c++20", *flags, *includes, "-c", source, "-o", target], check=True, capture_output=True, cwd=folder
+        )
+        return target
+
+    with ThreadPoolExecutor(jobs) as pool:
+        kernels = list(pool.map(compile_one, sorted(names)))
+    libraries = [str(build / "libwindow_matmul_core.a"), "-lgtest_main", "-lgtest", "-lpthread"]
+    program = folder / "tests"
+    subprocess.run([*compiler, *flags, *kernels, *others, *libraries, "-o", program], check=True, capture_output=True)
+    return program

@@ -1,0 +1,13 @@
+// src/cuda/arch/emulate.hpp: one grid in the emulation; a file of kernels for each element type, as for GPUs (enqueue.hpp).
+#pragma once
+
+#include "cuda/emulation/block.hpp"
+#include "cuda/plan.hpp"
+
+namespace window_matmul::cuda::emulation {
+
+// Defined in emulated_<type>.cpp for the type of each.
+template <class E>
+void emulate(const Plan& plan, const Launch& launch, index_t blocks, GlobalMemory& global, Report& report, const Settings& settings);
+
+}  // namespace window_matmul::cuda::emulation

@@ -1,0 +1,12 @@
+// src/cuda/arch/enqueue.hpp: one grid on a stream; a file of kernels for each element type, so that they compile beside each other.
+#pragma once
+
+#include "cuda/plan.hpp"
+
+namespace window_matmul::cuda {
+
+// Returns a cudaError_t. `stream` is a cudaStream_t. Defined in gpu_<type>.cu for the type of each.
+template <class E>
+int enqueue(const Plan& plan, const Launch& launch, void* stream);
+
+}  // namespace window_matmul::cuda

@@ -1,0 +1,17 @@
+// src/cuda/arch/gpu.cpp: launching a plan's kernel on a GPU.
+#include "cuda/arch/gpu.hpp"
+#include "cuda/arch/enqueue.hpp"
+#include "cuda/kernels/elements.hpp"
+
+namespace window_matmul::cuda {
+
+int run_on_gpu(const Problem& problem, const Plan& plan, const Args& args, void* stream) {
+  int error = 0;
+  for (const Launch& launch : launches_of(problem, args))
+    with_element(plan, [&]<class E>() {
+      if (error == 0) error = enqueue<E>(plan, launch, stream);
+    });
+  return error;
+}
+
+}  // namespace window_matmul::cuda
