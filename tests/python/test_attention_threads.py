@@ -25,7 +25,7 @@ LARGE = [
     Case(Rule(1100, 0), 16, 1200, batch=2, heads=1, kv_heads=1, dim=16, value_dim=24, bias="slots", global_tokens=4),
     Case(Rule(1, 1), 40, 40, batch=10, heads=4, kv_heads=4, dim=8, value_dim=8, global_mask=True),
     Case(Rule(16, 16), 2100, 2100, batch=3, heads=4, kv_heads=4, dim=8, value_dim=8, sinks=True),  # long beside its window: in segments
-    Case(Rule(150_000, 150_000), 40, 40, batch=3, heads=2, kv_heads=2, dim=8, value_dim=8, bias="slots", sinks=True),  # sums of some entries
+    Case(Rule(150_000, 150_000), 40, 40, batch=3, heads=2, kv_heads=2, dim=8, value_dim=8, bias="slots", sinks=True),  # wide sums
 ]
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 by_case = pytest.mark.parametrize("case", LARGE, ids=str)

@@ -1,4 +1,4 @@
-// src/cpu/isa/avx512_emulated.cpp: the kernels in AVX-512's shape on AVX2, in place of avx512.cpp where WINDOW_MATMUL_EMULATE_AVX512 is set.
+// src/cpu/isa/avx512_emulated.cpp: AVX-512's row on AVX2: in place of avx512.cpp where WINDOW_MATMUL_EMULATE_AVX512 is set.
 #include "cpu/kernels/table.inl.hpp"
 #include "cpu/simd/avx2_pair.hpp"
 
