@@ -19,13 +19,48 @@ MOST_SECONDS = 60  # of a processor, to compile a file for all architectures
 
 class Expected(NamedTuple):  # on every architecture
     registers: int  # at most
-    matrix: int = 0  # HMMA: 16 for each 16 x 64 of sums and 128 bytes of depth of halves, ... of B's fragments
-    ldmatrix: int = 0  # LDSM
-    copies: int = 0  # LDGSTS: cp.async, 1 + 2 + 4 by alignment (1 + 2 where elements are of 4 bytes or more) for each tile loaded
-    wide_stores: int = 0  # STG of 16 bytes
+    matrix: int  # HMMA: 32 for 16 x 64 sums of a warp and 128 bytes of depth; thrice as many for TF32, as often as there are panels
+    ldmatrix: int  # LDSM, at most: ptxas may find that two are the same
+    copies: int  # LDGSTS: cp.async, in pieces of 16, 8 and 4 bytes: 7 for each place where a tile is loaded
+    wide_stores: int  # STG of 16 bytes: one for each run of a thread
 
 
-EXPECTED: dict[str, Expected] = {}
+EXPECTED = {
+    "BandIn<float32, 1>": Expected(208, 0, 0, 28, 8),
+    "BandIn<float32, 2>": Expected(232, 0, 0, 42, 16),
+    "BandIn<float32, transposed, 1>": Expected(216, 0, 0, 28, 8),
+    "BandIn<float32, transposed, 2>": Expected(224, 0, 0, 42, 16),
+    "BandIn<float64, 1>": Expected(216, 0, 0, 28, 16),
+    "BandIn<float64, transposed, 1>": Expected(232, 0, 0, 28, 16),
+    "BandIn<half, 1>": Expected(208, 32, 20, 28, 4),
+    "BandIn<half, 2>": Expected(248, 64, 40, 42, 8),
+    "BandIn<half, transposed, 1>": Expected(208, 32, 20, 28, 4),
+    "BandIn<half, transposed, 2>": Expected(248, 64, 40, 42, 8),
+    "BandIn<tf32, 1>": Expected(208, 96, 4, 28, 8),
+    "BandIn<tf32, 2>": Expected(256, 192, 8, 42, 16),
+    "BandIn<tf32, transposed, 1>": Expected(200, 96, 0, 28, 8),
+    "BandIn<tf32, transposed, 2>": Expected(256, 192, 0, 42, 16),
+    "BandOut<float32>": Expected(192, 0, 0, 28, 8),
+    "BandOut<float64>": Expected(224, 0, 0, 28, 16),
+    "BandOut<half>": Expected(192, 32, 20, 28, 4),
+    "BandOut<tf32>": Expected(192, 96, 20, 28, 8),
+    "Softmax<float32, 16>": Expected(80, 0, 0, 0, 5),
+    "Softmax<float32, 256>": Expected(112, 0, 0, 0, 5),
+    "Softmax<float32, 32>": Expected(80, 0, 0, 0, 5),
+    "Softmax<float64, 256>": Expected(160, 0, 0, 0, 5),
+    "Softmax<float64, 32>": Expected(88, 0, 0, 0, 5),
+    "Softmax<half, 256>": Expected(128, 0, 0, 0, 5),
+    "Softmax<half, 32>": Expected(120, 0, 0, 0, 5),
+    "Softmax<half, 8>": Expected(120, 0, 0, 0, 5),
+    "SoftmaxBackward<float32, 16>": Expected(112, 0, 0, 0, 5),
+    "SoftmaxBackward<float32, 256>": Expected(120, 0, 0, 0, 5),
+    "SoftmaxBackward<float32, 32>": Expected(112, 0, 0, 0, 5),
+    "SoftmaxBackward<float64, 256>": Expected(128, 0, 0, 0, 5),
+    "SoftmaxBackward<float64, 32>": Expected(112, 0, 0, 0, 5),
+    "SoftmaxBackward<half, 16>": Expected(112, 0, 0, 0, 3),
+    "SoftmaxBackward<half, 256>": Expected(128, 0, 0, 0, 3),
+    "SoftmaxBackward<half, 32>": Expected(112, 0, 0, 0, 3),
+}
 
 ENTRY = re.compile(
     r"Compiling entry function '(?P<name>\S+)' for 'sm_(?P<arch>\d+)'.*?"
@@ -82,9 +117,14 @@ def faults(kernels: list[Kernel]) -> list[str]:
         expected = EXPECTED[k.name]
         if k.registers > expected.registers:
             found.append(f"{who}: {k.registers} registers, {expected.registers} at most")
-        for field in Expected._fields[1:]:
-            if getattr(k, field) != getattr(expected, field):
-                found.append(f"{who}: {getattr(k, field)} {field}, expected {getattr(expected, field)}")
+        for field, value, right in (
+            ("matrix", k.matrix, k.matrix == expected.matrix),
+            ("ldmatrix", k.ldmatrix, k.ldmatrix <= expected.ldmatrix),
+            ("copies", k.copies, k.copies == expected.copies),
+            ("wide_stores", k.wide_stores, k.wide_stores == expected.wide_stores),
+        ):
+            if not right:
+                found.append(f"{who}: {value} {field}, expected {getattr(expected, field)}")
     return found + [f"{name}: not among the compiled kernels" for name in sorted(set(EXPECTED) - {k.name for k in kernels})]
 
 

@@ -23,7 +23,8 @@ struct BandInKernel {
 
 template <class E, int Lanes>
 struct SoftmaxKernel {
-  static constexpr int kBlocksAtOnce = 2;  // memory is waited for, and nothing else
+  static constexpr int kBlocksAtOnce =
+      sizeof(E) == 8 && Lanes == kThreads ? 1 : 2;  // two wait for memory in turn; fp64's exp takes registers
   static constexpr std::size_t kSharedBytes = softmax_shared(Lanes, sizeof(E));
   WINDOW_MATMUL_DEVICE static void run(const Launch& launch) { softmax_rows_of<Softmax<E, Lanes>, E, Lanes>(launch); }
 };
