@@ -8,9 +8,7 @@ namespace {
 // so that results are equal for every number of threads and in every batch.
 constexpr index_t kSplitKeys = 512, kMaxSplits = 32;
 
-bool has_few_queries(const AttentionPlan& plan, index_t s) {
-  return plan.sequence(s).band.rows <= kFewQueries && plan.problem().attention.dropout_p == 0 && !plan.globals(s).queries;
-}
+bool has_few_queries(const AttentionPlan& plan, index_t s) { return plan.sequence(s).band.rows <= kFewQueries && !plan.globals(s).queries; }
 
 }  // namespace
 

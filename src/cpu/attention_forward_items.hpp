@@ -1,5 +1,7 @@
-// src/cpu/attention_forward_items.hpp: the forward items: blocks of query rows of a sequence, a head and a dilation part; of few queries,
-// the rows of all heads that share keys, and some of the keys; and blocks of global queries.
+// src/cpu/attention_forward_items.hpp: the forward items, cut by shapes alone.
+//
+// Blocks of query rows of a sequence, a head and a dilation part; of few queries, the rows of all heads that share keys, and some of the
+// keys; and blocks of global queries.
 #pragma once
 
 #include <vector>

@@ -12,6 +12,7 @@
 
 #include "cpu/kernels/attention_output.inl.hpp"
 #include "cpu/kernels/attention_scores.inl.hpp"
+#include "philox.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -82,6 +83,7 @@ struct AttentionFew {
       for (index_t square = 0; square < squares; ++square) multiply(square, chunk, k);
       apply_options(chunk);
       for (index_t square = 0; square < squares; ++square) exponentiate(square, chunk.size());
+      if (block.options.dropout_p > 0) drop(chunk);
       weigh(chunk, exactly);
       started = true;
     });
@@ -238,6 +240,18 @@ struct AttentionFew {
       }
     over_rows(chains, [](Vec a, Vec b) { return S::add(a, b); });
     for (index_t i = 0; i < kVecs; ++i) S::store(l + i * kLanes, S::fma(S::load(l + i * kLanes), S::load(by + i * kLanes), chains[i]));
+  }
+
+  // What is dropped is zero, even a NaN. Pair by pair: few are.
+  void drop(const Chunk& chunk) const {
+    const double p = block.options.dropout_p;
+    const T gain = static_cast<T>(p < 1 ? 1 / (1 - p) : 0);
+    for (index_t r = 0; r < num_rows; ++r)
+      for (index_t c = 0; c < chunk.size(); ++c) {
+        const index_t i = position(r), j = gather.position(chunk, c);
+        const bool kept = dropout_keeps(block.options.dropout_seed, p, block.sequence, block.heads[r].index, i, j);
+        score(r, c) = kept ? gain * score(r, c) : T{0};
+      }
   }
 
   // ---- output -----------------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-// src/cpu/simd/avx2_pair.hpp: two AVX2 vectors as one: AVX-512's lanes, tiles and words where there is no AVX-512. For tests, not for work.
+// src/cpu/simd/avx512_emulated.hpp: two AVX2 vectors as one, with the lanes, tiles and words of AVX-512. For tests, not for work.
 //
 // The kernels are one text, but which of its paths are taken depends on the lanes of a vector and on the shape of the register tile.
 // Compiled on this vocabulary it takes those of AVX-512; what is left untested are the intrinsics of avx512.hpp.
@@ -11,7 +11,7 @@
 namespace window_matmul::cpu {
 namespace {
 
-struct Avx2PairWords {
+struct EmulatedWords {
   using Half = Avx2Words;
   static constexpr index_t kHalf = Half::kWordLanes, kWordLanes = 2 * kHalf;
   struct Words {
@@ -27,7 +27,7 @@ struct Avx2PairWords {
 };
 
 template <class T>
-struct Avx2Pair : Avx2PairWords {
+struct Avx512Emulated : EmulatedWords {
   using Half = Avx2<T>;
   using Scalar = T;
   static constexpr index_t kHalf = Half::kLanes, kLanes = 2 * kHalf;
