@@ -7,6 +7,10 @@
 #include <cpuid.h>
 #endif
 
+#ifndef WINDOW_MATMUL_EMULATE_AVX512
+#define WINDOW_MATMUL_EMULATE_AVX512 0
+#endif
+
 namespace window_matmul {
 namespace {
 
@@ -25,7 +29,8 @@ void ask_cpuid(DeviceInfo& info) {
   const bool avx = (state & 0x6) == 0x6 && has(c, 28), fma_and_f16c = has(c, 12) && has(c, 29);
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return;
   info.avx2 = avx && fma_and_f16c && has(b, 5);
-  info.avx512 = info.avx2 && (state & 0xe6) == 0xe6 && has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31);  // F, DQ, BW, VL
+  const bool avx512 = (state & 0xe6) == 0xe6 && has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31);  // F, DQ, BW, VL
+  info.avx512 = info.avx2 && (avx512 || WINDOW_MATMUL_EMULATE_AVX512);
 }
 #else
 void ask_cpuid(DeviceInfo&) {}

@@ -198,7 +198,6 @@ bool supports_avx2(const Problem&, const DeviceInfo& device, std::string* why_no
 bool supports_avx512(const Problem&, const DeviceInfo& device, std::string* why_not) {
   if (!is_on(DeviceInfo::Kind::cpu, device, why_not)) return false;
   if (!WINDOW_MATMUL_HAS_AVX512) return refuse(why_not, "not built (WINDOW_MATMUL_AVX512=OFF)");
-  if (WINDOW_MATMUL_EMULATE_AVX512) return device.avx2 || refuse(why_not, "emulated on AVX2, which this processor does not have");
   return device.avx512 || refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL");
 }
 
