@@ -91,7 +91,7 @@ BUGS = [
     Bug("tf32: the small part of B dropped", PRODUCT, "mma_tf32(second, a.big, b.small[2], b.small[3]);", ""),
     Bug("tf32: big parts cut, not rounded", PRODUCT, "(x + 0x1000u) & ~0x1fffu", "x & ~0x1fffu"),
     Bug("tf32: big parts of two bits too few", PRODUCT, "(x + 0x1000u) & ~0x1fffu", "(x + 0x4000u) & ~0x7fffu"),
-    Bug("tf32: depths not kept where they are read", PRODUCT, "kSplits ? (depth & ~7) |", "kSplits ? depth : (depth & ~7) |"),
+    Bug("tf32: depths not kept where they are read", PRODUCT, "kSplits ? (depth & ~7) |", "false ? (depth & ~7) |"),
     Bug("tf32: neighbouring columns crossed", PRODUCT, "const bool crossed = kSplits &&", "const bool crossed = !kSplits &&"),
     Bug("tf32: band_out keeps what splitting made of infinities", OUT, "if (Tile::kSplits && !finite)", "if (Tile::kSplits && false)"),
     Bug(
@@ -169,7 +169,7 @@ def copy_with(bug: Bug, folder: Path) -> None:
 
 
 def types_of(bug: Bug) -> tuple[str, ...]:
-    return TYPES.get(bug.path, ("bf16", "f32"))
+    return ("tf32",) if bug.name.startswith("tf32") else TYPES.get(bug.path, ("bf16", "f32"))
 
 
 def tests_of(bug: Bug) -> str:
