@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-KERNELS = "Cuda/Kernels.*:Cuda/SoftmaxRows.*"
+KERNELS = "Cuda/Kernels.*:Cuda/SoftmaxRows.*:SplitFactors.*"
 TYPES = ("f64", "f32", "tf32", "bf16", "f16")
 
 

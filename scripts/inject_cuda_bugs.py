@@ -178,6 +178,8 @@ def tests_of(bug: Bug) -> str:
     tests = [f"Cuda/Kernels.*/{NAMES[kind]}{op}:Cuda/Traffic.*/{NAMES[kind]}{op}_64" for kind in types_of(bug)]
     if only_softmax:
         tests = [f"Cuda/SoftmaxRows.*/{NAMES[kind].rstrip('_')}" for kind in types_of(bug)] + tests
+    if "tf32" in types_of(bug):
+        tests.append("SplitFactors.*")
     return ":".join(tests) + ("" if "tf32" in types_of(bug) else "-*float32_high*")
 
 
@@ -203,7 +205,7 @@ def main() -> int:
     parser.add_argument("--build", type=Path, default=ROOT / "build/release")
     parser.add_argument("--only", default="", help="bugs whose name contains this")
     parser.add_argument("--skip", type=int, default=0, help="so many of the first ones")
-    parser.add_argument("--seconds", type=int, default=600, help="for the tests of one bug")
+    parser.add_argument("--seconds", type=int, default=1800, help="for the tests of one bug")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     bugs = [bug for bug in BUGS if arguments.only in bug.name][arguments.skip :]
