@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-KERNELS = "Cuda/Kernels.*:Cuda/SoftmaxRows.*"
+KERNELS = "Cuda/Kernels.*:Cuda/SoftmaxRows.*:SplitFactors.*"
 TYPES = ("f64", "f32", "tf32", "bf16", "f16")
 
 
@@ -23,9 +23,10 @@ def link_tests(build: Path, sources: Path, folder: Path, flags: list[str], types
     def compile_one(name: str) -> Path:
         source, target = sources / f"src/cuda/arch/{name}.cpp", folder / f"{name}.o"
         includes = [f"-I{sources}/include", f"-I{sources}/src"]
-        subprocess.run(
-            [*compiler, "-std=c++20", *flags, *includes, "-c", source, "-o", target], check=True, capture_output=True, cwd=folder
-        )
+        command = [*compiler, "-std=c++20", *flags, *includes, "-c", str(source), "-o", str(target)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        if done.returncode != 0:
+            raise SystemExit(f"{source} does not compile:\n{done.stderr[:2000]}")
         return target
 
     with ThreadPoolExecutor(jobs) as pool:

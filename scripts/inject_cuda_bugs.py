@@ -91,7 +91,7 @@ BUGS = [
     Bug("tf32: the small part of B dropped", PRODUCT, "mma_tf32(second, a.big, b.small[2], b.small[3]);", ""),
     Bug("tf32: big parts cut, not rounded", PRODUCT, "(x + 0x1000u) & ~0x1fffu", "x & ~0x1fffu"),
     Bug("tf32: big parts of two bits too few", PRODUCT, "(x + 0x1000u) & ~0x1fffu", "(x + 0x4000u) & ~0x7fffu"),
-    Bug("tf32: depths not kept where they are read", PRODUCT, "kSplits ? (depth & ~7) |", "kSplits ? depth : (depth & ~7) |"),
+    Bug("tf32: depths not kept where they are read", PRODUCT, "kSplits ? (depth & ~7) |", "false ? (depth & ~7) |"),
     Bug("tf32: neighbouring columns crossed", PRODUCT, "const bool crossed = kSplits &&", "const bool crossed = !kSplits &&"),
     Bug("tf32: band_out keeps what splitting made of infinities", OUT, "if (Tile::kSplits && !finite)", "if (Tile::kSplits && false)"),
     Bug(
@@ -169,7 +169,7 @@ def copy_with(bug: Bug, folder: Path) -> None:
 
 
 def types_of(bug: Bug) -> tuple[str, ...]:
-    return TYPES.get(bug.path, ("bf16", "f32"))
+    return ("tf32",) if bug.name.startswith("tf32") else TYPES.get(bug.path, ("bf16", "f32"))
 
 
 def tests_of(bug: Bug) -> str:
@@ -178,6 +178,8 @@ def tests_of(bug: Bug) -> str:
     tests = [f"Cuda/Kernels.*/{NAMES[kind]}{op}:Cuda/Traffic.*/{NAMES[kind]}{op}_64" for kind in types_of(bug)]
     if only_softmax:
         tests = [f"Cuda/SoftmaxRows.*/{NAMES[kind].rstrip('_')}" for kind in types_of(bug)] + tests
+    if "tf32" in types_of(bug):
+        tests.append("SplitFactors.*")
     return ":".join(tests) + ("" if "tf32" in types_of(bug) else "-*float32_high*")
 
 
@@ -203,7 +205,7 @@ def main() -> int:
     parser.add_argument("--build", type=Path, default=ROOT / "build/release")
     parser.add_argument("--only", default="", help="bugs whose name contains this")
     parser.add_argument("--skip", type=int, default=0, help="so many of the first ones")
-    parser.add_argument("--seconds", type=int, default=600, help="for the tests of one bug")
+    parser.add_argument("--seconds", type=int, default=1800, help="for the tests of one bug")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     bugs = [bug for bug in BUGS if arguments.only in bug.name][arguments.skip :]

@@ -84,12 +84,26 @@ TEST_P(Kernels, NonFiniteValuesStayWhereTheyAreSeen) {
     Trial trial(op(), c, 16);
     Tensor& where = op() == Op::softmax ? trial.x : trial.y;
     where.set(where.size() / 2, value);
+    where.set(c.window.left, value);  // the first slot of row 0 that has a key: those before it stay as they are
     cuda::emulation::Report report;
     ASSERT_TRUE(check_emulated(trial, kind().first.precision, {.seed = 16}, &report));
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Cuda, Kernels, testing::ValuesIn(kinds_of_kernels()), [](const auto& test) { return name_of(test.param); });
+
+// Numbers whose lower 13 bits are as many as can be, or a half of what they can be: the bound of a product, and one rounding of the result.
+TEST(SplitFactors, ErrByTheirBound) {
+  for (const double number : {1 + 0x1.fffp-11, 1 + 0x1p-11, 1 + 0x1.ffep-12, 1.5 + 0x1.8p-12, 2 - 0x1p-23, 0x1.234568p-30}) {
+    const Case c{.rows = 20, .cols = 20, .window = {.left = 0, .right = 0}, .dim = 1};
+    Trial trial(Op::band_out, c, 22);
+    for (index_t i = 0; i < 20; ++i) trial.x.set(i, number), trial.y.set(i, i % 2 == 0 ? number : -number);
+    cuda::emulation::Report report;
+    ASSERT_TRUE(run_emulated(trial, Precision::high, {}, &report).ok());
+    for (index_t i = 0; i < 20; ++i)
+      EXPECT_LE(std::abs(std::abs(trial.out[i]) - number * number), (0x1p-21 + 0x1p-24) * number * number) << number;
+  }
+}
 
 class SoftmaxRows : public testing::TestWithParam<DType> {
  protected:
