@@ -142,26 +142,33 @@ struct AttentionBackward {
   }
 
   void exponentiate() const {
-    const auto lowest = S::splat(std::numeric_limits<T>::lowest());
-    for (index_t v = 0; v < Shape::kColumns; ++v) {
-      const auto lse = S::load(scratch.lse + v * kLanes);
-      for (index_t c = scores.seen[v].begin; c < scores.seen[v].end; ++c) {
-        const auto score = S::load(scores.at(c, v)), exponent = S::sub(score, lse);
-        // At most 1, even where scores are so large that the rounding of the log-sum-exp counts.
-        const auto p = exp2_nonpositive<S>(S::where_less(S::zero(), exponent, S::zero(), exponent));
-        S::store(scores.at(c, v), any_lse_is_nan ? S::where_less(score, lowest, S::zero(), p) : p);  // -inf minus NaN
-      }
-    }
+    for (index_t v = 0; v < Shape::kColumns; ++v)
+      any_lse_is_nan ? exponentiate_column<true>(v) : exponentiate_column<false>(v);
     scores.clear_unseen(scratch.p);
+  }
+
+  template <bool AnyLseIsNan>
+  void exponentiate_column(index_t v) const {
+    const auto zero = S::zero(), lowest = S::splat(std::numeric_limits<T>::lowest()), lse = S::load(scratch.lse + v * kLanes);
+    T* p = scores.at(scores.seen[v].begin, v);
+    T* const end = scores.at(scores.seen[v].end, v);
+    for (; p < end; p += kQueries) {
+      const auto score = S::load(p);
+      // At most 1, even where scores are so large that the rounding of the log-sum-exp counts.
+      const auto power = exp2_nonpositive<S>(S::min(zero, S::sub(score, lse)));
+      S::store(p, AnyLseIsNan ? S::where_less(score, lowest, zero, power) : power);  // -inf minus NaN
+    }
   }
 
   void subtract() const {
     for (index_t v = 0; v < Shape::kColumns; ++v) {
       const auto share = S::load(scratch.share + v * kLanes), offset = S::sub(S::zero(), S::load(scratch.offset + v * kLanes));
-      for (index_t c = scores.seen[v].begin; c < scores.seen[v].end; ++c) {
-        T* const d_s = scratch.d_s + c * kQueries + v * kLanes;
-        const auto p = S::load(scores.at(c, v));
-        S::store(d_s, S::where_less(S::zero(), p, S::mul(p, S::fma(share, S::load(d_s), offset)), p));  // d_P may be NaN where P is 0
+      const T* p = scores.at(scores.seen[v].begin, v);
+      const T* const end = scores.at(scores.seen[v].end, v);
+      T* d_s = scratch.d_s + (p - scratch.p);
+      for (; p < end; p += kQueries, d_s += kQueries) {
+        const auto weight = S::load(p), d_p = S::load(d_s);  // which may be NaN where the weight is 0
+        S::store(d_s, S::where_less(S::zero(), weight, S::mul(weight, S::fma(share, d_p, offset)), weight));
       }
     }
   }

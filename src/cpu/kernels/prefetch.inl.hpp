@@ -38,18 +38,24 @@ struct Prefetcher {
   }
 
   [[gnu::always_inline]] void issue() {
-    for (index_t i = 0; i < quota && current < count; ++i) {
+    for (index_t left = quota; left > 0 && current < count;) {
       const Rows& of = queue[current];
-      const auto at = of.address + static_cast<std::uintptr_t>(row) * of.stride + static_cast<std::uintptr_t>(line * kCacheLine);
-      if (of.to_write)
-        __builtin_prefetch(reinterpret_cast<const void*>(at), 1, 2);
-      else
-        __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
-      if (++line < of.lines) continue;
+      const index_t lines = smaller(left, of.lines - line);
+      fetch(of.address + static_cast<std::uintptr_t>(row) * of.stride + static_cast<std::uintptr_t>(line * kCacheLine), lines, of.to_write);
+      left -= lines, line += lines;
+      if (line < of.lines) continue;
       line = 0;
       if (++row < of.rows) continue;
       row = 0, ++current;
     }
+  }
+
+  [[gnu::always_inline]] static void fetch(std::uintptr_t at, index_t lines, bool to_write) {
+    const std::uintptr_t end = at + static_cast<std::uintptr_t>(lines * kCacheLine);
+    if (to_write)
+      for (; at < end; at += kCacheLine) __builtin_prefetch(reinterpret_cast<const void*>(at), 1, 2);
+    else
+      for (; at < end; at += kCacheLine) __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
   }
 };
 

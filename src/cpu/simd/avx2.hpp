@@ -67,6 +67,7 @@ struct Avx2<float> : Avx2Words {
   static Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
   static Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
   static Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+  static Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
   static Vec where_less(Vec a, Vec b, Vec c, Vec d) { return _mm256_blendv_ps(d, c, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
   static Vec shift_to_exponent(Vec v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 23)); }
   static float sum(Vec v) {
@@ -121,6 +122,7 @@ struct Avx2<double> : Avx2Words {
   static Vec mul(Vec a, Vec b) { return _mm256_mul_pd(a, b); }
   static Vec div(Vec a, Vec b) { return _mm256_div_pd(a, b); }
   static Vec max(Vec a, Vec b) { return _mm256_max_pd(a, b); }
+  static Vec min(Vec a, Vec b) { return _mm256_min_pd(a, b); }
   static Vec where_less(Vec a, Vec b, Vec c, Vec d) { return _mm256_blendv_pd(d, c, _mm256_cmp_pd(a, b, _CMP_LT_OQ)); }
   static Vec shift_to_exponent(Vec v) { return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(v), 52)); }
   static double sum(Vec v) {

@@ -57,6 +57,7 @@ struct Avx512Emulated : EmulatedWords {
   static Vec mul(Vec a, Vec b) { return {Half::mul(a.low, b.low), Half::mul(a.high, b.high)}; }
   static Vec div(Vec a, Vec b) { return {Half::div(a.low, b.low), Half::div(a.high, b.high)}; }
   static Vec max(Vec a, Vec b) { return {Half::max(a.low, b.low), Half::max(a.high, b.high)}; }
+  static Vec min(Vec a, Vec b) { return {Half::min(a.low, b.low), Half::min(a.high, b.high)}; }
   static Vec where_less(Vec a, Vec b, Vec c, Vec d) {
     return {Half::where_less(a.low, b.low, c.low, d.low), Half::where_less(a.high, b.high, c.high, d.high)};
   }

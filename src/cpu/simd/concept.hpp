@@ -23,7 +23,8 @@ concept Simd = requires(typename S::Scalar* p, const bf16* b, typename S::Vec v,
   { S::sub(v, v) } -> std::same_as<typename S::Vec>;
   { S::mul(v, v) } -> std::same_as<typename S::Vec>;
   { S::div(v, v) } -> std::same_as<typename S::Vec>;
-  { S::max(v, v) } -> std::same_as<typename S::Vec>;              // NaN if b is NaN
+  { S::max(v, v) } -> std::same_as<typename S::Vec>;               // NaN if b is NaN
+  { S::min(v, v) } -> std::same_as<typename S::Vec>;               // likewise
   { S::where_less(v, v, v, v) } -> std::same_as<typename S::Vec>;  // a < b ? c : d, lane by lane
   { S::shift_to_exponent(v) } -> std::same_as<typename S::Vec>;   // the bits shifted left by the mantissa's length
   { S::sum(v) } -> std::same_as<typename S::Scalar>;

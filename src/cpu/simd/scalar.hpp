@@ -34,6 +34,7 @@ struct Scalar1 {
   WINDOW_MATMUL_INLINE static Vec mul(Vec a, Vec b) { return a * b; }
   WINDOW_MATMUL_INLINE static Vec div(Vec a, Vec b) { return a / b; }
   WINDOW_MATMUL_INLINE static Vec max(Vec a, Vec b) { return a > b ? a : b; }
+  WINDOW_MATMUL_INLINE static Vec min(Vec a, Vec b) { return a < b ? a : b; }
   WINDOW_MATMUL_INLINE static Vec where_less(Vec a, Vec b, Vec c, Vec d) { return a < b ? c : d; }
   WINDOW_MATMUL_INLINE static Vec shift_to_exponent(Vec v) {
     if constexpr (std::is_same_v<T, float>)
