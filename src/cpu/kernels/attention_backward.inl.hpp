@@ -142,8 +142,7 @@ struct AttentionBackward {
   }
 
   void exponentiate() const {
-    for (index_t v = 0; v < Shape::kColumns; ++v)
-      any_lse_is_nan ? exponentiate_column<true>(v) : exponentiate_column<false>(v);
+    for (index_t v = 0; v < Shape::kColumns; ++v) any_lse_is_nan ? exponentiate_column<true>(v) : exponentiate_column<false>(v);
     scores.clear_unseen(scratch.p);
   }
 

@@ -25,7 +25,6 @@ struct AttentionFew {
   // A stripe: the scores of all rows of a square with as many keys as fill a vector, or with one key in several vectors.
   static constexpr index_t kStripe = larger(kLanes, kRows), kKeys = kStripe / kRows, kVecs = kStripe / kLanes;
   static constexpr index_t kChains = 4;  // vectors at a time: independent, as a maximum takes several cycles
-  static constexpr index_t kPanel = S::kTileVecs * kLanes;  // columns of v that are summed at a time
   static constexpr index_t kTile = (kFewChunk + kMaxLanes) * kRows;  // scores of a square, with room for what whole vectors reach
   static_assert(kStripe % kRows == 0 && kStripe % kLanes == 0 && kChains % kVecs == 0 && kStripe <= kMaxLanes);
 
@@ -101,39 +100,59 @@ struct AttentionFew {
       f(Chunk{{0, smaller(block.num_global_keys - key, kFewChunk)}, block.global_keys + key});
   }
 
-  // Rows that are going to be read are asked for, a few at a time: memory is not to rest while this computes, and the rows of v are read in
-  // panels, an order that the hardware does not foresee. Keys are counted from the chunk's first. The next item has those behind this
-  // one's.
-  [[gnu::always_inline]] void fetch(const Operand& from, const Chunk& chunk, Range keys, index_t columns) const {
-    if (chunk.list != nullptr) return;
-    Matrix2<const E> rows(from);
-    rows.address = reinterpret_cast<std::uintptr_t>(rows.at(block.walk.key(chunk.keys.begin), 0)), rows.row_stride *= block.walk.step;
-    prefetch_rows(rows, keys.intersect({0, block.walk.band.cols - chunk.keys.begin}), {0, columns});
-  }
-
   // ---- scores -----------------------------------------------------------------------------------------------------------------------
+
+  // Rows that are read later are asked for line by line between the multiply-adds: memory is not to rest while this computes, a burst
+  // would hold up what is read now, and the rows of v are read in panels, an order that the hardware does not foresee.
+  struct Ahead {  // of the rows of a square: addresses and strides in bytes
+    std::uintptr_t k = 0, v = 0, k_stride = 0, v_stride = 0;
+
+    template <index_t Keys>
+    [[gnu::always_inline]] void fetch(index_t n) const {
+      const auto column = static_cast<std::uintptr_t>(n) * sizeof(E);
+#pragma GCC unroll 4
+      for (std::uintptr_t i = 0; i < Keys; ++i) {
+        __builtin_prefetch(reinterpret_cast<const void*>(v + i * v_stride + column), 0, 2);
+        __builtin_prefetch(reinterpret_cast<const void*>(k + i * k_stride + column), 0, 2);
+      }
+    }
+  };
+
+  // Of v what this chunk is going to weigh; of k half a chunk ahead, or where rows are packed, of the next chunk.
+  Ahead ahead_of(const Chunk& chunk, index_t c, bool packed) const {
+    if (chunk.list != nullptr || block.k.col_stride != 1 || block.v.col_stride != 1) return {};
+    const Matrix2<const E> k(block.k), v(block.v);
+    const index_t key = chunk.keys.begin + c, later = key + (packed ? chunk.size() : kFewChunk / 2);
+    const auto bytes = [&](index_t stride) { return static_cast<std::uintptr_t>(stride * block.walk.step) * sizeof(E); };
+    return {reinterpret_cast<std::uintptr_t>(k.at(block.walk.key(later), 0)),
+            reinterpret_cast<std::uintptr_t>(v.at(block.walk.key(key), 0)), bytes(k.row_stride), bytes(v.row_stride)};
+  }
 
   void multiply(index_t square, const Chunk& chunk, const KeyRows<T>& k) const {
     const index_t keys = chunk.size();
     const T* const q = queries + square * kRows * q_stride;
     T* const to = tile + square * kTile;
+    if (block.dim == 0) return fill_row(T{0}, to, 1, {0, keys * kRows});
     for (index_t c = 0; c < keys;) {
       if (keys >= kKeys && c + kKeys > keys) c = keys - kKeys;  // the last square overlaps its neighbour
       const index_t done = keys >= kKeys ? kKeys : 1;
-      if (square == 0) fetch(block.v, chunk, {c, c + done}, block.value_dim);
-      done == 1 ? products<1>(q, k.row(c), k.row_stride, to + c * kRows) : products<kKeys>(q, k.row(c), k.row_stride, to + c * kRows);
+      const Ahead ahead = square == 0 ? ahead_of(chunk, c, k.data == packed_k) : Ahead{};
+      done == 1 ? products<1>(q, k.row(c), k.row_stride, to + c * kRows, ahead)
+                : products<kKeys>(q, k.row(c), k.row_stride, to + c * kRows, ahead);
       c += done;
     }
     *block.multiply_adds += kRows * keys * block.dim;
   }
 
-  // A stripe of scores; those behind `Keys` are zero.
+  // A stripe of scores; those behind `Keys` are zero. The head dim is positive.
   template <index_t Keys>
-  [[gnu::noinline]] void products(const T* q, const T* k, index_t k_stride, T* to) const {
+  [[gnu::noinline]] void products(const T* q, const T* k, index_t k_stride, T* to, const Ahead& ahead) const {
     Vec square[kStripe];
 #pragma GCC unroll 16
     for (index_t i = 0; i < kStripe; ++i) square[i] = S::zero();
-    for (index_t n = 0; n < block.dim; n += kLanes) {
+    index_t n = 0;
+    do {  // at least once: else GCC holds the zeros in memory
+      if (ahead.k != 0) ahead.template fetch<Keys>(n);
       Vec key[Keys];
 #pragma GCC unroll 4
       for (index_t i = 0; i < Keys; ++i) key[i] = S::load(k + i * k_stride + n);
@@ -143,17 +162,12 @@ struct AttentionFew {
 #pragma GCC unroll 4
         for (index_t i = 0; i < Keys; ++i) square[i * kRows + r] = S::fma(key[i], row, square[i * kRows + r]);
       }
-    }
-    if constexpr (kVecs > 1) {
+      n += kLanes;
+    } while (n < block.dim);
+    if constexpr (kVecs > 1)
       for (index_t i = 0; i < kStripe; ++i) to[i] = S::sum(square[i]);
-    } else {
-      S::transpose(square);
-#pragma GCC unroll 4
-      for (index_t half = kLanes / 2; half > 0; half /= 2)
-#pragma GCC unroll 8
-        for (index_t i = 0; i < half; ++i) square[i] = S::add(square[i], square[i + half]);
-      S::store(to, square[0]);
-    }
+    else
+      S::store(to, S::sums(square));
   }
 
   // ---- options ----------------------------------------------------------------------------------------------------------------------
@@ -258,16 +272,11 @@ struct AttentionFew {
 
   void weigh(const Chunk& chunk, bool exactly) const {
     const KeyRows<T> v = gather.keys(block.v, chunk, block.value_dim, true, packed_v);
-    const index_t each =
-        ceil_div(chunk.size(), larger(ceil_div(block.value_dim, kPanel), 1));  // rows of the next chunk for a panel of this one
     for (index_t r = 0; r < num_rows; r += kRows) {
       const Scalars<T> weights{&score(r, 0), 1, kRows};
       const Sums<T> to{sums + r * width, width, started ? Start::scale : Start::clear, factor + at(r)};
-      for (index_t n = 0; n < block.value_dim; n += kPanel) {
-        if (r == 0) fetch(block.k, chunk, {chunk.size() + n / kPanel * each, chunk.size() + (n / kPanel + 1) * each}, block.dim);
-        *block.multiply_adds += add_row_tile<S>(smaller(num_rows - r, kRows), smaller(block.value_dim - n, kPanel), weights,
-                                                {v.data + n, v.row_stride}, chunk.size(), to.at(0, n), exactly);
-      }
+      *block.multiply_adds +=
+          add_row_tile<S>(smaller(num_rows - r, kRows), block.value_dim, weights, {v.data, v.row_stride}, chunk.size(), to, exactly);
     }
   }
 

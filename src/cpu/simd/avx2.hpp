@@ -81,6 +81,16 @@ struct Avx2<float> : Avx2Words {
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
   }
   static bool all_zero(Vec v) { return _mm256_movemask_ps(_mm256_cmp_ps(v, zero(), _CMP_EQ_OQ)) == 0xff; }
+  static Vec sums(const Vec (&r)[8]) {
+    Vec two[4], four[2];
+    for (int i = 0; i < 4; ++i)
+      two[i] = _mm256_add_ps(_mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]), _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]));
+    for (int i = 0; i < 2; ++i) {
+      const __m256d a = _mm256_castps_pd(two[2 * i]), b = _mm256_castps_pd(two[2 * i + 1]);
+      four[i] = _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(a, b)), _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
+    }
+    return _mm256_add_ps(_mm256_permute2f128_ps(four[0], four[1], 0x20), _mm256_permute2f128_ps(four[0], four[1], 0x31));
+  }
   static void transpose(Vec (&r)[8]) {
     Vec pair[8], quad[8];
     for (int i = 0; i < 8; i += 2) pair[i] = _mm256_unpacklo_ps(r[i], r[i + 1]), pair[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
@@ -134,6 +144,11 @@ struct Avx2<double> : Avx2Words {
     return _mm_cvtsd_f64(_mm_max_sd(two, _mm_unpackhi_pd(two, two)));
   }
   static bool all_zero(Vec v) { return _mm256_movemask_pd(_mm256_cmp_pd(v, zero(), _CMP_EQ_OQ)) == 0xf; }
+  static Vec sums(const Vec (&r)[4]) {
+    const Vec a = _mm256_add_pd(_mm256_unpacklo_pd(r[0], r[1]), _mm256_unpackhi_pd(r[0], r[1]));
+    const Vec b = _mm256_add_pd(_mm256_unpacklo_pd(r[2], r[3]), _mm256_unpackhi_pd(r[2], r[3]));
+    return _mm256_add_pd(_mm256_permute2f128_pd(a, b, 0x20), _mm256_permute2f128_pd(a, b, 0x31));
+  }
   static void transpose(Vec (&r)[4]) {
     const Vec a = _mm256_unpacklo_pd(r[0], r[1]), b = _mm256_unpackhi_pd(r[0], r[1]);
     const Vec c = _mm256_unpacklo_pd(r[2], r[3]), d = _mm256_unpackhi_pd(r[2], r[3]);

@@ -68,6 +68,17 @@ struct Avx512<float> : Avx512Words {
   static float sum(Vec v) { return _mm512_reduce_add_ps(v); }
   static float highest(Vec v) { return _mm512_reduce_max_ps(v); }
   static bool all_zero(Vec v) { return _mm512_cmp_ps_mask(v, zero(), _CMP_EQ_OQ) == 0xffff; }
+  static Vec sums(const Vec (&r)[16]) {
+    Vec two[8], four[4];
+    for (int i = 0; i < 8; ++i)
+      two[i] = _mm512_add_ps(_mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]), _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]));
+    for (int i = 0; i < 4; ++i) {
+      const __m512d a = _mm512_castps_pd(two[2 * i]), b = _mm512_castps_pd(two[2 * i + 1]);
+      four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    return add_quarters(add_quarters(four[0], four[1]), add_quarters(four[2], four[3]));
+  }
+  static Vec add_quarters(Vec a, Vec b) { return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd)); }
   static void transpose(Vec (&r)[16]) {  // 4 x 4 inside the 128-bit quarters, then quarters among each other
     Vec pair[16], quad[16];
     for (int i = 0; i < 16; i += 2) pair[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), pair[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
@@ -115,6 +126,13 @@ struct Avx512<double> : Avx512Words {
   static double sum(Vec v) { return _mm512_reduce_add_pd(v); }
   static double highest(Vec v) { return _mm512_reduce_max_pd(v); }
   static bool all_zero(Vec v) { return _mm512_cmp_pd_mask(v, zero(), _CMP_EQ_OQ) == 0xff; }
+  static Vec sums(const Vec (&r)[8]) {
+    Vec two[4];
+    for (int i = 0; i < 4; ++i)
+      two[i] = _mm512_add_pd(_mm512_unpacklo_pd(r[2 * i], r[2 * i + 1]), _mm512_unpackhi_pd(r[2 * i], r[2 * i + 1]));
+    return add_quarters(add_quarters(two[0], two[1]), add_quarters(two[2], two[3]));
+  }
+  static Vec add_quarters(Vec a, Vec b) { return _mm512_add_pd(_mm512_shuffle_f64x2(a, b, 0x88), _mm512_shuffle_f64x2(a, b, 0xdd)); }
   static void transpose(Vec (&r)[8]) {
     Vec pair[8];
     for (int i = 0; i < 8; i += 2) pair[i] = _mm512_unpacklo_pd(r[i], r[i + 1]), pair[i + 1] = _mm512_unpackhi_pd(r[i], r[i + 1]);

@@ -71,6 +71,11 @@ struct Avx512Emulated : EmulatedWords {
   static T sum(Vec v) { return Half::sum(Half::add(v.low, v.high)); }
   static T highest(Vec v) { return Half::highest(Half::max(v.low, v.high)); }
   static bool all_zero(Vec v) { return Half::all_zero(v.low) && Half::all_zero(v.high); }
+  static Vec sums(const Vec (&r)[kLanes]) {
+    typename Half::Vec low[kHalf], high[kHalf];
+    for (index_t i = 0; i < kHalf; ++i) low[i] = Half::add(r[i].low, r[i].high), high[i] = Half::add(r[i + kHalf].low, r[i + kHalf].high);
+    return {Half::sums(low), Half::sums(high)};
+  }
   static void transpose(Vec (&r)[kLanes]) {  // quarters, and the two off the diagonal change places
     typename Half::Vec quarter[4][kHalf];
     for (index_t i = 0; i < kHalf; ++i)

@@ -30,6 +30,7 @@ concept Simd = requires(typename S::Scalar* p, const bf16* b, typename S::Vec v,
   { S::sum(v) } -> std::same_as<typename S::Scalar>;
   { S::highest(v) } -> std::same_as<typename S::Scalar>;
   { S::all_zero(v) } -> std::same_as<bool>;  // false where a lane is NaN
+  { S::sums(square) } -> std::same_as<typename S::Vec>;  // lane i: the sum of square[i]
   { S::transpose(square) };
 
   // Random words: lanes of 64 bits, of which the low halves count.

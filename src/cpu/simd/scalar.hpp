@@ -45,6 +45,7 @@ struct Scalar1 {
   WINDOW_MATMUL_INLINE static T sum(Vec v) { return v; }
   WINDOW_MATMUL_INLINE static T highest(Vec v) { return v; }
   WINDOW_MATMUL_INLINE static bool all_zero(Vec v) { return v == 0; }
+  WINDOW_MATMUL_INLINE static Vec sums(const Vec (&r)[1]) { return r[0]; }
   WINDOW_MATMUL_INLINE static void transpose(Vec (&)[1]) {}
 
   using Words = std::uint64_t;
