@@ -2,9 +2,6 @@
 #include "cpu/attention.hpp"
 
 #include <atomic>
-#include <cstdlib>
-#include <memory>
-#include <string>
 
 #include "cpu/attention_forward_items.hpp"
 #include "cpu/scratch.hpp"
@@ -18,22 +15,20 @@ constexpr index_t kItemRows = 2 * kMaxQueryLanes;
 std::size_t scratch_bytes(const Problem& problem) {
   const index_t dim = padded(problem.dim), value_dim = padded(problem.attention.value_dim);
   const index_t elements = (kMaxQueryLanes + kForwardChunk) * (dim + value_dim + kMaxLanes) + kMaxQueryLanes * (kForwardChunk + 8);
-  return static_cast<std::size_t>(elements * element_bytes(problem));
+  return static_cast<std::size_t>(elements * element_bytes(problem.dtype));
 }
-
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
 
 // Runs items. Of those with the same rows, the last one that is done merges what all of them left.
 class Forward {
  public:
   Forward(AttentionKernel kernel, const AttentionPlan& plan, const ForwardItems& items)
-      : kernel_(kernel), plan_(plan), items_(items), done_(static_cast<std::size_t>(items.sums_elements() > 0 ? items.size() : 0)) {
-    if (sums_bytes() > 0) sums_.reset(std::malloc(sums_bytes()));
-  }
-  std::size_t sums_bytes() const { return static_cast<std::size_t>(items_.sums_elements() * element_bytes(plan_.problem())); }
-  bool has_memory() const { return sums_bytes() == 0 || sums_ != nullptr; }
+      : kernel_(kernel),
+        plan_(plan),
+        items_(items),
+        sums_(zeros(sums_bytes())),
+        done_(static_cast<std::size_t>(items.sums_elements() > 0 ? items.size() : 0)) {}
+  std::size_t sums_bytes() const { return static_cast<std::size_t>(items_.sums_elements() * element_bytes(plan_.problem().dtype)); }
+  bool has_memory() const { return sums_ != nullptr; }
 
   void run(index_t i, void* scratch, index_t* multiply_adds) {
     const ForwardItem& item = items_[i];
@@ -78,12 +73,12 @@ class Forward {
     block->global_keys = keys.data(), block->num_global_keys = static_cast<index_t>(keys.size());
   }
 
-  void* sums_at(index_t element) const { return static_cast<std::byte*>(sums_.get()) + element * element_bytes(plan_.problem()); }
+  void* sums_at(index_t element) const { return sums_.get() + element * element_bytes(plan_.problem().dtype); }
 
   AttentionKernel kernel_;
   const AttentionPlan& plan_;
   const ForwardItems& items_;
-  std::unique_ptr<void, Free> sums_;
+  Memory sums_;
   std::vector<std::atomic<index_t>> done_;  // of the items with the same rows, at the place of the first
 };
 
@@ -94,7 +89,6 @@ Config configure_attention(const Problem&) { return {kItemRows, kForwardChunk}; 
 Status run_attention(AttentionKernel kernel, const Problem& problem, const Config& config, const Args& args) {
   const AttentionPlan plan(problem, args.attention);
   const ForwardItems items(plan, config.block_rows);
-  const auto no_room = [](std::size_t n) { return Status(StatusCode::out_of_memory, "no memory for " + std::to_string(n) + " bytes"); };
   Forward forward(kernel, plan, items);
   if (!forward.has_memory()) return no_room(forward.sums_bytes());
   const std::size_t bytes = scratch_bytes(problem);
@@ -108,8 +102,7 @@ Status run_attention(AttentionKernel kernel, const Problem& problem, const Confi
     multiply_adds += done;
   });
   if (args.stats != nullptr) *args.stats = {items.size(), multiply_adds};
-  if (no_memory) return no_room(bytes);
-  return {};
+  return no_memory ? no_room(bytes) : Status();
 }
 
 }  // namespace window_matmul::cpu

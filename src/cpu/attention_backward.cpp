@@ -1,13 +1,9 @@
 // src/cpu/attention_backward.cpp: the backward pass: its items, in any order, and then what they share.
 #include <atomic>
-#include <cstdlib>
-#include <memory>
-#include <string>
 
 #include "cpu/attention.hpp"
 #include "cpu/attention_add_up.hpp"
 #include "cpu/attention_items.hpp"
-#include "cpu/scratch.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -54,17 +50,9 @@ void run_item(AttentionKernel kernel, const Run& run, const Item& item, std::vec
 std::size_t scratch_bytes(const Problem& p, index_t capacity) {
   const index_t dim = padded(p.dim), value_dim = padded(p.attention.value_dim), rows = kMaxQueryLanes;
   const index_t elements = (3 * rows + kBackwardChunk) * dim + (2 * rows + kBackwardChunk + 2) * value_dim + 3 * kBackwardChunk * rows +
-                           3 * rows + 16 * kMaxLanes + (capacity + kBackwardChunk) * (dim + value_dim);
-  return static_cast<std::size_t>(elements * element_bytes(p));
+                           6 * rows + 19 * kMaxLanes + (capacity + kBackwardChunk) * (dim + value_dim);
+  return static_cast<std::size_t>(elements * element_bytes(p.dtype));
 }
-
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-using Sums = std::unique_ptr<std::byte, Free>;
-
-Sums zeros(std::size_t bytes) { return Sums(static_cast<std::byte*>(std::calloc(bytes, 1))); }
-Status no_room(std::size_t bytes) { return {StatusCode::out_of_memory, "no memory for " + std::to_string(bytes) + " bytes"}; }
 
 Status run_items(AttentionKernel kernel, const Run& run, const Executor& executor, RunStats* stats) {
   const std::size_t bytes = scratch_bytes(run.plan.problem(), run.items.capacity());
@@ -86,14 +74,14 @@ Status run_items(AttentionKernel kernel, const Run& run, const Executor& executo
 
 Status run_attention_backward(AttentionKernel kernel, const Problem& problem, const Config&, const Args& args) {
   const AttentionPlan plan(problem, args.attention);
-  const auto totals_bytes = static_cast<std::size_t>(problem.heads * elements_of_totals(problem, args.attention) * element_bytes(problem));
-  const Sums totals = zeros(totals_bytes);
+  const index_t bytes = element_bytes(problem.dtype);
+  const auto totals_bytes = static_cast<std::size_t>(problem.heads * elements_of_totals(problem, args.attention) * bytes);
+  const Memory totals = zeros(totals_bytes);
   if (totals == nullptr) return no_room(totals_bytes);
-  if (args.stats != nullptr) *args.stats = {};
   for (index_t s = 0; s < plan.sequences();) {
     const BackwardItems items(plan, s);
-    const auto sums_bytes = static_cast<std::size_t>(larger(items.sums_elements(), 1) * element_bytes(problem));
-    const Sums sums = zeros(sums_bytes);
+    const auto sums_bytes = static_cast<std::size_t>(items.sums_elements() * bytes);
+    const Memory sums = zeros(sums_bytes);
     if (sums == nullptr) return no_room(sums_bytes);
     const Run run{plan, items, sums.get(), totals.get()};
     if (Status status = run_items(kernel, run, args.executor, args.stats); !status.ok()) return status;

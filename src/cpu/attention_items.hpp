@@ -5,6 +5,7 @@
 
 #include "cpu/attention_plan.hpp"
 #include "cpu/attention_segments.hpp"
+#include "cpu/scratch.hpp"
 
 namespace window_matmul::cpu {
 
@@ -55,7 +56,7 @@ struct Run {
   std::byte* sums;    // of sums_elements(), zeros at first
   std::byte* totals;  // over all sequences: of each query head d_bias (W), d_sink: elements_of_totals()
 
-  void* at(index_t offset) const { return sums + offset * element_bytes(plan.problem()); }
+  void* at(index_t offset) const { return sums + offset * element_bytes(plan.problem().dtype); }
 };
 
 inline index_t elements_of_totals(const Problem& p, const AttentionArgs& a) {  // of a head

@@ -44,8 +44,6 @@ class AttentionPlan {
   GlobalTokens none_;
 };
 
-inline index_t element_bytes(const Problem& p) { return p.dtype == DType::f64 ? 8 : 4; }  // of sums
-
 // The walk of a dilation part, and that of global queries.
 AttentionGeometry walk_of_part(const Band& band, index_t dilation, index_t part);
 AttentionGeometry walk_of_globals(const Band& band, const std::vector<index_t>& queries);

@@ -30,8 +30,6 @@ constexpr index_t kBlockRows = 192;
 // Of a softmax's row, for the size of its scratch: there is no memory for wider ones.
 constexpr index_t kMaxWidth = index_t{1} << 50;
 
-index_t element_bytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }  // of sums and packed operands
-
 Config configure(const Problem& problem, const DeviceInfo& device) {
   if (is_attention(problem.op)) return configure_attention(problem);
   // A row tile reads all that is packed for block_keys keys. Half the second level.
@@ -172,8 +170,7 @@ Status run(const Problem& problem, const Config& config, const Args& args) {
     multiply_adds += done;
   });
   if (args.stats != nullptr) *args.stats = {items.size(), multiply_adds};
-  if (no_memory) return {StatusCode::out_of_memory, "no memory for " + std::to_string(bytes) + " bytes of scratch in each thread"};
-  return {};
+  return no_memory ? no_room(bytes) : Status();
 }
 
 template <const IsaKernels& (*kernels)()>

@@ -1,7 +1,8 @@
-// src/cpu/scratch.cpp: one buffer a thread, freed when the thread ends.
+// src/cpu/scratch.cpp: one buffer a thread, freed when the thread ends; and memory that is freed with its owner.
 #include "cpu/scratch.hpp"
 
 #include <cstdlib>
+#include <string>
 
 namespace window_matmul::cpu {
 namespace {
@@ -31,5 +32,9 @@ void* thread_scratch(std::size_t bytes) {
   if (buffer.data == nullptr || bytes > buffer.bytes || (buffer.bytes > kKept && bytes <= kKept)) buffer.resize(bytes);
   return buffer.data;
 }
+
+void Free::operator()(std::byte* memory) const { std::free(memory); }
+Memory zeros(std::size_t bytes) { return Memory(static_cast<std::byte*>(std::calloc(bytes > 0 ? bytes : 1, 1))); }
+Status no_room(std::size_t bytes) { return {StatusCode::out_of_memory, "no memory for " + std::to_string(bytes) + " bytes of scratch"}; }
 
 }  // namespace window_matmul::cpu

@@ -46,6 +46,7 @@ inline bool same_special(double got, double want) { return (std::isnan(got) && s
 // How far off, in tolerances: at most 1 is right.
 inline double misfit(double got, const Expected& want) {
   if (same_special(got, want.value)) return 0;
+  if (!std::isfinite(want.value)) return kInf;  // whatever the tolerance
   const double error = std::abs(got - want.value);
   return error <= want.tolerance ? error / want.tolerance : want.tolerance > 0 && std::isfinite(error) ? error / want.tolerance : kInf;
 }

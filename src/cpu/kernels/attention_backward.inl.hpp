@@ -1,14 +1,14 @@
-// src/cpu/kernels/attention_backward.inl.hpp: the gradients of attention in one walk over blocks of queries. P is computed again.
+// src/cpu/kernels/attention_backward.inl.hpp: the gradients of a block of queries, chunk by chunk of keys. P is computed again.
 //
 //   P = 2^(scores - lse)      d_P = d_out vT      d_S = P (w d_P - (w delta - d_lse)),  delta = sum of d_out * out
 //   d_v += (w P)T d_out       d_k += d_ST q       d_q += d_S k       (d_S times the softcap's slope for d_k and d_q)
 //
 // w = 1 / (1 + exp(sink - lse)) is the share of the softmax that the sink leaves to the keys, 1 without sinks. Dropout multiplies d_P, and
-// P in d_v. All query heads of a key/value head are taken together: their sums of d_k and d_v are the same rows.
+// P in d_v.
 #pragma once
 
 #include "cpu/kernels/attention_dropout.inl.hpp"
-#include "cpu/kernels/attention_key_sums.inl.hpp"
+#include "cpu/kernels/attention_softmax.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -16,8 +16,9 @@ namespace {
 template <class T>
 struct BackwardScratch {
   // Transposed q and d_out [D][kQueries] and a vector; three tiles [kBackwardChunk][kQueries]; packed rows of k, v, q and d_out; sums of
-  // d_q [kQueries][padded D]; four numbers a query; sums of the held keys.
-  T *queries, *d_out_transposed, *p, *d_s, *slopes, *k, *v, *q, *d_out, *d_q, *lse, *share, *offset, *line, *key_sums;
+  // d_q [kQueries][padded D]; six numbers a query; rows of d_out and out; sums of the held keys.
+  T *queries, *d_out_transposed, *p, *d_s, *slopes, *k, *v, *q, *d_out, *d_q, *lse, *log_total, *share, *offset, *highest, *factor, *line;
+  T* key_sums;
 
   BackwardScratch(void* memory, const AttentionBlock& block, index_t lanes) {
     T* next = static_cast<T*>(memory);
@@ -30,7 +31,8 @@ struct BackwardScratch {
     queries = take(block.dim * lanes + kMaxLanes), d_out_transposed = take(block.value_dim * lanes + kMaxLanes);
     p = take(tile), d_s = take(tile), slopes = take(tile);
     k = take(kBackwardChunk * dim), v = take(kBackwardChunk * value_dim), q = take(lanes * dim), d_out = take(lanes * value_dim);
-    d_q = take(lanes * dim), lse = take(lanes), share = take(lanes), offset = take(lanes), line = take(2 * value_dim);
+    d_q = take(lanes * dim), lse = take(lanes), log_total = take(lanes), share = take(lanes), offset = take(lanes);
+    highest = take(lanes), factor = take(lanes), line = take(2 * value_dim);
     key_sums = next;
   }
 };
@@ -42,9 +44,8 @@ struct AttentionBackward {
   using Shape = BackwardShape<S>;
   static constexpr index_t kQueries = Shape::kQueries, kLanes = S::kLanes;
 
-  const AttentionBlock& block;  // the walk of these queries; key_sums belongs to the item
+  const AttentionBlock& block;
   const BackwardScratch<T>& scratch;
-  KeySums<S, E>& key_sums;
   const AttentionHead& head;
   Prefetcher& ahead;
   Scores<S, E, Shape> scores{block, scratch.queries, scratch.p, block.options.softcap > 0 ? scratch.slopes : nullptr, ahead};
@@ -52,7 +53,7 @@ struct AttentionBackward {
   const bool wants_bias = head.d_bias.address != 0 || head.d_bias_sums != nullptr;
   Range rows{};
   Rows q{}, d_out{};
-  bool queries_finite = true, any_lse_is_nan = false;
+  bool queries_finite = true, careful = false;  // careful: a row's log-sum-exp is NaN, or in two parts
 
   // Of a block of queries; what concerns the queries alone is left out where the block is met again.
   void take(Range of, bool first_time) {
@@ -62,11 +63,34 @@ struct AttentionBackward {
     queries_finite = finite(scratch.queries, block.dim) && finite(scratch.d_out_transposed, block.value_dim);
     q = scores.gather.queries(head.q, rows, block.dim, scratch.q);
     d_out = scores.gather.queries(head.d_out, rows, block.value_dim, scratch.d_out);
-    any_lse_is_nan = false;
+    bool any_coarse = careful = false;
     for (index_t r = 0; r < kQueries; ++r) {
       take_row(r, first_time);
-      any_lse_is_nan = any_lse_is_nan || scratch.lse[r] != scratch.lse[r];
+      careful = careful || scratch.lse[r] != scratch.lse[r], any_coarse = any_coarse || is_coarse(scratch.lse[r]);
     }
+    if (any_coarse && block.walk.query_list == nullptr) sum_again();
+  }
+
+  // A log-sum-exp is rounded to a part of its size. Where that is felt, as where a bias is low for all keys that a query sees, the sum is
+  // taken again, and m and log2 l are subtracted one after the other. (Not for global queries: their keys belong to many items.)
+  static bool is_coarse(T lse) {
+    const T size = lse < 0 ? -lse : lse;
+    return size > 256 && size < std::numeric_limits<T>::infinity();
+  }
+
+  void sum_again() {
+    const OnlineSoftmax<S, Scores<S, E, Shape>> softmax{scores, scratch.highest, scratch.log_total, scratch.factor};
+    softmax.start();
+    for_each_chunk(scores, rows, [&](const Chunk& chunk) {
+      scores.compute(chunk, scores.gather.keys(block.k, chunk, block.dim, false, scratch.k));
+      softmax.exponentiate();
+    });
+    for (index_t r = 0; r < kQueries; ++r) {
+      const bool again = is_coarse(scratch.lse[r]) && scratch.log_total[r] > 0;
+      scratch.lse[r] = again ? scratch.highest[r] : scratch.lse[r];
+      scratch.log_total[r] = again ? logarithm2(scratch.log_total[r]) : T{0};
+    }
+    careful = true;
   }
 
   bool finite(const T* transposed, index_t columns) const {
@@ -77,7 +101,8 @@ struct AttentionBackward {
 
   void take_row(index_t r, bool first_time) const {
     const index_t position = r < rows.size() ? block.walk.query(rows.begin + r) : -1;
-    scratch.lse[r] = std::numeric_limits<T>::infinity(), scratch.share[r] = 1, scratch.offset[r] = 0;  // P is zero
+    scratch.lse[r] = std::numeric_limits<T>::infinity(), scratch.log_total[r] = 0, scratch.share[r] = 1,
+    scratch.offset[r] = 0;  // P is zero
     if (position < 0) return;
     const T lse = *Matrix2<const T>(head.lse).at(position, 0);
     if (first_time && head.d_bias.address != 0) clear_slots_without_key(rows.begin + r);
@@ -142,20 +167,21 @@ struct AttentionBackward {
   }
 
   void exponentiate() const {
-    for (index_t v = 0; v < Shape::kColumns; ++v) any_lse_is_nan ? exponentiate_column<true>(v) : exponentiate_column<false>(v);
+    for (index_t v = 0; v < Shape::kColumns; ++v) careful ? exponentiate_column<true>(v) : exponentiate_column<false>(v);
     scores.clear_unseen(scratch.p);
   }
 
-  template <bool AnyLseIsNan>
+  template <bool Careful>
   void exponentiate_column(index_t v) const {
-    const auto zero = S::zero(), lowest = S::splat(std::numeric_limits<T>::lowest()), lse = S::load(scratch.lse + v * kLanes);
+    const auto zero = S::zero(), lowest = S::splat(std::numeric_limits<T>::lowest());
+    const auto lse = S::load(scratch.lse + v * kLanes), log_total = S::load(scratch.log_total + v * kLanes);
     T* p = scores.at(scores.seen[v].begin, v);
     T* const end = scores.at(scores.seen[v].end, v);
     for (; p < end; p += kQueries) {
-      const auto score = S::load(p);
-      // At most 1, even where scores are so large that the rounding of the log-sum-exp counts.
-      const auto power = exp2_nonpositive<S>(S::min(zero, S::sub(score, lse)));
-      S::store(p, AnyLseIsNan ? S::where_less(score, lowest, zero, power) : power);  // -inf minus NaN
+      const auto score = S::load(p), difference = S::sub(score, lse);
+      const auto power =
+          exp2_nonpositive<S>(S::min(zero, Careful ? S::sub(difference, log_total) : difference));  // rounded, it may exceed 0
+      S::store(p, Careful ? S::where_less(score, lowest, zero, power) : power);  // -inf minus NaN
     }
   }
 
@@ -249,121 +275,6 @@ struct AttentionBackward {
     fill_row(B{}, to, d_bias.col_stride, {slots.end, block.walk.band.width()});
   }
 };
-
-// A whole item: its queries walk forward, and the keys behind them are finished together with the global queries' share.
-template <Simd S, class E>
-struct AttentionBackwardItem {
-  using T = typename S::Scalar;
-  using Shape = BackwardShape<S>;
-  static constexpr index_t kQueries = Shape::kQueries;
-
-  const AttentionBlock& block;
-  const BackwardScratch<T> scratch{block.scratch, block, kQueries};
-  KeySums<S, E> key_sums{block, scratch.key_sums};
-  Prefetcher ahead{};
-  AttentionBlock global_block = with_global_queries(block);
-
-  static AttentionBlock with_global_queries(AttentionBlock of) {
-    const index_t count = of.key_sums.num_global_queries, cols = of.walk.band.cols;
-    of.walk.band = {count, cols, count + cols, count + cols, 0};
-    of.walk.query_list = of.key_sums.global_queries;
-    of.skips_global_queries = false;
-    return of;
-  }
-
-  void run() {
-    for (index_t row = block.rows.begin; row < block.rows.end; row += kQueries) {
-      const Range rows{row, smaller(row + kQueries, block.rows.end)}, keys = block.walk.band.keys_any(rows);
-      finish(smaller(keys.begin, block.key_sums.covered.end));
-      key_sums.extend(keys.end);
-      for (index_t h = 0; h < block.num_heads; ++h) add_queries(block.heads[h], rows);
-    }
-    finish(block.key_sums.covered.end);
-  }
-
-  Sums<T> d_k(index_t key) const { return {key_sums.d_k(key), key_sums.width}; }
-  Sums<T> d_v(index_t key) const { return {key_sums.d_v(key), key_sums.width}; }
-
-  void add_queries(const AttentionHead& head, Range rows) {
-    AttentionBackward<S, E> pass{block, scratch, key_sums, head, ahead};
-    pass.take(rows, true);
-    if (pass.all_of_another_item()) return;
-    queue(head, NextBlock(block.walk, rows), rows);
-    fill_row(T{0}, scratch.d_q, 1, {0, kQueries * padded(block.dim)});
-    const Sums<T> d_q{scratch.d_q, padded(block.dim)};
-    for_each_chunk(pass.scores, rows, [&](const Chunk& chunk) {
-      if (chunk.list == nullptr)
-        pass.differentiate(chunk, d_k(chunk.keys.begin), d_v(chunk.keys.begin), d_q);
-      else
-        add_global_keys(pass, chunk, d_q);
-    });
-    if (pass.wants_q) write_d_q(pass, head, rows);
-  }
-
-  void queue(const AttentionHead& head, const NextBlock& next, Range rows) {
-    ahead.clear();
-    if (next.queries.empty()) return;
-    next.queue_queries<E>(ahead, head.q, block.dim, false);
-    next.queue_queries<E>(ahead, head.out, block.value_dim, false);
-    next.queue_queries<E>(ahead, head.d_out, block.value_dim, false);
-    next.queue_queries<E>(ahead, head.d_q, block.dim, true);
-    if (&head == block.heads) queue_keys(next);
-    ahead.spread(2 * block.walk.band.keys_any(rows).size() / Shape::kKeys);
-  }
-
-  void queue_keys(const NextBlock& next) {
-    next.queue_keys<E>(ahead, block.k, next.keys, block.dim, false);
-    next.queue_keys<E>(ahead, block.v, next.keys, block.value_dim, false);
-    const index_t reached = block.walk.band.keys_any(next.queries).begin;  // the keys before it are going to be finished
-    const Range behind{key_sums.begin, smaller(reached, key_sums.begin + kQueries)};
-    next.queue_keys<E>(ahead, block.d_k, behind, block.dim, true);
-    next.queue_keys<E>(ahead, block.d_v, behind, block.value_dim, true);
-  }
-
-  // Their rows of sums lie apart: a chunk of their own is summed up and added to them.
-  void add_global_keys(AttentionBackward<S, E>& pass, const Chunk& chunk, const Sums<T>& d_q) {
-    const index_t width = key_sums.width;
-    T* const all = static_cast<T*>(block.key_sums.global_sums);
-    T* const sums = scratch.key_sums + block.key_sums.capacity * width;  // [kBackwardChunk][width] behind those of the held keys
-    fill_row(T{0}, sums, 1, {0, chunk.size() * width});
-    pass.differentiate(chunk, {sums, width}, {sums + padded(block.dim), width}, d_q);
-    for (index_t c = 0; all != nullptr && c < chunk.size(); ++c) {
-      T* const to = all + key_sums.index_of_global(chunk.list[c]) * width;
-      for (index_t n = 0; n < width; n += S::kLanes) S::store(to + n, S::add(S::load(to + n), S::load(sums + c * width + n)));
-    }
-  }
-
-  void write_d_q(const AttentionBackward<S, E>& pass, const AttentionHead& head, Range rows) const {
-    for (index_t r = 0; r < rows.size(); ++r) {
-      const index_t position = block.walk.query(rows.begin + r);
-      if (pass.is_of_another_item(position)) continue;
-      KeySums<S, E>::write_scaled(scratch.d_q + r * padded(block.dim), head.d_q, position, block.dim, static_cast<T>(block.options.scale));
-    }
-  }
-
-  void finish(index_t to) {
-    key_sums.finish(to, [&](Range keys) {
-      const Range own = keys.intersect(block.key_sums.own);
-      if (own.empty()) return;
-      for (index_t h = 0; h < block.num_heads; ++h)
-        for (index_t row = 0; row < global_block.walk.band.rows; row += kQueries)
-          add_global_queries(block.heads[h], {row, smaller(row + kQueries, global_block.walk.band.rows)}, own);
-    });
-  }
-
-  void add_global_queries(const AttentionHead& head, Range rows, Range keys) {
-    AttentionBackward<S, E> pass{global_block, scratch, key_sums, head, ahead};
-    pass.take(rows, false);
-    T* const sums = static_cast<T*>(head.d_q_sums);
-    const Sums<T> d_q{sums == nullptr ? nullptr : sums + rows.begin * padded(block.dim), padded(block.dim)};
-    pass.differentiate(Chunk{keys}, d_k(keys.begin), d_v(keys.begin), d_q);
-  }
-};
-
-template <Simd S, class E>
-void attention_backward(const AttentionBlock& block) {
-  AttentionBackwardItem<S, E>{block}.run();
-}
 
 }  // namespace
 }  // namespace window_matmul::cpu

@@ -1,7 +1,6 @@
 // src/cpu/kernels/attention_forward.inl.hpp: out = softmax(scores) v and its log-sum-exp, chunk by chunk of keys with a running maximum.
 //
-//   m' = max(m, scores)    P = 2^(scores - m')    l = l 2^(m - m') + sum P    O = O 2^(m - m') + P v       out = O / l, lse = (m + log2 l)
-//   ln 2
+//   O = O 2^(m - m') + P v       out = O / l, lse = (m + log2 l) ln 2       (m, l and P: attention_softmax.inl.hpp)
 //
 // The factor 2^(m - m') costs nothing: it is multiplied in as the sums are loaded. P is zero where nothing is seen, and zero times infinity
 // is NaN: if an output is not finite, its block is done again without the zeros. So a weight of exactly zero adds nothing, whatever v
@@ -10,6 +9,7 @@
 
 #include "cpu/kernels/attention_dropout.inl.hpp"
 #include "cpu/kernels/attention_few.inl.hpp"
+#include "cpu/kernels/attention_softmax.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -35,6 +35,7 @@ struct AttentionForward {
   T* const factor = total + kQueries;
   Prefetcher ahead{};
   Scores<S, E, Shape> scores{block, queries, tile, nullptr, ahead};
+  const OnlineSoftmax<S, Scores<S, E, Shape>> softmax{scores, highest, total, factor};
   bool started = false;
 
   void run() {
@@ -66,11 +67,10 @@ struct AttentionForward {
   // False where an output is not finite.
   bool attend(Range rows, bool exactly) {
     started = false;
-    fill_row(kMinusInfinity<T>, highest, 1, {0, kQueries});
-    fill_row(T{0}, total, 1, {0, kQueries});
+    softmax.start();
     for_each_chunk(scores, rows, [&](const Chunk& chunk) {
       scores.compute(chunk, scores.gather.keys(block.k, chunk, block.dim, false, packed_k));
-      for (index_t v = 0; v < Shape::kColumns; ++v) exponentiate(v);
+      softmax.exponentiate();
       if (block.options.dropout_p > 0) drop();
       weigh(chunk, rows, exactly);
       started = true;
@@ -81,50 +81,6 @@ struct AttentionForward {
   }
 
   // ---- phases -----------------------------------------------------------------------------------------------------------------------
-
-  // Scores of one vector of queries become weights.
-  void exponentiate(index_t v) {
-    const Range keys = scores.seen[v];
-    T* const column = scores.at(0, v);
-    clear(column, {0, keys.begin});
-    if (keys.empty()) return set(factor + v * kLanes, S::splat(T{1})), clear(column, {0, scores.chunk.size()});
-    clear(column, {keys.end, scores.chunk.size()});
-    const auto before = S::load(highest + v * kLanes);
-    const auto after = highest_of_column(column, keys, before);
-    set(highest + v * kLanes, after);
-    const auto offset = finite_offset<S>(after);
-    const auto rescale = exp2_nonpositive<S>(S::sub(before, offset));
-    set(factor + v * kLanes, rescale);
-    set(total + v * kLanes, S::fma(S::load(total + v * kLanes), rescale, sum_of_powers(column, keys, offset)));
-  }
-
-  static void set(T* to, typename S::Vec x) { S::store(to, x); }
-  static void clear(T* column, Range keys) {
-    for (index_t c = keys.begin; c < keys.end; ++c) S::store(column + c * kQueries, S::zero());
-  }
-
-  static typename S::Vec highest_of_column(const T* column, Range keys, typename S::Vec start) {
-    typename S::Vec chains[4] = {start, start, start, start};  // independent: a maximum takes several cycles
-    index_t c = keys.begin;
-    for (; c + 4 <= keys.end; c += 4)
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) chains[i] = S::max(chains[i], S::load(column + (c + i) * kQueries));
-    for (; c < keys.end; ++c) chains[0] = S::max(chains[0], S::load(column + c * kQueries));
-    return S::max(S::max(chains[0], chains[1]), S::max(chains[2], chains[3]));
-  }
-
-  static typename S::Vec sum_of_powers(T* column, Range keys, typename S::Vec offset) {
-    typename S::Vec sums_of_two[2] = {S::zero(), S::zero()};
-    const auto step = [&](index_t c, int i) {
-      const auto power = exp2_nonpositive<S>(S::sub(S::load(column + c * kQueries), offset));
-      S::store(column + c * kQueries, power);
-      sums_of_two[i] = S::add(sums_of_two[i], power);
-    };
-    index_t c = keys.begin;
-    for (; c + 2 <= keys.end; c += 2) step(c, 0), step(c + 1, 1);
-    if (c < keys.end) step(c, 0);
-    return S::add(sums_of_two[0], sums_of_two[1]);
-  }
 
   void drop() const {
     Dropout<S, Scores<S, E, Shape>>(scores).for_each_seen([&](index_t c, index_t v, typename S::Vec gains) {

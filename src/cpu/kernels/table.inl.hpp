@@ -1,7 +1,7 @@
 // src/cpu/kernels/table.inl.hpp: every kernel for every dtype on one vocabulary: what isa/<isa>.cpp hands out.
 #pragma once
 
-#include "cpu/kernels/attention_backward.inl.hpp"
+#include "cpu/kernels/attention_backward_item.inl.hpp"
 #include "cpu/kernels/attention_forward.inl.hpp"
 #include "cpu/kernels/band_in.inl.hpp"
 #include "cpu/kernels/band_out.inl.hpp"
