@@ -78,12 +78,13 @@ struct AttentionFew {
     fill_row(kMinusInfinity<T>, highest, 1, {0, kFewStats});
     fill_row(T{0}, total, 1, {0, kFewStats});
     for_each_chunk_of_keys([&](const Chunk& chunk) {
-      const KeyRows<T> k = gather.keys(block.k, chunk, block.dim, true, packed_k);
-      for (index_t square = 0; square < squares; ++square) multiply(square, chunk, k);
+      with_rows_of(block.k, chunk, block.dim, packed_k, [&](const auto& k) {
+        for (index_t square = 0; square < squares; ++square) multiply(square, chunk, k);
+      });
       apply_options(chunk);
       for (index_t square = 0; square < squares; ++square) exponentiate(square, chunk.size());
       if (block.options.dropout_p > 0) drop(chunk);
-      weigh(chunk, exactly);
+      with_rows_of(block.v, chunk, block.value_dim, packed_v, [&](const auto& v) { weigh(chunk, v, exactly); });
       started = true;
     });
     if (!started) fill_row(T{0}, sums, 1, {0, num_rows * width});
@@ -98,6 +99,12 @@ struct AttentionFew {
     for (index_t key = keys.begin; key < keys.end; key += even) f(Chunk{{key, smaller(key + even, keys.end)}});
     for (index_t key = 0; key < block.num_global_keys; key += kFewChunk)
       f(Chunk{{0, smaller(block.num_global_keys - key, kFewChunk)}, block.global_keys + key});
+  }
+
+  // Calls f with the rows of a chunk. They are read once or twice: halves are not widened beforehand.
+  template <class F>
+  [[gnu::always_inline]] void with_rows_of(const Operand& from, const Chunk& chunk, index_t columns, T* packed, F&& f) const {
+    gather.is_whole(from, chunk, columns) ? f(gather.stored(from, chunk)) : f(gather.keys(from, chunk, columns, true, packed));
   }
 
   // ---- scores -----------------------------------------------------------------------------------------------------------------------
@@ -128,7 +135,8 @@ struct AttentionFew {
             reinterpret_cast<std::uintptr_t>(v.at(block.walk.key(key), 0)), bytes(k.row_stride), bytes(v.row_stride)};
   }
 
-  void multiply(index_t square, const Chunk& chunk, const KeyRows<T>& k) const {
+  template <class K>
+  void multiply(index_t square, const Chunk& chunk, const KeyRows<K>& k) const {
     const index_t keys = chunk.size();
     const T* const q = queries + square * kRows * q_stride;
     T* const to = tile + square * kTile;
@@ -136,7 +144,7 @@ struct AttentionFew {
     for (index_t c = 0; c < keys;) {
       if (keys >= kKeys && c + kKeys > keys) c = keys - kKeys;  // the last square overlaps its neighbour
       const index_t done = keys >= kKeys ? kKeys : 1;
-      const Ahead ahead = square == 0 ? ahead_of(chunk, c, k.data == packed_k) : Ahead{};
+      const Ahead ahead = square == 0 ? ahead_of(chunk, c, static_cast<const void*>(k.data) == packed_k) : Ahead{};
       done == 1 ? products<1>(q, k.row(c), k.row_stride, to + c * kRows, ahead)
                 : products<kKeys>(q, k.row(c), k.row_stride, to + c * kRows, ahead);
       c += done;
@@ -145,8 +153,8 @@ struct AttentionFew {
   }
 
   // A stripe of scores; those behind `Keys` are zero. The head dim is positive.
-  template <index_t Keys>
-  [[gnu::noinline]] void products(const T* q, const T* k, index_t k_stride, T* to, const Ahead& ahead) const {
+  template <index_t Keys, class K>
+  [[gnu::noinline]] void products(const T* q, const K* k, index_t k_stride, T* to, const Ahead& ahead) const {
     Vec square[kStripe];
 #pragma GCC unroll 16
     for (index_t i = 0; i < kStripe; ++i) square[i] = S::zero();
@@ -270,13 +278,14 @@ struct AttentionFew {
 
   // ---- output -----------------------------------------------------------------------------------------------------------------------
 
-  void weigh(const Chunk& chunk, bool exactly) const {
-    const KeyRows<T> v = gather.keys(block.v, chunk, block.value_dim, true, packed_v);
+  template <class V>
+  void weigh(const Chunk& chunk, const KeyRows<V>& v, bool exactly) const {
     for (index_t r = 0; r < num_rows; r += kRows) {
       const Scalars<T> weights{&score(r, 0), 1, kRows};
       const Sums<T> to{sums + r * width, width, started ? Start::scale : Start::clear, factor + at(r)};
+      const Vectors<V> rows{v.data, v.row_stride};
       *block.multiply_adds +=
-          add_row_tile<S>(smaller(num_rows - r, kRows), block.value_dim, weights, {v.data, v.row_stride}, chunk.size(), to, exactly);
+          add_row_tile<S, kRows>(smaller(num_rows - r, kRows), block.value_dim, weights, rows, chunk.size(), to, exactly);
     }
   }
 

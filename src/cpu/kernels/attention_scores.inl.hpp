@@ -48,11 +48,18 @@ struct Gather {
 
   index_t position(const Chunk& chunk, index_t c) const { return chunk.list != nullptr ? chunk.list[c] : walk.key(chunk.keys.begin + c); }
 
+  // Whether whole vectors of the rows can be read where they lie.
+  static bool is_whole(const Operand& from, const Chunk& chunk, index_t columns) {
+    return chunk.list == nullptr && from.col_stride == 1 && columns % S::kLanes == 0;
+  }
+  KeyRows<E> stored(const Operand& from, const Chunk& chunk) const {
+    return {Matrix2<const E>(from).at(position(chunk, 0), 0), from.row_stride * walk.step, from.col_stride};
+  }
+
   // In place where that is possible; as_vectors: whole vectors of a row are going to be read.
   KeyRows<T> keys(const Operand& from, const Chunk& chunk, index_t columns, bool as_vectors, T* packed) const {
     if constexpr (std::is_same_v<E, T>)
-      if (chunk.list == nullptr && (!as_vectors || (from.col_stride == 1 && columns % S::kLanes == 0)))
-        return {Matrix2<const E>(from).at(position(chunk, 0), 0), from.row_stride * walk.step, from.col_stride};
+      if (as_vectors ? is_whole(from, chunk, columns) : chunk.list == nullptr) return stored(from, chunk);
     for (index_t c = 0; c < chunk.size(); ++c) row(from, position(chunk, c), columns, packed + c * padded(columns));
     return {packed, padded(columns), 1};
   }

@@ -38,8 +38,8 @@ struct Sums {  // element (r, n) at data[r * stride + n]; whole vectors may be r
 };
 
 // Not inlined: the loop needs all registers for itself.
-template <Simd S, int Rows, int Vecs>
-[[gnu::noinline]] void add_tile(Scalars<typename S::Scalar> scalars, Vectors<typename S::Scalar> vectors, index_t steps,
+template <Simd S, int Rows, int Vecs, class V = typename S::Scalar>
+[[gnu::noinline]] void add_tile(Scalars<typename S::Scalar> scalars, Vectors<V> vectors, index_t steps,
                                 const Sums<typename S::Scalar>& sums) {
   Tile<S, Rows, Vecs> tile;
   if (sums.start == Start::clear)
@@ -53,8 +53,8 @@ template <Simd S, int Rows, int Vecs>
 }
 
 // The same, row by row, without the steps whose scalar is zero: what a row does not see may be infinite or NaN.
-template <Simd S, int Vecs>
-[[gnu::noinline]] void add_exactly(index_t rows, Scalars<typename S::Scalar> scalars, Vectors<typename S::Scalar> vectors, index_t steps,
+template <Simd S, int Vecs, class V>
+[[gnu::noinline]] void add_exactly(index_t rows, Scalars<typename S::Scalar> scalars, Vectors<V> vectors, index_t steps,
                                    const Sums<typename S::Scalar>& sums) {
   using T = typename S::Scalar;
   for (index_t r = 0; r < rows; ++r) {
@@ -63,8 +63,8 @@ template <Simd S, int Vecs>
     add_tile<S, 1, Vecs>({scalar, 0, 0}, vectors, 0, row);
     for (index_t step = 0; step < steps; ++step)
       if (scalar[step * scalars.step_stride] != 0)
-        add_tile<S, 1, Vecs>({scalar + step * scalars.step_stride, 0, 0}, {vectors.data + step * vectors.step_stride, 0}, 1,
-                             {row.data, row.stride});
+        add_tile<S, 1, Vecs, V>({scalar + step * scalars.step_stride, 0, 0}, {vectors.data + step * vectors.step_stride, 0}, 1,
+                                {row.data, row.stride});
   }
 }
 
@@ -76,19 +76,20 @@ template <int Most, class F>
   f.template operator()<Most>();
 }
 
-// One row tile over all columns: sums(r, n) += sum over steps of scalars(r, step) vectors(step, n). Returns the multiply-adds.
-template <Simd S>
-index_t add_row_tile(index_t rows, index_t columns, Scalars<typename S::Scalar> scalars, Vectors<typename S::Scalar> vectors, index_t steps,
+// One tile of at most MostRows rows over all columns: sums(r, n) += sum over steps of scalars(r, step) vectors(step, n). Returns the
+// multiply-adds.
+template <Simd S, int MostRows = S::kTileRows, class V = typename S::Scalar>
+index_t add_row_tile(index_t rows, index_t columns, Scalars<typename S::Scalar> scalars, Vectors<V> vectors, index_t steps,
                      const Sums<typename S::Scalar>& sums, bool exactly) {
   constexpr index_t kPanel = S::kTileVecs * S::kLanes;
   index_t done = 0;
   for (index_t n = 0; n < columns; n += kPanel)
     with_vecs<S::kTileVecs>(ceil_div(smaller(kPanel, columns - n), S::kLanes), [&]<int Vecs>() {
-      const Vectors<typename S::Scalar> panel{vectors.data + n, vectors.step_stride};
+      const Vectors<V> panel{vectors.data + n, vectors.step_stride};
       if (exactly)
         add_exactly<S, Vecs>(rows, scalars, panel, steps, sums.at(0, n));
       else
-        with_rows<S::kTileRows>(rows, [&]<int Rows>() { add_tile<S, Rows, Vecs>(scalars, panel, steps, sums.at(0, n)); });
+        with_rows<MostRows>(rows, [&]<int Rows>() { add_tile<S, Rows, Vecs>(scalars, panel, steps, sums.at(0, n)); });
       done += rows * Vecs * S::kLanes * steps;
     });
   return done;

@@ -20,7 +20,7 @@ struct Scalars {  // element (r, step) at data[r * row_stride + step * step_stri
 };
 
 template <class T>
-struct Vectors {  // the row of a step begins at data[step * step_stride]
+struct Vectors {  // the row of a step begins at data[step * step_stride]; halves are widened as they are read
   const T* data;
   index_t step_stride;
 };
@@ -60,12 +60,13 @@ struct Tile {
       for (int v = 0; v < Vecs; ++v) S::store(to + r * row_stride + v * S::kLanes, sums[r][v]);
   }
 
-  [[gnu::always_inline]] void accumulate(Scalars<T> scalars, Vectors<T> vectors, index_t steps) {
+  template <class V>
+  [[gnu::always_inline]] void accumulate(Scalars<T> scalars, Vectors<V> vectors, index_t steps) {
     // One pointer for three rows: base, base + stride, base + 2 stride are x86 addresses, so the loop keeps few registers alive.
     constexpr int kBases = (Rows + 2) / 3;
     const T* base[kBases];
     for (int i = 0; i < kBases; ++i) base[i] = scalars.data + 3 * i * scalars.row_stride;
-    const T* x = vectors.data;
+    const V* x = vectors.data;
     for (; steps > 0; --steps, x += vectors.step_stride) {
       typename S::Vec operand[Vecs];
 #pragma GCC unroll 4
