@@ -25,7 +25,7 @@ class Forward {
       : kernel_(kernel),
         plan_(plan),
         items_(items),
-        sums_(zeros(sums_bytes())),
+        sums_(allocate(sums_bytes())),
         done_(static_cast<std::size_t>(items.sums_elements() > 0 ? items.size() : 0)) {}
   std::size_t sums_bytes() const { return static_cast<std::size_t>(items_.sums_elements() * element_bytes(plan_.problem().dtype)); }
   bool has_memory() const { return sums_ != nullptr; }

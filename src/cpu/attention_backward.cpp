@@ -1,5 +1,6 @@
 // src/cpu/attention_backward.cpp: the backward pass: its items, in any order, and then what they share.
 #include <atomic>
+#include <cstring>
 
 #include "cpu/attention.hpp"
 #include "cpu/attention_add_up.hpp"
@@ -36,6 +37,8 @@ AttentionHead head_of(const Run& run, const Item& item, index_t h) {
 void run_item(AttentionKernel kernel, const Run& run, const Item& item, std::vector<AttentionHead>* heads, void* scratch, index_t* done) {
   const GlobalTokens& globals = run.plan.globals(item.sequence);
   AttentionBlock block = run.plan.block_of(item.sequence, item.kv_head, run.plan.problem().dilation_of(item.first_head));
+  std::memset(run.at(item.global_keys), 0,
+              static_cast<std::size_t>((item.end - item.global_keys) * element_bytes(run.plan.problem().dtype)));
   heads->clear();
   for (index_t h = 0; h < item.num_heads; ++h) heads->push_back(head_of(run, item, h));
   block.walk = item.walk, block.rows = item.segment.rows;
@@ -76,12 +79,13 @@ Status run_attention_backward(AttentionKernel kernel, const Problem& problem, co
   const AttentionPlan plan(problem, args.attention);
   const index_t bytes = element_bytes(problem.dtype);
   const auto totals_bytes = static_cast<std::size_t>(problem.heads * elements_of_totals(problem, args.attention) * bytes);
-  const Memory totals = zeros(totals_bytes);
+  const Memory totals = allocate(totals_bytes);
   if (totals == nullptr) return no_room(totals_bytes);
+  std::memset(totals.get(), 0, totals_bytes);
   for (index_t s = 0; s < plan.sequences();) {
     const BackwardItems items(plan, s);
     const auto sums_bytes = static_cast<std::size_t>(items.sums_elements() * bytes);
-    const Memory sums = zeros(sums_bytes);
+    const Memory sums = allocate(sums_bytes);
     if (sums == nullptr) return no_room(sums_bytes);
     const Run run{plan, items, sums.get(), totals.get()};
     if (Status status = run_items(kernel, run, args.executor, args.stats); !status.ok()) return status;

@@ -67,6 +67,7 @@ void BackwardItems::add(Item item) {
   item.global_queries = take(globals.queries ? item.num_heads * num_globals * padded(p.dim) : 0);
   item.bias = take(a.d_bias.data != nullptr && per_slot ? item.num_heads * p.band.width() : 0);
   item.sinks = take(item.num_heads);
+  item.end = elements_;
   items_.push_back(item);
 }
 

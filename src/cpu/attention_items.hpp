@@ -14,8 +14,8 @@ struct Item {
   index_t first_head, num_heads;
   Segment segment;
   AttentionGeometry walk;
-  // Offsets of its private sums, in elements; those of heads: num_heads times.
-  index_t shared = 0, global_keys = 0, global_queries = 0, bias = 0, sinks = 0;
+  // Offsets of its private sums, in elements; those of heads: num_heads times. It writes every row of `shared`, and adds to the others.
+  index_t shared = 0, global_keys = 0, global_queries = 0, bias = 0, sinks = 0, end = 0;
 };
 
 inline index_t sums_width(const Problem& p) { return padded(p.dim) + padded(p.attention.value_dim); }
@@ -53,7 +53,7 @@ class BackwardItems {
 struct Run {
   const AttentionPlan& plan;
   const BackwardItems& items;
-  std::byte* sums;    // of sums_elements(), zeros at first
+  std::byte* sums;    // of sums_elements()
   std::byte* totals;  // over all sequences: of each query head d_bias (W), d_sink: elements_of_totals()
 
   void* at(index_t offset) const { return sums + offset * element_bytes(plan.problem().dtype); }

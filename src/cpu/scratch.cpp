@@ -34,7 +34,7 @@ void* thread_scratch(std::size_t bytes) {
 }
 
 void Free::operator()(std::byte* memory) const { std::free(memory); }
-Memory zeros(std::size_t bytes) { return Memory(static_cast<std::byte*>(std::calloc(bytes > 0 ? bytes : 1, 1))); }
+Memory allocate(std::size_t bytes) { return Memory(static_cast<std::byte*>(std::malloc(bytes > 0 ? bytes : 1))); }
 Status no_room(std::size_t bytes) { return {StatusCode::out_of_memory, "no memory for " + std::to_string(bytes) + " bytes of scratch"}; }
 
 }  // namespace window_matmul::cpu

@@ -20,7 +20,7 @@ struct Free {
   void operator()(std::byte* memory) const;
 };
 using Memory = std::unique_ptr<std::byte, Free>;
-Memory zeros(std::size_t bytes);  // at least one byte; null if there is no memory
+Memory allocate(std::size_t bytes);  // at least one byte, not cleared; null if there is no memory
 
 Status no_room(std::size_t bytes);
 
