@@ -24,14 +24,13 @@ struct OnlineSoftmax {
   // The scores of a chunk become weights; zero where nothing was computed.
   void exponentiate() const {
     for (index_t v = 0; v < AnyScores::kColumns; ++v) exponentiate(v);
+    scores.clear_unseen(scores.tile);
   }
 
   void exponentiate(index_t v) const {
     const Range keys = scores.seen[v];
     T* const column = scores.at(0, v);
-    clear(column, {0, keys.begin});
-    if (keys.empty()) return S::store(factor + v * kLanes, S::splat(T{1})), clear(column, {0, scores.chunk.size()});
-    clear(column, {keys.end, scores.chunk.size()});
+    if (keys.empty()) return S::store(factor + v * kLanes, S::splat(T{1}));
     const auto before = S::load(highest + v * kLanes);
     const auto after = highest_of_column(column, keys, before);
     S::store(highest + v * kLanes, after);
@@ -39,10 +38,6 @@ struct OnlineSoftmax {
     const auto rescale = exp2_nonpositive<S>(S::sub(before, offset));
     S::store(factor + v * kLanes, rescale);
     S::store(total + v * kLanes, S::fma(S::load(total + v * kLanes), rescale, sum_of_powers(column, keys, offset)));
-  }
-
-  static void clear(T* column, Range keys) {
-    for (index_t c = keys.begin; c < keys.end; ++c) S::store(column + c * kQueries, S::zero());
   }
 
   static typename S::Vec highest_of_column(const T* column, Range keys, typename S::Vec start) {
