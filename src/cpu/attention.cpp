@@ -91,18 +91,8 @@ Status run_attention(AttentionKernel kernel, const Problem& problem, const Confi
   const ForwardItems items(plan, config.block_rows);
   Forward forward(kernel, plan, items);
   if (!forward.has_memory()) return no_room(forward.sums_bytes());
-  const std::size_t bytes = scratch_bytes(problem);
-  std::atomic<index_t> multiply_adds{0};
-  std::atomic<bool> no_memory{false};
-  args.executor.for_each_range(items.size(), [&](index_t begin, index_t end) {
-    void* scratch = thread_scratch(bytes);
-    if (scratch == nullptr) return no_memory.store(true);
-    index_t done = 0;
-    for (index_t i = begin; i < end; ++i) forward.run(i, scratch, &done);
-    multiply_adds += done;
-  });
-  if (args.stats != nullptr) *args.stats = {items.size(), multiply_adds};
-  return no_memory ? no_room(bytes) : Status();
+  const auto run_item = [&](index_t item, void* scratch, index_t* multiply_adds) { forward.run(item, scratch, multiply_adds); };
+  return run_items(args.executor, args.stats, items.size(), scratch_bytes(problem), run_item);
 }
 
 }  // namespace window_matmul::cpu

@@ -1,5 +1,4 @@
 // src/cpu/attention_backward.cpp: the backward pass: its items, in any order, and then what they share.
-#include <atomic>
 #include <cstring>
 
 #include "cpu/attention.hpp"
@@ -34,19 +33,19 @@ AttentionHead head_of(const Run& run, const Item& item, index_t h) {
   return head;
 }
 
-void run_item(AttentionKernel kernel, const Run& run, const Item& item, std::vector<AttentionHead>* heads, void* scratch, index_t* done) {
+void run_item(AttentionKernel kernel, const Run& run, const Item& item, void* scratch, index_t* multiply_adds) {
   const GlobalTokens& globals = run.plan.globals(item.sequence);
   AttentionBlock block = run.plan.block_of(item.sequence, item.kv_head, run.plan.problem().dilation_of(item.first_head));
   std::memset(run.at(item.global_keys), 0,
               static_cast<std::size_t>((item.end - item.global_keys) * element_bytes(run.plan.problem().dtype)));
-  heads->clear();
-  for (index_t h = 0; h < item.num_heads; ++h) heads->push_back(head_of(run, item, h));
+  std::vector<AttentionHead> heads;
+  for (index_t h = 0; h < item.num_heads; ++h) heads.push_back(head_of(run, item, h));
   block.walk = item.walk, block.rows = item.segment.rows;
-  block.heads = heads->data(), block.num_heads = item.num_heads;
+  block.heads = heads.data(), block.num_heads = item.num_heads;
   block.global_keys = globals.keys.data(), block.num_global_keys = static_cast<index_t>(globals.keys.size());
   block.skips_global_queries = globals.queries;
   block.key_sums = key_sums_of(run, item);
-  block.scratch = scratch, block.multiply_adds = done;
+  block.scratch = scratch, block.multiply_adds = multiply_adds;
   kernel(block);
 }
 
@@ -55,22 +54,6 @@ std::size_t scratch_bytes(const Problem& p, index_t capacity) {
   const index_t elements = (3 * rows + kBackwardChunk) * dim + (2 * rows + kBackwardChunk + 2) * value_dim + 3 * kBackwardChunk * rows +
                            6 * rows + 19 * kMaxLanes + (capacity + kBackwardChunk) * (dim + value_dim);
   return static_cast<std::size_t>(elements * element_bytes(p.dtype));
-}
-
-Status run_items(AttentionKernel kernel, const Run& run, const Executor& executor, RunStats* stats) {
-  const std::size_t bytes = scratch_bytes(run.plan.problem(), run.items.capacity());
-  std::atomic<index_t> multiply_adds{0};
-  std::atomic<bool> no_memory{false};
-  executor.for_each_range(run.items.size(), [&](index_t begin, index_t end) {
-    void* scratch = thread_scratch(bytes);
-    if (scratch == nullptr) return no_memory.store(true);
-    std::vector<AttentionHead> heads;
-    index_t done = 0;
-    for (index_t i = begin; i < end; ++i) run_item(kernel, run, run.items[i], &heads, scratch, &done);
-    multiply_adds += done;
-  });
-  if (stats != nullptr) stats->work_items += run.items.size(), stats->multiply_adds += multiply_adds;
-  return no_memory ? no_room(bytes) : Status();
 }
 
 }  // namespace
@@ -88,7 +71,9 @@ Status run_attention_backward(AttentionKernel kernel, const Problem& problem, co
     const Memory sums = allocate(sums_bytes);
     if (sums == nullptr) return no_room(sums_bytes);
     const Run run{plan, items, sums.get(), totals.get()};
-    if (Status status = run_items(kernel, run, args.executor, args.stats); !status.ok()) return status;
+    const auto run_one = [&](index_t i, void* scratch, index_t* multiply_adds) { run_item(kernel, run, items[i], scratch, multiply_adds); };
+    const Status status = run_items(args.executor, args.stats, items.size(), scratch_bytes(problem, items.capacity()), run_one);
+    if (!status.ok()) return status;
     add_up(run, args.executor);
     s = items.sequences().end;
   }

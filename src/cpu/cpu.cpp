@@ -1,7 +1,6 @@
 // src/cpu/cpu.cpp: the CPU rows of the kernel table: a problem cut into blocks of rows that any thread may take.
 #include "cpu/cpu.hpp"
 
-#include <atomic>
 #include <vector>
 
 #include "cpu/attention.hpp"
@@ -154,23 +153,14 @@ Status run(const Problem& problem, const Config& config, const Args& args) {
   if (problem.op == Op::attention_backward) return run_attention_backward(kernels().attention_backward[dtype], problem, config, args);
   const BlockKernel kernel = kernels().run[kernel_of(problem.op)][dtype];
   const WorkList items(problem, config.block_rows);
-  const std::size_t bytes = scratch_bytes(problem, config);
-  std::atomic<index_t> multiply_adds{0};
-  std::atomic<bool> no_memory{false};
-  args.executor.for_each_range(items.size(), [&](index_t begin, index_t end) {
-    void* scratch = thread_scratch(bytes);
-    if (scratch == nullptr) return no_memory.store(true);
-    index_t done = 0;
-    for (index_t item = begin; item < end; ++item)
-      items.visit(item, [&](index_t head, index_t part, Range rows) {
-        Block block = block_of(problem, config, task_of(problem, args, head, part), rows);
-        block.scratch = scratch, block.multiply_adds = &done;
-        kernel(block);
-      });
-    multiply_adds += done;
-  });
-  if (args.stats != nullptr) *args.stats = {items.size(), multiply_adds};
-  return no_memory ? no_room(bytes) : Status();
+  const auto run_item = [&](index_t item, void* scratch, index_t* multiply_adds) {
+    items.visit(item, [&](index_t head, index_t part, Range rows) {
+      Block block = block_of(problem, config, task_of(problem, args, head, part), rows);
+      block.scratch = scratch, block.multiply_adds = multiply_adds;
+      kernel(block);
+    });
+  };
+  return run_items(args.executor, args.stats, items.size(), scratch_bytes(problem, config), run_item);
 }
 
 template <const IsaKernels& (*kernels)()>

@@ -1,11 +1,12 @@
-// src/cpu/scratch.hpp: memory besides the tensors: what a thread keeps between calls, and what a call holds.
+// src/cpu/scratch.hpp: memory besides the tensors: what a thread keeps between calls, what a call holds, and items run with it.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 
+#include "window_matmul/problem.hpp"
 #include "window_matmul/status.hpp"
-#include "window_matmul/tensor.hpp"
 
 namespace window_matmul::cpu {
 
@@ -23,5 +24,21 @@ using Memory = std::unique_ptr<std::byte, Free>;
 Memory allocate(std::size_t bytes);  // at least one byte, not cleared; null if there is no memory
 
 Status no_room(std::size_t bytes);
+
+// Calls f(item, scratch, &multiply_adds) for items 0 .. count - 1 on the executor's threads, with `bytes` of scratch; adds to the stats.
+template <class F>
+Status run_items(const Executor& executor, RunStats* stats, index_t count, std::size_t bytes, F&& f) {
+  std::atomic<index_t> multiply_adds{0};
+  std::atomic<bool> no_memory{false};
+  executor.for_each_range(count, [&](index_t begin, index_t end) {
+    void* scratch = thread_scratch(bytes);
+    if (scratch == nullptr) return no_memory.store(true);
+    index_t done = 0;
+    for (index_t item = begin; item < end; ++item) f(item, scratch, &done);
+    multiply_adds += done;
+  });
+  if (stats != nullptr) stats->work_items += count, stats->multiply_adds += multiply_adds;
+  return no_memory ? no_room(bytes) : Status();
+}
 
 }  // namespace window_matmul::cpu
