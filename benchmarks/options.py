@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from window_matmul import window_attention
-from window_matmul._attention_ops import direct_attention
+from window_matmul._attention.ops import direct_attention
 
 from .cases import Case
 from .cell import DIRECTIONS, inference, training

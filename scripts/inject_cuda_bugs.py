@@ -19,15 +19,15 @@ from cuda_emulation import ROOT, link_tests
 OUT, IN, LOAD, PRODUCT, PLAIN, STORE, LAUNCH, SOFTMAX, ROW = (
     f"src/cuda/kernels/{name}"
     for name in (
-        "band_out.cuh",
-        "band_in.cuh",
+        "band/out.cuh",
+        "band/in.cuh",
         "tile_load.cuh",
         "tensor_core_product.cuh",
         "product.cuh",
         "store_run.cuh",
         "launch.hpp",
-        "softmax.cuh",
-        "softmax_row.cuh",
+        "band/softmax.cuh",
+        "band/softmax_row.cuh",
     )
 )
 

@@ -10,9 +10,9 @@ from typing import Literal, overload
 
 from torch import Tensor
 
-from ._arguments import as_offset, as_window
-from ._attention_arguments import as_bounds, as_flag, as_operands, as_options, as_reals, check_heads, draw_seed
-from ._attention_autograd import attention
+from ._attention.arguments import as_bounds, as_flag, as_operands, as_options, as_reals, check_heads, draw_seed
+from ._attention.autograd import attention
+from ._band.arguments import as_offset, as_window
 from .functional import Dilation, WindowSize
 
 AnyWindow = WindowSize | tuple[int | None, int | None] | None

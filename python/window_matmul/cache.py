@@ -1,5 +1,5 @@
 # python/window_matmul/cache.py: `RollingCache`, the keys and values that causal windows still see while a sequence is decoded.
-"""Memory of constant size, written in place. See `_ring.py` for where a token lies.
+"""Memory of constant size, written in place. See `_cache/ring.py` for where a token lies.
 
 A query that sees every token in the cache needs them in no order: one new token is written first, and attends over the memory as it lies.
 A few new tokens attend over each run of slots in place, and the parts are merged by their log-sum-exps. For many, a copy of the past in
@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._arguments import UNBOUNDED
-from ._attention_arguments import as_reals
-from ._attention_autograd import attention
-from ._cache_arguments import Sizes, as_causal, as_device, as_rows, check_attend, check_state
-from ._merge import merge
-from ._ring import Ring
+from ._attention.arguments import as_reals
+from ._attention.autograd import attention
+from ._band.arguments import UNBOUNDED
+from ._cache.arguments import Sizes, as_causal, as_device, as_rows, check_attend, check_state
+from ._cache.merge import merge
+from ._cache.ring import Ring
 from .attention import window_attention
 from .functional import WindowSize
 from .window import Window

@@ -7,9 +7,9 @@ otherwise. It sees key j = i + shift + t * dilation for t = -left .. right, as f
 
 from torch import Tensor
 
-from . import _autograd
-from ._arguments import as_band, as_count, as_fill, as_offset, as_operand, as_operands, check_heads, precision_of
-from ._ops import HIGHEST
+from ._band import autograd
+from ._band.arguments import as_band, as_count, as_fill, as_offset, as_operand, as_operands, check_heads, precision_of
+from ._band.ops import HIGHEST
 from .window import Window
 
 WindowSize = int | tuple[int, int] | Window
@@ -65,7 +65,7 @@ def window_matmul(
     num_keys = k_shape[-1]
     shift = num_keys - q_shape[-2] if query_offset is None else as_offset(query_offset)
     precision = HIGHEST if q.is_cpu else precision_of(q)
-    return _autograd.band_out(q, k, (left, right, shift, num_keys, precision, *taps), *as_fill(fill))
+    return autograd.band_out(q, k, (left, right, shift, num_keys, precision, *taps), *as_fill(fill))
 
 
 def unwindow_matmul(a: Tensor, v: Tensor, window_size: WindowSize, *, dilation: Dilation = 1, query_offset: int | None = None) -> Tensor:
@@ -102,7 +102,7 @@ def unwindow_matmul(a: Tensor, v: Tensor, window_size: WindowSize, *, dilation: 
     num_keys = v_shape[-2]
     shift = num_keys - a_shape[-2] if query_offset is None else as_offset(query_offset)
     precision = HIGHEST if a.is_cpu else precision_of(a)
-    return _autograd.band_in(a, v, (left, right, shift, num_keys, precision, *taps))
+    return autograd.band_in(a, v, (left, right, shift, num_keys, precision, *taps))
 
 
 def window_softmax(
@@ -147,4 +147,4 @@ def window_softmax(
         check_heads(dilation, "a", a)
     num_keys = a_shape[-2] if num_keys is None else as_count("num_keys", num_keys)
     shift = num_keys - a_shape[-2] if query_offset is None else as_offset(query_offset)
-    return _autograd.window_softmax(a, (left, right, shift, num_keys, HIGHEST, *taps))
+    return autograd.window_softmax(a, (left, right, shift, num_keys, HIGHEST, *taps))

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ._arguments import as_dilation, to_window
-from ._attention_arguments import as_flag, as_reals
-from ._cache_arguments import as_size
+from ._attention.arguments import as_flag, as_reals
+from ._band.arguments import as_dilation, to_window
+from ._cache.arguments import as_size
 from ._rotary import check_base, turn, turns
 from .attention import AnyWindow, window_attention
 from .cache import RollingCache

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from ._arguments import as_count, as_offset, to_window
+from ._band.arguments import as_count, as_offset, to_window
 from .attention import AnyWindow
 from .window import Window
 

@@ -25,7 +25,7 @@ struct Block {
 };
 
 using BlockKernel = void (*)(const Block&);
-struct AttentionBlock;  // attention_block.hpp
+struct AttentionBlock;  // attention/block.hpp
 using AttentionKernel = void (*)(const AttentionBlock&);
 
 // What one instruction set offers. First index of `run`: Op, with band_in and band_in_transposed sharing a kernel. Second: DType.

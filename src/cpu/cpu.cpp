@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "cpu/attention.hpp"
+#include "cpu/attention/attention.hpp"
 #include "cpu/block.hpp"
 #include "cpu/scratch.hpp"
 #include "task.hpp"

@@ -1,7 +1,7 @@
 // src/cuda/plan.cpp: problems to grids.
 #include "cuda/plan.hpp"
 
-#include "cuda/kernels/softmax_shape.hpp"
+#include "cuda/kernels/band/softmax_shape.hpp"
 #include "task.hpp"
 
 namespace window_matmul::cuda {

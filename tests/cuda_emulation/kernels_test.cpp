@@ -1,7 +1,7 @@
 // tests/cuda_emulation/kernels_test.cpp: every CUDA kernel against the definitions, over sizes, windows, dilation, strides, alignments.
 #include <gtest/gtest.h>
 
-#include "cuda/kernels/softmax_shape.hpp"
+#include "cuda/kernels/band/softmax_shape.hpp"
 #include "emulated_trial.hpp"
 
 namespace window_matmul {

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from child import run
-from window_matmul import Window, _autograd, unwindow_matmul, window_matmul, window_softmax
+from window_matmul import Window, unwindow_matmul, window_matmul, window_softmax
+from window_matmul._band import autograd
 from window_matmul.plot import plot_band, plot_scores
 
 BANDS = {"plain": ((), 1), "dilated": ((2,), 1), "a dilation for each head": ((1, 2), 1), "offset": ((), -2)}  # (dilation, shift)
@@ -25,8 +26,8 @@ def randn(*shape: int) -> Tensor:
 def test_private_operators_are_differentiable_too(backend: str, band: str) -> None:
     dilation, shift = BANDS[band]
     for f, x, y in (
-        (lambda a, x: _autograd.band_in_transposed(a, x, (2, 1, shift, 6, 0, *dilation)), randn(5, 4), randn(5, 3)),
-        (lambda g, p: _autograd.window_softmax_backward(g, p, (2, 1, shift, 6, 0, *dilation)), randn(5, 4), randn(5, 4)),
+        (lambda a, x: autograd.band_in_transposed(a, x, (2, 1, shift, 6, 0, *dilation)), randn(5, 4), randn(5, 3)),
+        (lambda g, p: autograd.window_softmax_backward(g, p, (2, 1, shift, 6, 0, *dilation)), randn(5, 4), randn(5, 4)),
     ):
         assert gradcheck(f, (x, y), check_batched_grad=True, check_forward_ad=True, check_batched_forward_grad=True)
         assert gradgradcheck(f, (x, y), check_batched_grad=True, check_fwd_over_rev=True)

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from window_matmul import _arguments, _autograd, unwindow_matmul, window_matmul
-from window_matmul._ops import HIGH, HIGHEST
+from window_matmul import unwindow_matmul, window_matmul
+from window_matmul._band import arguments, autograd
+from window_matmul._band.ops import HIGH, HIGHEST
 
 pytestmark = pytest.mark.best_backend
 PRODUCTS = ("band_out", "band_in", "band_in_transposed")
@@ -42,7 +43,7 @@ class Recorded(TorchDispatchMode):
 
 def layer(precision: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     band = (2, 1, 0, q.shape[-2], precision)
-    return _autograd.band_in(_autograd.band_out(q, k.mT, band).sin(), v, band)
+    return autograd.band_in(autograd.band_out(q, k.mT, band).sin(), v, band)
 
 
 def operands() -> list[Tensor]:
@@ -95,15 +96,15 @@ def test_what_torch_is_asked() -> None:
     """Old names and new ones, also where they were mixed: torch's own getters of the old name then raise."""
     for name, allows in (("highest", False), ("high", True), ("medium", True)):
         torch.set_float32_matmul_precision(name)
-        assert _arguments._allows_tf32() is allows
+        assert arguments._allows_tf32() is allows
     torch.set_float32_matmul_precision("highest")
     for name, allows in (("tf32", True), ("ieee", False), ("tf32", True), ("none", False)):
         torch.backends.cuda.matmul.fp32_precision = name
-        assert _arguments._allows_tf32() is allows
+        assert arguments._allows_tf32() is allows
 
 
 def test_compiled_code_follows_the_setting() -> None:
-    compiled = torch.compile(lambda x: x + _arguments._allows_tf32(), backend="eager", fullgraph=True)
+    compiled = torch.compile(lambda x: x + arguments._allows_tf32(), backend="eager", fullgraph=True)
     for name, allows in (("highest", 0), ("high", 1), ("highest", 0), ("medium", 1)):
         torch.set_float32_matmul_precision(name)
         assert compiled(torch.zeros(1)).item() == allows

@@ -1,7 +1,7 @@
 // src/cpu/kernels/prefetch.inl.hpp: rows that the next block is going to touch, asked for a few at a time while this one computes.
 #pragma once
 
-#include "cpu/attention_block.hpp"
+#include "cpu/attention/block.hpp"
 #include "cpu/kernels/copy.inl.hpp"
 
 namespace window_matmul::cpu {

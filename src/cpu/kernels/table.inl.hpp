@@ -1,11 +1,11 @@
 // src/cpu/kernels/table.inl.hpp: every kernel for every dtype on one vocabulary: what isa/<isa>.cpp hands out.
 #pragma once
 
-#include "cpu/kernels/attention_backward_item.inl.hpp"
-#include "cpu/kernels/attention_forward.inl.hpp"
-#include "cpu/kernels/band_in.inl.hpp"
-#include "cpu/kernels/band_out.inl.hpp"
-#include "cpu/kernels/softmax.inl.hpp"
+#include "cpu/kernels/attention/backward_item.inl.hpp"
+#include "cpu/kernels/attention/forward.inl.hpp"
+#include "cpu/kernels/band/in.inl.hpp"
+#include "cpu/kernels/band/out.inl.hpp"
+#include "cpu/kernels/band/softmax.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {

@@ -1,9 +1,9 @@
 // src/cuda/kernels/table.cuh: every kernel that `configure` can choose, as a type.
 #pragma once
 
-#include "cuda/kernels/band_in.cuh"
-#include "cuda/kernels/band_out.cuh"
-#include "cuda/kernels/softmax.cuh"
+#include "cuda/kernels/band/in.cuh"
+#include "cuda/kernels/band/out.cuh"
+#include "cuda/kernels/band/softmax.cuh"
 #include "cuda/plan.hpp"
 
 namespace window_matmul::cuda {

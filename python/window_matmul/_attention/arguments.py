@@ -1,0 +1,229 @@
+# python/window_matmul/_attention/arguments.py: the arguments of fused attention, checked and brought to the form the operators take.
+"""Each check says what is wrong as _band/arguments.py does. Tensors are (B, H, L, n), or (L, H, n) where sequences are packed; heads are
+dim 1 of both.
+"""
+
+import math
+from numbers import Real
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch._C import _is_any_autocast_enabled
+
+from .._band.arguments import (
+    DTYPES,
+    STRIDED,
+    UNBOUNDED,
+    as_autocast,
+    as_count,
+    check_beside,
+    check_dense,
+    check_device,
+    check_fused_device,
+    check_strided,
+)
+
+_SEEDS = (1 << 63) - 1
+_LAYOUTS = {4: ("(B, H, Lq, D)", "(B, Hkv, Lk, D)", "(B, Hkv, Lk, Dv)"), 3: ("(total_q, H, D)", "(total_k, Hkv, D)", "(total_k, Hkv, Dv)")}
+
+
+class Options(NamedTuple):
+    """What is not used is None, or 0."""
+
+    bias: Tensor | None = None
+    sinks: Tensor | None = None
+    key_mask: Tensor | None = None
+    global_mask: Tensor | None = None
+    global_tokens: int = 0
+
+
+_NO_OPTIONS = Options()
+
+
+# ---- q, k, v -------------------------------------------------------------------------------------------------------------------------
+def as_operands(q: Tensor, k: Tensor, v: Tensor, dims: int) -> tuple[Tensor, Tensor, Tensor]:
+    """One dtype, one device, shapes that fit. Only autocast copies."""
+    if not _are_right(q, k, v) or _is_any_autocast_enabled():
+        for name, x in (("q", q), ("k", k), ("v", v)):
+            check_dense(name, x)
+            check_fused_device(f"{name}'s device", x.device)
+        q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
+        check_beside("k", k, "q", q)
+        check_beside("v", v, "q", q)
+    q_shape, k_shape, v_shape = q.shape, k.shape, v.shape
+    if (
+        len(q_shape) == len(k_shape) == len(v_shape) == dims
+        and q_shape[-1] == k_shape[-1]
+        and k_shape[:-1] == v_shape[:-1]
+        and (dims == 3 or q_shape[0] == k_shape[0])
+        and (q_shape[1] == k_shape[1] or (k_shape[1] != 0 and q_shape[1] % k_shape[1] == 0))
+    ):
+        return q, k, v
+    raise _wrong_shapes(tuple(q_shape), tuple(k_shape), tuple(v_shape), dims)
+
+
+def _are_right(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    return (
+        isinstance(q, Tensor)
+        and isinstance(k, Tensor)
+        and isinstance(v, Tensor)
+        and q.dtype is k.dtype
+        and q.dtype is v.dtype
+        and q.dtype in DTYPES
+        and q.is_cpu
+        and k.is_cpu
+        and v.is_cpu
+        and q.layout is STRIDED
+        and k.layout is STRIDED
+        and v.layout is STRIDED
+        and not (q.is_nested or k.is_nested or v.is_nested)
+    )
+
+
+def _wrong_shapes(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], dims: int) -> ValueError:
+    for name, shape, layout in zip("qkv", (q, k, v), _LAYOUTS[dims], strict=True):
+        if len(shape) != dims:
+            return ValueError(f"{name} is {shape}; it needs to be {layout}")
+    if dims == 4 and k[0] != q[0]:
+        return ValueError(f"k is {k} beside q of {q}; its dim 0 needs to be q's, {q[0]}")
+    if k[-1] != q[-1]:
+        return ValueError(f"k is {k} beside q of {q}; its dim -1 needs to be q's, {q[-1]}")
+    if k[:-1] != v[:-1]:
+        return ValueError(f"v is {v} beside k of {k}; all dims but the last need to be equal")
+    return ValueError(f"k is {k} beside q of {q}; its number of heads, dim 1, needs to divide q's, {q[1]}")
+
+
+def check_heads(dilation: object, q: Tensor) -> None:
+    if isinstance(dilation, tuple | list) and q.shape[1] != len(dilation):
+        raise ValueError(f"dilation is {dilation!r}; it needs an int for each of the {q.shape[1]} heads of q, which is {tuple(q.shape)}")
+
+
+# ---- numbers -------------------------------------------------------------------------------------------------------------------------
+def as_reals(scale: object, softcap: object, dropout_p: object, dim: int) -> tuple[float, ...]:
+    """softcap, dropout_p, and the scale unless it is the default."""
+    if scale is None and dim == 0:
+        raise ValueError("scale is None where the head dim of q and k is 0; it needs to be a number: 1 / sqrt(0) is none")
+    if softcap == 0.0 and dropout_p == 0.0 and scale is None and type(softcap) is type(dropout_p) is float:
+        return 0.0, 0.0
+    cap = _as_real("softcap", softcap, "a finite number of at least 0")
+    if not 0 <= cap < math.inf:
+        raise ValueError(f"softcap is {softcap!r}; it needs to be a finite number of at least 0")
+    p = _as_real("dropout_p", dropout_p, "a number from 0 to 1")
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout_p is {dropout_p!r}; it needs to be a number from 0 to 1")
+    if scale is None:
+        return cap, p
+    factor = _as_real("scale", scale, "a finite number or None")
+    if not -math.inf < factor < math.inf:
+        raise ValueError(f"scale is {scale!r}; it needs to be a finite number or None")
+    return cap, p, factor
+
+
+def _as_real(name: str, value: object, need: str) -> float:
+    if type(value) is float:
+        return value
+    if isinstance(value, torch.SymFloat):
+        return value  # type: ignore[return-value]
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it needs to be {need}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def as_flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it needs to be True or False")
+    return value
+
+
+def draw_seed(dropout_p: float, device: torch.device) -> Tensor | None:
+    """From the default generator of the device. A tensor, so that it is drawn anew at each run of a compiled graph."""
+    return torch.randint(_SEEDS, (), device=device) if dropout_p else None
+
+
+# ---- options -------------------------------------------------------------------------------------------------------------------------
+def as_options(
+    q: Tensor,
+    k: Tensor,
+    sides: tuple[int, int],
+    bias: Tensor | None,
+    sinks: Tensor | None,
+    key_mask: Tensor | None,
+    global_tokens: int | Tensor | None,
+) -> Options:
+    if bias is sinks is key_mask is global_tokens is None:
+        return _NO_OPTIONS
+    mask_shape = (k.shape[0], k.shape[2]) if q.ndim == 4 else (k.shape[0],)
+    global_mask, count = _as_global(global_tokens, q, mask_shape)
+    return Options(
+        None if bias is None else _as_bias(bias, q, sides),
+        None if sinks is None else _as_sinks(sinks, q),
+        None if key_mask is None else _as_mask("key_mask", key_mask, q, mask_shape),
+        global_mask,
+        count,
+    )
+
+
+def _as_bias(bias: Tensor, q: Tensor, sides: tuple[int, int]) -> Tensor:
+    bias = _as_logits("bias", bias, q)
+    if UNBOUNDED in sides:
+        raise ValueError(f"bias is {tuple(bias.shape)}, a number for each slot; it needs a window_size with both sides bounded")
+    width, heads = sides[0] + 1 + sides[1], q.shape[1]
+    shapes = [(heads, width), (*q.shape[:-1], width) if q.ndim == 4 else (heads, q.shape[0], width)]
+    if tuple(bias.shape) not in shapes:
+        full = "(B, H, Lq, W)" if q.ndim == 4 else "(H, total_q, W)"
+        raise ValueError(f"bias is {tuple(bias.shape)}; it needs to be (H, W) or {full}, here {shapes[0]} or {shapes[1]}")
+    return bias
+
+
+def _as_sinks(sinks: Tensor, q: Tensor) -> Tensor:
+    sinks = _as_logits("sinks", sinks, q)
+    if tuple(sinks.shape) != (q.shape[1],):
+        raise ValueError(f"sinks is {tuple(sinks.shape)}; it needs to be (H,), here ({q.shape[1]},)")
+    return sinks
+
+
+def _as_logits(name: str, x: Tensor, q: Tensor) -> Tensor:
+    """bias or sinks, in q's dtype or float32. Autocast casts bias where it casts q; sinks in the dtype that q had keep their values."""
+    check_strided(name, x)
+    if name == "bias" and q.dtype is not torch.float64 and x.dtype in DTYPES:
+        x = as_autocast(x)
+    elif name == "sinks" and {x.dtype, q.dtype} == {torch.float16, torch.bfloat16} and _is_any_autocast_enabled():
+        x = x.float()
+    if x.dtype is not q.dtype and x.dtype is not torch.float32:
+        raise TypeError(f"{name} is {x.dtype} beside q of {q.dtype}; it needs to be the same or float32")
+    check_device(name, x, "q", q)
+    return x
+
+
+def _as_mask(name: str, mask: Tensor, q: Tensor, shape: tuple[int, ...]) -> Tensor:
+    check_strided(name, mask)
+    if mask.dtype is not torch.bool:
+        raise TypeError(f"{name} is {mask.dtype}; it needs to be bool")
+    if tuple(mask.shape) != shape:
+        raise ValueError(f"{name} is {tuple(mask.shape)}; it needs to be {'(B, Lk)' if len(shape) == 2 else '(total_k,)'}, here {shape}")
+    check_device(name, mask, "q", q)
+    return mask
+
+
+def _as_global(global_tokens: int | Tensor | None, q: Tensor, mask_shape: tuple[int, ...]) -> tuple[Tensor | None, int]:
+    """A mask, or a number of keys. Numbers beyond the sequence are all right."""
+    if global_tokens is None:
+        return None, 0
+    if isinstance(global_tokens, Tensor) and (global_tokens.ndim > 0 or global_tokens.dtype is torch.bool):
+        return _as_mask("global_tokens", global_tokens, q, mask_shape), 0
+    return None, as_count("global_tokens", global_tokens, "an int of at least 0, a bool mask, or None", UNBOUNDED)
+
+
+def as_bounds(name: str, cu_seqlens: Tensor, q: Tensor) -> Tensor:
+    """Where packed sequences begin and end. The values are checked where they are read, in the library."""
+    check_strided(name, cu_seqlens)
+    if cu_seqlens.dtype is not torch.int32 and cu_seqlens.dtype is not torch.int64:
+        raise TypeError(f"{name} is {cu_seqlens.dtype}; it needs to be int32 or int64")
+    if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] == 0:
+        raise ValueError(f"{name} is {tuple(cu_seqlens.shape)}; it needs to be (number of sequences + 1,)")
+    check_device(name, cu_seqlens, "q", q)
+    return cu_seqlens

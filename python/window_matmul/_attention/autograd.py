@@ -1,0 +1,102 @@
+# python/window_matmul/_attention/autograd.py: the derivative of fused attention, on the operator, and the cheapest way to call it.
+"""As in _band/autograd.py, which says why: the derivative lives in a kernel on PyTorch's Autograd key, and calls that no transform watches
+go past it. There is one derivative, of the first order and in reverse mode; asking for another raises.
+"""
+
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, is_grad_enabled
+from torch.nn import Parameter
+
+from .._band.autograd import function, is_watched, register_kernel, run_below
+from . import ops
+from .ops import NUM_GRADIENTS, NUM_TENSORS, MaybeTensors, Tensors
+
+_INSTEAD = (
+    "use window_matmul + window_softmax + unwindow_matmul, which compute the same with the scores as a tensor "
+    "and have derivatives of every order and in both modes"
+)
+_PLAIN = frozenset((Tensor, Parameter, type(None)))  # no subclasses: they want to see the operators
+
+
+def _refuse_second(_ctx: Any, *_: Any) -> NoReturn:
+    raise NotImplementedError(f"the gradients of window_attention have no derivatives of their own; for double backward {_INSTEAD}")
+
+
+def _refuse_forward_mode(_ctx: Any, *_: Any) -> NoReturn:
+    raise NotImplementedError(f"window_attention has no forward-mode derivative (jvp, jacfwd, hessian); {_INSTEAD}")
+
+
+# ---- backward ------------------------------------------------------------------------------------------------------------------------
+def _attention_backward(*args: Any) -> Tensors:
+    """(d_out, d_lse, out, lse, *tensors, *numbers, wanted)."""
+    tensors = args[: 4 + NUM_TENSORS]
+    recording = is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    if recording or is_watched() or not tensors[0].is_cpu or not _PLAIN.issuperset(map(type, tensors)):
+        return ops.attention_backward(*args)  # type: ignore[no-any-return]
+    return ops.direct_attention_backward(*args)  # type: ignore[no-any-return]
+
+
+def _gradients(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None, needs: tuple[bool, ...]) -> MaybeTensors:
+    """Those of all tensors; None for those without one."""
+    if d_out is None and d_lse is None:
+        return (None,) * NUM_TENSORS
+    out, lse, *tensors = ctx.saved_tensors
+    d_out = torch.zeros_like(out) if d_out is None else d_out
+    wanted = sum(need << n for n, need in enumerate(needs[:NUM_GRADIENTS]))
+    gradients = _attention_backward(d_out, d_lse, out, lse, *tensors, *ctx.numbers, wanted)
+    return *(g if need else None for g, need in zip(gradients, needs, strict=False)), *(None,) * (NUM_TENSORS - NUM_GRADIENTS)
+
+
+def _remember(ctx: Any, results: Tensors, tensors: MaybeTensors, numbers: tuple[Any, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*results, *tensors)
+    ctx.numbers = numbers
+
+
+# ---- on the Autograd key -------------------------------------------------------------------------------------------------------------
+def _forward(ctx: Any, keyset: Any, numbers: tuple[Any, ...], *tensors: Any) -> Tensors:
+    results: Tensors = run_below(ops.attention, keyset, *tensors, *numbers)
+    _remember(ctx, results, tensors, numbers)
+    return results
+
+
+def _backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> MaybeTensors:
+    return None, None, *_gradients(ctx, d_out, d_lse, ctx.needs_input_grad[2:])
+
+
+def _forward_of_backward(_ctx: Any, keyset: Any, numbers: tuple[Any, ...], *tensors: Any) -> Tensors:
+    return run_below(ops.attention_backward, keyset, *tensors, *numbers)  # type: ignore[no-any-return]
+
+
+register_kernel(ops.attention, NUM_TENSORS, function("attention", forward=_forward, backward=_backward, jvp=_refuse_forward_mode))
+register_kernel(
+    ops.attention_backward,
+    4 + NUM_TENSORS,
+    function("attention_backward", forward=_forward_of_backward, backward=_refuse_second, jvp=_refuse_forward_mode),
+)
+
+
+# ---- past it -------------------------------------------------------------------------------------------------------------------------
+def _direct_forward(ctx: Any, *args: Any) -> Tensors:
+    results: Tensors = ops.direct_attention(*args)
+    _remember(ctx, results, args[:NUM_TENSORS], args[NUM_TENSORS:])
+    return results
+
+
+def _direct_backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> MaybeTensors:
+    return *_gradients(ctx, d_out, d_lse, ctx.needs_input_grad), *(None for _ in ctx.numbers)
+
+
+_recorded = function("attention", forward=_direct_forward, backward=_direct_backward)
+
+
+def attention(*args: Any) -> Tensors:
+    """(*tensors, *numbers) -> out, lse."""
+    tensors = args[:NUM_TENSORS]
+    if is_watched() or not tensors[0].is_cpu or not _PLAIN.issuperset(map(type, tensors)):
+        return ops.attention(*args)  # type: ignore[no-any-return]
+    if is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+        return _recorded.apply(*args)  # type: ignore[no-any-return]
+    return ops.direct_attention(*args)  # type: ignore[no-any-return]

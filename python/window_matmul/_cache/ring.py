@@ -1,0 +1,46 @@
+# python/window_matmul/_cache/ring.py: `Ring`, where the tokens of a rolling cache lie.
+"""The first tokens stay where they are, the others take turns: nothing is ever moved."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Token t < pinned lies in slot t for good. Token t >= pinned lies in slot pinned + (t - pinned) % size, until token t + size comes.
+
+    So the first `slots` tokens lie in order, and what is in use is always the front of the slots.
+
+    >>> ring = Ring(pinned=1, size=3)
+    >>> [ring.slot(token) for token in range(8)]
+    [0, 1, 2, 3, 1, 2, 3, 1]
+    >>> list(ring.past(8))
+    [(0, 0, 1), (6, 3, 1), (7, 1, 1)]
+    """
+
+    pinned: int
+    size: int  # the reach of the window, and one more: the newest token lies in a slot that no later query looks at for an older one
+
+    @property
+    def slots(self) -> int:
+        return self.pinned + self.size
+
+    def slot(self, token: int) -> int:
+        return token if token < self.slots else self.pinned + (token - self.pinned) % self.size
+
+    def past(self, length: int) -> Iterator[tuple[int, int, int]]:
+        """What queries from token `length` on may look at, in order: runs of neighbouring slots, (first token, first slot, count)."""
+        yield from self._runs(0, min(self.pinned, length))
+        yield from self._runs(max(self.pinned, length - (self.size - 1)), length)
+
+    def kept(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """What stays of the tokens start .. stop - 1 when all have been appended, in runs as above."""
+        yield from self._runs(start, min(self.pinned, stop))
+        yield from self._runs(max(start, self.pinned, stop - self.size), stop)
+
+    def _runs(self, token: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        while token < stop:
+            slot = self.slot(token)
+            count = min(stop - token, self.slots - slot)
+            yield token, slot, count
+            token += count

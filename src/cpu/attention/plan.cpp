@@ -1,0 +1,106 @@
+// src/cpu/attention/plan.cpp: strides, positions and options as the kernels of attention take them.
+#include "cpu/attention/plan.hpp"
+
+#include "half.hpp"
+
+namespace window_matmul::cpu {
+namespace {
+
+double element(const TensorView& t, index_t i) {
+  const auto* at = static_cast<const std::byte*>(t.data) + i * t.stride[0] * static_cast<index_t>(size_of(t.dtype));
+  switch (t.dtype) {
+    case DType::f64:
+      return *reinterpret_cast<const double*>(at);
+    case DType::f32:
+      return *reinterpret_cast<const float*>(at);
+    case DType::bf16:
+      return widen(*reinterpret_cast<const bf16*>(at));
+    case DType::f16:
+      return widen(*reinterpret_cast<const f16*>(at));
+  }
+  return 0;
+}
+
+}  // namespace
+
+AttentionPlan::AttentionPlan(const Problem& problem, const AttentionArgs& args) : problem_(problem), args_(args) {
+  const AttentionOptions& options = problem.attention;
+  for (index_t s = 0; s < num_sequences(problem); ++s) sequences_.push_back(sequence_of(problem, s));
+  if (!options.global_mask && options.global_tokens == 0) return;
+  for (index_t s = 0; s < sequences(); ++s) {
+    const index_t keys = sequence(s).keys.size();
+    GlobalTokens globals{options.global_mask ? tokens_of(args.global_mask, s) : Tokens{nullptr, 0, smaller(options.global_tokens, keys)},
+                         {},
+                         has_global_queries(problem, sequence(s))};
+    for (index_t key = 0; key < keys; ++key)
+      if (globals.tokens.contains(key)) globals.keys.push_back(key);
+    globals_.push_back(std::move(globals));
+  }
+}
+
+bool AttentionPlan::is_alike(index_t kv_head) const {
+  const index_t first = kv_head * group();
+  for (index_t head = first + 1; head < first + group(); ++head)
+    if (problem_.dilation_of(head) != problem_.dilation_of(first)) return false;
+  return true;
+}
+
+Tokens AttentionPlan::tokens_of(const MaskView& mask, index_t s) const {
+  const Sequence& of = sequence(s);
+  return {mask.data + of.batch * mask.batch_stride + of.keys.begin * mask.key_stride, mask.key_stride, 0};
+}
+
+AttentionOptionsOfBlock AttentionPlan::options_of(index_t s) const {
+  const AttentionOptions& options = problem_.attention;
+  AttentionOptionsOfBlock of;
+  of.scale = options.scale, of.softcap = options.softcap;
+  of.dropout_p = options.dropout_p, of.dropout_seed = args_.dropout_seed;
+  of.has_bias = options.bias != AttentionOptions::Bias::none, of.has_sinks = options.sinks;
+  of.bias_is_f32 = args_.bias.dtype == DType::f32;
+  of.has_key_mask = options.key_mask;
+  if (options.key_mask) of.key_mask = tokens_of(args_.key_mask, s);
+  return of;
+}
+
+Operand AttentionPlan::rows_of(const TensorView& t, index_t batch, index_t head, index_t first) const {
+  if (t.data == nullptr) return {};
+  const index_t offset = batch * t.stride[0] + head * t.stride[1] + first * t.stride[2];
+  const index_t bytes = offset * static_cast<index_t>(size_of(t.dtype));
+  return {reinterpret_cast<std::uintptr_t>(t.data) + static_cast<std::uintptr_t>(bytes), t.stride[2], t.rank > 3 ? t.stride[3] : 1};
+}
+
+AttentionBlock AttentionPlan::block_of(index_t s, index_t kv_head, index_t dilation) const {
+  const Sequence& of = sequence(s);
+  const auto keys = [&](const TensorView& t) { return rows_of(t, of.batch, kv_head, of.keys.begin); };
+  AttentionBlock block;
+  block.window = {of.band, dilation};
+  block.sequence = s, block.dim = problem_.dim, block.value_dim = problem_.attention.value_dim;
+  block.k = keys(args_.k), block.v = keys(args_.v), block.d_k = keys(args_.d_k), block.d_v = keys(args_.d_v);
+  block.options = options_of(s);
+  block.global_tokens = globals(s).tokens;
+  return block;
+}
+
+AttentionHead AttentionPlan::head_of(index_t s, index_t head) const {
+  const Sequence& of = sequence(s);
+  const auto queries = [&](const TensorView& t) { return rows_of(t, of.batch, head, of.queries.begin); };
+  AttentionHead view;
+  view.index = head;
+  view.q = queries(args_.q), view.out = queries(args_.out), view.lse = queries(args_.lse), view.bias = queries(args_.bias);
+  if (problem_.attention.sinks) view.sink = element(args_.sinks, head);
+  view.d_out = queries(args_.d_out), view.d_lse = queries(args_.d_lse), view.d_q = queries(args_.d_q), view.d_bias = queries(args_.d_bias);
+  return view;
+}
+
+AttentionGeometry walk_of_part(const Band& band, index_t dilation, index_t part) {
+  const DilatedPart of = dilated_part(band, dilation, part);
+  const bool single = of.band.rows <= 1 && of.band.cols <= 1;  // needs no step, which may be beyond any address
+  return {of.band, of.first_row, of.first_col, single ? 1 : dilation, nullptr};
+}
+
+AttentionGeometry walk_of_globals(const Band& band, const std::vector<index_t>& queries) {
+  const auto rows = static_cast<index_t>(queries.size());
+  return {{rows, band.cols, rows + band.cols, rows + band.cols, 0}, 0, 0, 1, queries.data()};
+}
+
+}  // namespace window_matmul::cpu

@@ -1,0 +1,280 @@
+// src/cpu/kernels/attention/scores.inl.hpp: the scores of a block of queries with a chunk of keys.
+//
+// In units of log 2, -inf where a query does not see a key. Transposed: a row a key, a lane a query.
+//
+//            queries: vector 0   vector 1   vector 2          The phases, in this order: products (only of the vectors that some query of
+//   key 0          [ I I e e ] [ e - - - ] [ - - - - ]        which sees the key), softcap, bias, what the band hides, what the masks hide.
+//       1          [ I I I e ] [ e e - - ] [ - - - - ]        I  all see it      e  the band is asked      -  nobody sees it: not computed
+#pragma once
+
+#include "cpu/kernels/attention/bias.inl.hpp"
+#include "cpu/kernels/attention/tile.inl.hpp"
+#include "cpu/kernels/exp.inl.hpp"
+#include "cpu/kernels/prefetch.inl.hpp"
+
+namespace window_matmul::cpu {
+namespace {
+
+inline constexpr float kLaneIndices[kMaxLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+inline constexpr double kWideLaneIndices[kMaxLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+template <Simd S>
+[[gnu::always_inline]] inline typename S::Vec lane_indices() {
+  if constexpr (sizeof(typename S::Scalar) == 4)
+    return S::load(kLaneIndices);
+  else
+    return S::load(kWideLaneIndices);
+}
+
+struct Chunk {  // keys of the walk, or of a list of positions
+  Range keys;
+  const index_t* list = nullptr;
+  index_t size() const { return keys.size(); }
+};
+
+template <class T>
+struct KeyRows {  // the rows of k or v of a chunk
+  const T* data;
+  index_t row_stride, col_stride;
+
+  const T* row(index_t c) const { return data + c * row_stride; }
+};
+
+// Rows of queries or keys, whatever their type and strides.
+template <Simd S, class E>
+struct Gather {
+  using T = typename S::Scalar;
+  const AttentionGeometry& walk;
+
+  index_t position(const Chunk& chunk, index_t c) const { return chunk.list != nullptr ? chunk.list[c] : walk.key(chunk.keys.begin + c); }
+
+  // Whether whole vectors of the rows can be read where they lie.
+  static bool is_whole(const Operand& from, const Chunk& chunk, index_t columns) {
+    return chunk.list == nullptr && from.col_stride == 1 && columns % S::kLanes == 0;
+  }
+  KeyRows<E> stored(const Operand& from, const Chunk& chunk) const {
+    return {Matrix2<const E>(from).at(position(chunk, 0), 0), from.row_stride * walk.step, from.col_stride};
+  }
+
+  // In place where that is possible; as_vectors: whole vectors of a row are going to be read.
+  KeyRows<T> keys(const Operand& from, const Chunk& chunk, index_t columns, bool as_vectors, T* packed) const {
+    if constexpr (std::is_same_v<E, T>)
+      if (as_vectors ? is_whole(from, chunk, columns) : chunk.list == nullptr) return stored(from, chunk);
+    for (index_t c = 0; c < chunk.size(); ++c) row(from, position(chunk, c), columns, packed + c * padded(columns));
+    return {packed, padded(columns), 1};
+  }
+
+  KeyRows<T> queries(const Operand& from, Range rows, index_t columns, T* packed) const {
+    if constexpr (std::is_same_v<E, T>)
+      if (walk.query_list == nullptr && from.col_stride == 1 && columns % S::kLanes == 0)
+        return {Matrix2<const E>(from).at(walk.query(rows.begin), 0), from.row_stride * walk.step, 1};
+    for (index_t r = 0; r < rows.size(); ++r) row(from, walk.query(rows.begin + r), columns, packed + r * padded(columns));
+    return {packed, padded(columns), 1};
+  }
+
+  // One row, with zeros up to a whole vector of any instruction set.
+  void row(const Operand& from, index_t position, index_t columns, T* to) const {
+    read_row<S>(Matrix2<const E>(from).at(position, 0), from.col_stride, columns, to);
+    for (index_t n = columns; n < padded(columns); ++n) to[n] = 0;
+  }
+
+  // to[n * ld + r] = factor * from(query r, n), with zeros in the lanes of a vector behind the last query.
+  void transposed(const Operand& from, Range rows, index_t columns, T factor, T* to, index_t ld) const {
+    if (walk.query_list == nullptr) {
+      Matrix2<const E> m(from);
+      m.address = reinterpret_cast<std::uintptr_t>(m.at(walk.query(rows.begin), 0)), m.row_stride *= walk.step;
+      pack_transposed<S>(m, {0, rows.size()}, {0, columns}, to, ld);
+    } else {
+      const Matrix2<const E> m(from);
+      for (index_t n = 0; n < columns; ++n)
+        for (index_t r = 0; r < ld; ++r) to[n * ld + r] = r < rows.size() ? widen(*m.at(walk.query(rows.begin + r), n)) : T{0};
+    }
+    for (index_t i = 0; factor != 1 && i < columns * ld; i += S::kLanes) S::store(to + i, S::mul(S::load(to + i), S::splat(factor)));
+  }
+};
+
+template <Simd S, class E, class Shape>
+struct Scores {
+  using T = typename S::Scalar;
+  static constexpr index_t kQueries = Shape::kQueries, kChunk = Shape::kChunk, kColumns = Shape::kColumns, kLanes = S::kLanes;
+
+  const AttentionBlock& block;
+  T* const queries;  // [D][kQueries] and a vector
+  T* const tile;  // [kChunk][kQueries]
+  T* const slopes;  // the same: the derivative of the softcap, or null
+  Prefetcher& ahead;
+  const AttentionHead* head = nullptr;
+  Range rows{};
+  Chunk chunk{};
+  Range seen[Shape::kColumns]{};  // keys of the chunk that some query of the vector may see
+
+  const Gather<S, E> gather{block.walk};
+
+  void take_queries(const AttentionHead& of, Range r) {
+    head = &of, rows = r;
+    const double unit = block.options.softcap > 0 ? 1 / block.options.softcap : kLog2E<double>;
+    const T factor = static_cast<T>(block.options.scale * unit);
+    gather.transposed(of.q, rows, block.dim, factor, queries, kQueries);
+  }
+
+  void compute(const Chunk& of, const KeyRows<T>& k) {
+    chunk = of;
+    for (index_t v = 0; v < Shape::kColumns; ++v) seen[v] = seen_by(rows_of(v));
+    multiply(k, queries, block.dim, tile);
+    if (block.options.softcap > 0) cap();
+    if (block.options.has_bias && chunk.list == nullptr) BiasOfTile<S, E, Scores>{*this}.add();
+    if (chunk.list == nullptr)
+      hide_outside_band();
+    else
+      hide_in_window();
+    if (block.options.has_key_mask) hide_masked();
+  }
+
+  Range rows_of(index_t v) const { return Range{rows.begin + v * kLanes, rows.begin + (v + 1) * kLanes}.intersect(rows); }
+  T* at(index_t c, index_t v) const { return tile + c * kQueries + v * kLanes; }
+
+  Range seen_by(Range some) const {
+    if (some.empty()) return {0, 0};
+    if (chunk.list != nullptr) return {0, chunk.size()};
+    const Range any = block.walk.band.keys_any(some).intersect(chunk.keys);
+    return any.empty() ? Range{0, 0} : Range{any.begin - chunk.keys.begin, any.end - chunk.keys.begin};
+  }
+
+  // Calls f(key of the chunk, vector of queries) for all that were computed.
+  template <class F>
+  [[gnu::always_inline]] void for_each_seen(F&& f) const {
+    for (index_t v = 0; v < Shape::kColumns; ++v)
+      for (index_t c = seen[v].begin; c < seen[v].end; ++c) f(c, v);
+  }
+
+  // Zeros where nothing was computed: to may be read whole.
+  void clear_unseen(T* to) const {
+    for (index_t v = 0; v < Shape::kColumns; ++v) {
+      const index_t end = seen[v].empty() ? 0 : seen[v].end, begin = seen[v].empty() ? 0 : seen[v].begin;
+      for (index_t c = 0; c < begin; ++c) S::store(to + c * kQueries + v * kLanes, S::zero());
+      for (index_t c = end; c < chunk.size(); ++c) S::store(to + c * kQueries + v * kLanes, S::zero());
+    }
+  }
+
+  // ---- products ---------------------------------------------------------------------------------------------------------------------
+
+  // to[c][query] = sum_n k(c, n) x[n][query] for what is seen; more is written where tiles reach further.
+  void multiply(const KeyRows<T>& k, const T* x, index_t steps, T* to) const {
+    const index_t count = chunk.size();
+    for (index_t c = 0; c < count;) {
+      if (count >= Shape::kKeys && c + Shape::kKeys > count) c = count - Shape::kKeys;  // the last tile overlaps its neighbour
+      const index_t keys = count >= Shape::kKeys ? Shape::kKeys : 1;
+      multiply_tile(c, keys, {k.row(c), k.row_stride, k.col_stride}, x, steps, to);
+      c += keys;
+    }
+  }
+
+  void multiply_tile(index_t c, index_t keys, Scalars<T> scalars, const T* x, index_t steps, T* to) const {
+    ahead.issue();
+    index_t first = 0, last = Shape::kColumns;
+    const auto is_seen = [&](index_t v) { return seen[v].begin < c + keys && c < seen[v].end; };
+    while (first < last && !is_seen(first)) ++first;
+    while (first < last && !is_seen(last - 1)) --last;
+    for (index_t v = first; v < last; v += Shape::kVecs)
+      with_vecs<Shape::kVecs>(smaller(last - v, Shape::kVecs), [&]<int Vecs>() {
+        const Vectors<T> vectors{x + v * kLanes, kQueries};
+        const Sums<T> sums{to + c * kQueries + v * kLanes, kQueries, Start::clear};
+        if (keys == 1)
+          add_tile<S, 1, Vecs>(scalars, vectors, steps, sums);
+        else
+          add_tile<S, Shape::kKeys, Vecs>(scalars, vectors, steps, sums);
+        *block.multiply_adds += keys * Vecs * kLanes * steps;
+      });
+  }
+
+  // ---- options ----------------------------------------------------------------------------------------------------------------------
+
+  void cap() const {
+    const auto one = S::splat(T{1}), unit = S::splat(static_cast<T>(block.options.softcap * kLog2E<double>));
+    for_each_seen([&](index_t c, index_t v) {
+      const auto t = hyperbolic_tangent<S>(S::load(at(c, v)));
+      S::store(at(c, v), S::mul(t, unit));
+      if (slopes != nullptr) S::store(slopes + c * kQueries + v * kLanes, S::fma(S::sub(S::zero(), t), t, one));
+    });
+  }
+
+  // ---- what is not seen -------------------------------------------------------------------------------------------------------------
+
+  void hide_outside_band() const {
+    for (index_t v = 0; v < Shape::kColumns; ++v) {
+      if (seen[v].empty()) continue;
+      const Range some = rows_of(v), all = block.walk.band.keys_all(some);
+      const index_t first = chunk.keys.begin;
+      const Range inner = Range{all.begin - first, all.end - first}.intersect(seen[v]);
+      const index_t left_end = inner.empty() ? seen[v].end : inner.begin;
+      for (index_t c = seen[v].begin; c < left_end; ++c) hide_edge(c, v, some.begin);
+      for (index_t c = inner.empty() ? seen[v].end : inner.end; c < seen[v].end; ++c) hide_edge(c, v, some.begin);
+    }
+  }
+
+  [[gnu::always_inline]] void hide_edge(index_t c, index_t v, index_t first_row) const {
+    // Keys before the window's first and behind its last, as numbers of keys: only their signs matter.
+    const index_t key = chunk.keys.begin + c, far = index_t{1} << 20;
+    const auto before = S::splat(static_cast<T>(clamp(block.walk.band.first(first_row) - key, -far, far)));
+    const auto behind = S::splat(static_cast<T>(clamp(key - block.walk.band.last(first_row), -far, far)));
+    const auto lane = lane_indices<S>();
+    const auto outside = S::max(S::add(before, lane), S::sub(behind, lane));
+    S::store(at(c, v), S::where_less(S::zero(), outside, S::splat(kMinusInfinity<T>), S::load(at(c, v))));
+  }
+
+  // Of listed global keys: the queries that hold the key in their window see it there, once.
+  void hide_in_window() const {
+    for (index_t c = 0; c < chunk.size(); ++c) {
+      const Range held = rows_that_hold(chunk.list[c]), early = rows_too_early(chunk.list[c]);
+      for (index_t row = held.begin; row < held.end; ++row) tile[c * kQueries + (row - rows.begin)] = kMinusInfinity<T>;
+      for (index_t row = early.begin; row < early.end; ++row) tile[c * kQueries + (row - rows.begin)] = kMinusInfinity<T>;
+    }
+  }
+
+  // Rows of the block whose window holds the key at this position.
+  Range rows_that_hold(index_t position) const {
+    const AttentionGeometry& walk = block.walk;
+    const index_t offset = position - walk.first_key;
+    if (offset < 0 || offset % walk.step != 0) return {rows.begin, rows.begin};
+    const index_t key = offset / walk.step;
+    if (key >= walk.band.cols) return {rows.begin, rows.begin};
+    return walk.band.transposed().keys_any({key, key + 1}).intersect(rows);
+  }
+
+  // With right = 0 nothing is seen before its time.
+  Range rows_too_early(index_t position) const {
+    if (block.window.band.right > 0) return {rows.begin, rows.begin};
+    const index_t distance = position - block.window.band.shift - block.walk.first_query;  // of row 0
+    return Range{rows.begin, distance <= 0 ? rows.begin : ceil_div(distance, block.walk.step)}.intersect(rows);
+  }
+
+  bool is_seen_globally(index_t position) const {
+    return rows_that_hold(position).size() < rows.size() && rows_too_early(position).size() < rows.size();
+  }
+
+  void hide_masked() const {
+    for (index_t c = 0; c < chunk.size(); ++c) {
+      if (block.options.key_mask.contains(gather.position(chunk, c))) continue;
+      for (index_t v = 0; v < Shape::kColumns; ++v) S::store(at(c, v), S::splat(kMinusInfinity<T>));
+    }
+  }
+};
+
+// Calls f(chunk) for all keys that a block of queries may see: those of the walk, then global keys outside the window.
+template <Simd S, class E, class Shape, class F>
+[[gnu::always_inline]] inline void for_each_chunk(const Scores<S, E, Shape>& scores, Range rows, F&& f) {
+  const AttentionBlock& block = scores.block;
+  const index_t keys = block.walk.band.keys_any(rows).size(), chunks = ceil_div(keys, Shape::kChunk);
+  const index_t even = chunks == 0 ? Shape::kChunk : round_up(ceil_div(keys, chunks), S::kTileRows * 4);
+  for_each_key_tile(block.walk.band, rows, smaller(even, Shape::kChunk), [&](Range tile, bool) { f(Chunk{tile}); });
+  index_t list[Shape::kChunk];
+  for (index_t next = 0; next < block.num_global_keys;) {
+    index_t count = 0;
+    for (; next < block.num_global_keys && count < Shape::kChunk; ++next)
+      if (scores.is_seen_globally(block.global_keys[next])) list[count++] = block.global_keys[next];
+    if (count > 0) f(Chunk{{0, count}, list});
+  }
+}
+
+}  // namespace
+}  // namespace window_matmul::cpu
