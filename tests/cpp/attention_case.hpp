@@ -26,6 +26,7 @@ struct AttentionCase {
   bool key_mask = false, global_mask = false;
   index_t global_tokens = 0;
   Shape cu_q = {}, cu_k = {};
+  bool rounds_weights = false;    // to bf16, before they are multiplied: the row of the table does so
   bool with_lse = true;           // asked for, and with a gradient
   std::uint64_t layout_seed = 0;  // of the tensors' layouts; 0: all dense
 

@@ -250,18 +250,27 @@ inline std::vector<AttentionCase> attention_scenes(bool small) {
   return all;
 }
 
+inline std::vector<std::string> rows_of_attention(Op op, DType dtype) {
+  return rows_here({.op = op, .dtype = dtype, .band = {8, 8, 2, 2, 0}, .dim = 4, .attention = {.kv_heads = 1, .value_dim = 4}});
+}
+
 // A test for each row that supports fused attention, forward and backward.
 inline std::vector<RowAndOp> attention_rows() {
   std::vector<RowAndOp> all;
   for (const Op op : {Op::attention, Op::attention_backward})
-    for (const std::string& row : rows_here({.op = op, .band = {8, 8, 2, 2, 0}, .dim = 4, .attention = {.kv_heads = 1, .value_dim = 4}}))
-      all.emplace_back(row, op);
+    for (const std::string& row : rows_of_attention(op, DType::bf16)) all.emplace_back(row, op);
   return all;
 }
 
 class OnEachAttention : public OnEachRowAndOp {
  protected:
   static bool is_reference(const std::string& row) { return row == "reference"; }
+  // The case as this row takes it. One of bf16 alone multiplies bf16.
+  AttentionCase taken(AttentionCase c) const {
+    const std::vector<std::string> of_all = rows_of_attention(op(), DType::f32);
+    if (std::find(of_all.begin(), of_all.end(), row()) == of_all.end()) c.dtype = DType::bf16, c.rounds_weights = true;
+    return c;
+  }
 };
 
 }  // namespace window_matmul::testing_tools

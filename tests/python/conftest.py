@@ -21,10 +21,10 @@ FORCED = os.environ.get(VARIABLE, "")
 ROWS = [FORCED] if FORCED else backends()
 
 
-def rows_of(module: object) -> list[str]:
+def rows_of(module: object, dtype: str = "float32") -> list[str]:
     """Those that can run what this module tests: OPERATOR, where it says so."""
-    operator = getattr(module, "OPERATOR", "")
-    return [row for row in ROWS if row in backends(operator)] if operator else ROWS
+    usable = backends(getattr(module, "OPERATOR", "") or "band_out", dtype)
+    return [row for row in ([FORCED] if FORCED else usable) if row in usable]
 
 
 hypothesis.settings.register_profile(
@@ -49,7 +49,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         only_best = metafunc.definition.get_closest_marker("best_backend") is not None
         rows = rows_of(metafunc.module)
-        metafunc.parametrize("backend", rows[:1] if only_best else rows, indirect=True)
+        some = [row for row in rows_of(metafunc.module, "bfloat16") if row not in rows]  # of bf16 alone
+        metafunc.parametrize("backend", rows[:1] if only_best else some + rows, indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A row of bf16 alone runs the tests whose parameter says bf16."""
+
+    def is_taken(item: pytest.Item) -> bool:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        dtype = str(parameters.get("dtype", torch.float32)).removeprefix("torch.")
+        return "backend" not in parameters or parameters["backend"] in rows_of(item.module, dtype)
+
+    items[:] = [item for item in items if is_taken(item)]
 
 
 @pytest.fixture

@@ -34,34 +34,18 @@ struct AttentionForward {
   T* const total = highest + kQueries;
   T* const factor = total + kQueries;
   Prefetcher ahead{};
-  Scores<S, E, Shape> scores{block, queries, tile, nullptr, ahead};
+  Scores<S, E, Shape> scores{{block, tile, nullptr}, queries, ahead};
   const OnlineSoftmax<S, Scores<S, E, Shape>> softmax{scores, highest, total, factor};
   bool started = false;
 
   void run() {
     for (index_t row = block.rows.begin; row < block.rows.end; row += kQueries) {
       const Range rows{row, smaller(row + kQueries, block.rows.end)};
-      if (block.skips_global_queries && all_global(rows)) continue;
+      if (all_of_another_item(block, rows)) continue;
       scores.take_queries(head, rows);
-      queue(NextBlock(block.walk, rows), rows);
+      queue_next_block<E>(block, rows, block.walk.band.keys_any(rows).size() / Shape::kKeys, &ahead);
       if (!attend(rows, false)) attend(rows, true);  // in the place of what was written
     }
-  }
-
-  void queue(const NextBlock& next, Range rows) {
-    ahead.clear();
-    if (next.queries.empty()) return;
-    next.queue_queries<E>(ahead, head.q, block.dim, false);
-    next.queue_queries<E>(ahead, head.out, block.value_dim, true);
-    next.queue_keys<E>(ahead, block.k, next.keys, block.dim, false);
-    next.queue_keys<E>(ahead, block.v, next.keys, block.value_dim, false);
-    ahead.spread(block.walk.band.keys_any(rows).size() / Shape::kKeys);
-  }
-
-  bool all_global(Range rows) const {
-    for (index_t row = rows.begin; row < rows.end; ++row)
-      if (!block.global_tokens.contains(block.walk.query(row))) return false;
-    return true;
   }
 
   // False where an output is not finite.
@@ -76,7 +60,7 @@ struct AttentionForward {
       started = true;
     });
     if (!started) fill_row(T{0}, sums, 1, {0, kQueries * width});
-    if (head.lse.address != 0) write_lse(rows);
+    if (head.lse.address != 0) write_lse(block, rows, kQueries, highest, total, factor);
     return write(rows);
   }
 
@@ -108,22 +92,11 @@ struct AttentionForward {
     bool finite = true;
     for (index_t r = 0; r < rows.size(); ++r) {
       const index_t position = block.walk.query(rows.begin + r);
-      if (is_of_another_item(position)) continue;
+      if (is_of_another_item(block, position)) continue;
       const T by = inverse_total(block.options, head, highest[r], total[r]);
       finite = write_output<S, E>(sums + r * width, block.value_dim, by, head.out, position) && finite;
     }
     return finite;
-  }
-
-  bool is_of_another_item(index_t position) const { return block.skips_global_queries && block.global_tokens.contains(position); }
-
-  void write_lse(Range rows) const {
-    const Matrix2<T> lse(head.lse);
-    for (index_t r = 0; r < kQueries; ++r) factor[r] = log_sum_exp(highest[r], total[r]);
-    for (index_t r = 0; r < rows.size(); ++r) {
-      const index_t position = block.walk.query(rows.begin + r);
-      if (!is_of_another_item(position)) *lse.at(position, 0) = factor[r];
-    }
   }
 };
 

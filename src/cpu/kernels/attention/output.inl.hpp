@@ -23,6 +23,27 @@ template <class T>
   return total == 0 ? kMinusInfinity<T> : total == total ? logarithm : total;
 }
 
+WINDOW_MATMUL_INLINE bool is_of_another_item(const AttentionBlock& block, index_t position) {
+  return block.skips_global_queries && block.global_tokens.contains(position);
+}
+inline bool all_of_another_item(const AttentionBlock& block, Range rows) {
+  if (!block.skips_global_queries) return false;
+  for (index_t row = rows.begin; row < rows.end; ++row)
+    if (!block.global_tokens.contains(block.walk.query(row))) return false;
+  return true;
+}
+
+// Of a block of queries in so many lanes; `line` is room for them.
+template <class T>
+void write_lse(const AttentionBlock& block, Range rows, index_t lanes, const T* highest, const T* total, T* line) {
+  const Matrix2<T> lse(block.heads[0].lse);
+  for (index_t r = 0; r < lanes; ++r) line[r] = log_sum_exp(highest[r], total[r]);
+  for (index_t r = 0; r < rows.size(); ++r) {
+    const index_t position = block.walk.query(rows.begin + r);
+    if (!is_of_another_item(block, position)) *lse.at(position, 0) = line[r];
+  }
+}
+
 // to[n] = by * row[n], in whole vectors. False where an element is not finite.
 template <Simd S, class To>
 bool scale_row(const typename S::Scalar* row, index_t columns, typename S::Scalar by, To* to) {

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "cpu/kernels/attention/bias.inl.hpp"
+#include "cpu/kernels/attention/gather.inl.hpp"
 #include "cpu/kernels/attention/tile.inl.hpp"
 #include "cpu/kernels/exp.inl.hpp"
 #include "cpu/kernels/prefetch.inl.hpp"
@@ -26,83 +27,15 @@ template <Simd S>
     return S::load(kWideLaneIndices);
 }
 
-struct Chunk {  // keys of the walk, or of a list of positions
-  Range keys;
-  const index_t* list = nullptr;
-  index_t size() const { return keys.size(); }
-};
-
-template <class T>
-struct KeyRows {  // the rows of k or v of a chunk
-  const T* data;
-  index_t row_stride, col_stride;
-
-  const T* row(index_t c) const { return data + c * row_stride; }
-};
-
-// Rows of queries or keys, whatever their type and strides.
-template <Simd S, class E>
-struct Gather {
-  using T = typename S::Scalar;
-  const AttentionGeometry& walk;
-
-  index_t position(const Chunk& chunk, index_t c) const { return chunk.list != nullptr ? chunk.list[c] : walk.key(chunk.keys.begin + c); }
-
-  // Whether whole vectors of the rows can be read where they lie.
-  static bool is_whole(const Operand& from, const Chunk& chunk, index_t columns) {
-    return chunk.list == nullptr && from.col_stride == 1 && columns % S::kLanes == 0;
-  }
-  KeyRows<E> stored(const Operand& from, const Chunk& chunk) const {
-    return {Matrix2<const E>(from).at(position(chunk, 0), 0), from.row_stride * walk.step, from.col_stride};
-  }
-
-  // In place where that is possible; as_vectors: whole vectors of a row are going to be read.
-  KeyRows<T> keys(const Operand& from, const Chunk& chunk, index_t columns, bool as_vectors, T* packed) const {
-    if constexpr (std::is_same_v<E, T>)
-      if (as_vectors ? is_whole(from, chunk, columns) : chunk.list == nullptr) return stored(from, chunk);
-    for (index_t c = 0; c < chunk.size(); ++c) row(from, position(chunk, c), columns, packed + c * padded(columns));
-    return {packed, padded(columns), 1};
-  }
-
-  KeyRows<T> queries(const Operand& from, Range rows, index_t columns, T* packed) const {
-    if constexpr (std::is_same_v<E, T>)
-      if (walk.query_list == nullptr && from.col_stride == 1 && columns % S::kLanes == 0)
-        return {Matrix2<const E>(from).at(walk.query(rows.begin), 0), from.row_stride * walk.step, 1};
-    for (index_t r = 0; r < rows.size(); ++r) row(from, walk.query(rows.begin + r), columns, packed + r * padded(columns));
-    return {packed, padded(columns), 1};
-  }
-
-  // One row, with zeros up to a whole vector of any instruction set.
-  void row(const Operand& from, index_t position, index_t columns, T* to) const {
-    read_row<S>(Matrix2<const E>(from).at(position, 0), from.col_stride, columns, to);
-    for (index_t n = columns; n < padded(columns); ++n) to[n] = 0;
-  }
-
-  // to[n * ld + r] = factor * from(query r, n), with zeros in the lanes of a vector behind the last query.
-  void transposed(const Operand& from, Range rows, index_t columns, T factor, T* to, index_t ld) const {
-    if (walk.query_list == nullptr) {
-      Matrix2<const E> m(from);
-      m.address = reinterpret_cast<std::uintptr_t>(m.at(walk.query(rows.begin), 0)), m.row_stride *= walk.step;
-      pack_transposed<S>(m, {0, rows.size()}, {0, columns}, to, ld);
-    } else {
-      const Matrix2<const E> m(from);
-      for (index_t n = 0; n < columns; ++n)
-        for (index_t r = 0; r < ld; ++r) to[n * ld + r] = r < rows.size() ? widen(*m.at(walk.query(rows.begin + r), n)) : T{0};
-    }
-    for (index_t i = 0; factor != 1 && i < columns * ld; i += S::kLanes) S::store(to + i, S::mul(S::load(to + i), S::splat(factor)));
-  }
-};
-
+// The tile, and every phase behind the products.
 template <Simd S, class E, class Shape>
-struct Scores {
+struct ScoreTile {
   using T = typename S::Scalar;
   static constexpr index_t kQueries = Shape::kQueries, kChunk = Shape::kChunk, kColumns = Shape::kColumns, kLanes = S::kLanes;
 
   const AttentionBlock& block;
-  T* const queries;  // [D][kQueries] and a vector
   T* const tile;  // [kChunk][kQueries]
   T* const slopes;  // the same: the derivative of the softcap, or null
-  Prefetcher& ahead;
   const AttentionHead* head = nullptr;
   Range rows{};
   Chunk chunk{};
@@ -110,19 +43,17 @@ struct Scores {
 
   const Gather<S, E> gather{block.walk};
 
-  void take_queries(const AttentionHead& of, Range r) {
-    head = &of, rows = r;
-    const double unit = block.options.softcap > 0 ? 1 / block.options.softcap : kLog2E<double>;
-    const T factor = static_cast<T>(block.options.scale * unit);
-    gather.transposed(of.q, rows, block.dim, factor, queries, kQueries);
-  }
+  // What queries are multiplied with.
+  double unit() const { return block.options.scale * (block.options.softcap > 0 ? 1 / block.options.softcap : kLog2E<double>); }
 
-  void compute(const Chunk& of, const KeyRows<T>& k) {
+  void begin(const Chunk& of) {
     chunk = of;
     for (index_t v = 0; v < Shape::kColumns; ++v) seen[v] = seen_by(rows_of(v));
-    multiply(k, queries, block.dim, tile);
+  }
+
+  void apply_options() const {
     if (block.options.softcap > 0) cap();
-    if (block.options.has_bias && chunk.list == nullptr) BiasOfTile<S, E, Scores>{*this}.add();
+    if (block.options.has_bias && chunk.list == nullptr) BiasOfTile<S, E, ScoreTile>{*this}.add();
     if (chunk.list == nullptr)
       hide_outside_band();
     else
@@ -154,37 +85,6 @@ struct Scores {
       for (index_t c = 0; c < begin; ++c) S::store(to + c * kQueries + v * kLanes, S::zero());
       for (index_t c = end; c < chunk.size(); ++c) S::store(to + c * kQueries + v * kLanes, S::zero());
     }
-  }
-
-  // ---- products ---------------------------------------------------------------------------------------------------------------------
-
-  // to[c][query] = sum_n k(c, n) x[n][query] for what is seen; more is written where tiles reach further.
-  void multiply(const KeyRows<T>& k, const T* x, index_t steps, T* to) const {
-    const index_t count = chunk.size();
-    for (index_t c = 0; c < count;) {
-      if (count >= Shape::kKeys && c + Shape::kKeys > count) c = count - Shape::kKeys;  // the last tile overlaps its neighbour
-      const index_t keys = count >= Shape::kKeys ? Shape::kKeys : 1;
-      multiply_tile(c, keys, {k.row(c), k.row_stride, k.col_stride}, x, steps, to);
-      c += keys;
-    }
-  }
-
-  void multiply_tile(index_t c, index_t keys, Scalars<T> scalars, const T* x, index_t steps, T* to) const {
-    ahead.issue();
-    index_t first = 0, last = Shape::kColumns;
-    const auto is_seen = [&](index_t v) { return seen[v].begin < c + keys && c < seen[v].end; };
-    while (first < last && !is_seen(first)) ++first;
-    while (first < last && !is_seen(last - 1)) --last;
-    for (index_t v = first; v < last; v += Shape::kVecs)
-      with_vecs<Shape::kVecs>(smaller(last - v, Shape::kVecs), [&]<int Vecs>() {
-        const Vectors<T> vectors{x + v * kLanes, kQueries};
-        const Sums<T> sums{to + c * kQueries + v * kLanes, kQueries, Start::clear};
-        if (keys == 1)
-          add_tile<S, 1, Vecs>(scalars, vectors, steps, sums);
-        else
-          add_tile<S, Shape::kKeys, Vecs>(scalars, vectors, steps, sums);
-        *block.multiply_adds += keys * Vecs * kLanes * steps;
-      });
   }
 
   // ---- options ----------------------------------------------------------------------------------------------------------------------
@@ -260,6 +160,70 @@ struct Scores {
   }
 };
 
+// The products on the register tile.
+template <Simd S, class E, class Shape>
+struct Scores : ScoreTile<S, E, Shape> {
+  using Base = ScoreTile<S, E, Shape>;
+  using T = typename S::Scalar;
+  using Base::block, Base::chunk, Base::head, Base::kLanes, Base::kQueries, Base::rows, Base::seen, Base::tile;
+
+  T* const queries;  // [D][kQueries] and a vector
+  Prefetcher& ahead;
+
+  void take_queries(const AttentionHead& of, Range r) {
+    head = &of, rows = r;
+    Base::gather.transposed(of.q, rows, block.dim, static_cast<T>(Base::unit()), queries, kQueries);
+  }
+
+  void compute(const Chunk& of, const KeyRows<T>& k) {
+    Base::begin(of);
+    multiply(k, queries, block.dim, tile);
+    Base::apply_options();
+  }
+
+  // to[c][query] = sum_n k(c, n) x[n][query] for what is seen; more is written where tiles reach further.
+  void multiply(const KeyRows<T>& k, const T* x, index_t steps, T* to) const {
+    const index_t count = chunk.size();
+    for (index_t c = 0; c < count;) {
+      if (count >= Shape::kKeys && c + Shape::kKeys > count) c = count - Shape::kKeys;  // the last tile overlaps its neighbour
+      const index_t keys = count >= Shape::kKeys ? Shape::kKeys : 1;
+      multiply_tile(c, keys, {k.row(c), k.row_stride, k.col_stride}, x, steps, to);
+      c += keys;
+    }
+  }
+
+  void multiply_tile(index_t c, index_t keys, Scalars<T> scalars, const T* x, index_t steps, T* to) const {
+    ahead.issue();
+    index_t first = 0, last = Shape::kColumns;
+    const auto is_seen = [&](index_t v) { return seen[v].begin < c + keys && c < seen[v].end; };
+    while (first < last && !is_seen(first)) ++first;
+    while (first < last && !is_seen(last - 1)) --last;
+    for (index_t v = first; v < last; v += Shape::kVecs)
+      with_vecs<Shape::kVecs>(smaller(last - v, Shape::kVecs), [&]<int Vecs>() {
+        const Vectors<T> vectors{x + v * kLanes, kQueries};
+        const Sums<T> sums{to + c * kQueries + v * kLanes, kQueries, Start::clear};
+        if (keys == 1)
+          add_tile<S, 1, Vecs>(scalars, vectors, steps, sums);
+        else
+          add_tile<S, Shape::kKeys, Vecs>(scalars, vectors, steps, sums);
+        *block.multiply_adds += keys * Vecs * kLanes * steps;
+      });
+  }
+};
+
+// Calls f(chunk) for global keys outside the window that some query sees.
+template <class AnyScores, class F>
+[[gnu::always_inline]] inline void for_each_listed_chunk(const AnyScores& scores, F&& f) {
+  const AttentionBlock& block = scores.block;
+  index_t list[AnyScores::kChunk];
+  for (index_t next = 0; next < block.num_global_keys;) {
+    index_t count = 0;
+    for (; next < block.num_global_keys && count < AnyScores::kChunk; ++next)
+      if (scores.is_seen_globally(block.global_keys[next])) list[count++] = block.global_keys[next];
+    if (count > 0) f(Chunk{{0, count}, list});
+  }
+}
+
 // Calls f(chunk) for all keys that a block of queries may see: those of the walk, then global keys outside the window.
 template <Simd S, class E, class Shape, class F>
 [[gnu::always_inline]] inline void for_each_chunk(const Scores<S, E, Shape>& scores, Range rows, F&& f) {
@@ -267,13 +231,7 @@ template <Simd S, class E, class Shape, class F>
   const index_t keys = block.walk.band.keys_any(rows).size(), chunks = ceil_div(keys, Shape::kChunk);
   const index_t even = chunks == 0 ? Shape::kChunk : round_up(ceil_div(keys, chunks), S::kTileRows * 4);
   for_each_key_tile(block.walk.band, rows, smaller(even, Shape::kChunk), [&](Range tile, bool) { f(Chunk{tile}); });
-  index_t list[Shape::kChunk];
-  for (index_t next = 0; next < block.num_global_keys;) {
-    index_t count = 0;
-    for (; next < block.num_global_keys && count < Shape::kChunk; ++next)
-      if (scores.is_seen_globally(block.global_keys[next])) list[count++] = block.global_keys[next];
-    if (count > 0) f(Chunk{{0, count}, list});
-  }
+  for_each_listed_chunk(scores, f);
 }
 
 }  // namespace
