@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # findings/jax_negative_window.sh: jax 0.10.2: in dot_product_attention a negative local_window_size is an offset, not 'no limit'.
 #
-# In flash-attention and its relatives -1 is a side without a limit. Here (2, -1) is strictly the keys before the query, and (-1, 0) and -1 leave no key at all: every
-# row then is the mean of all values, keys after the query included.
+# In flash-attention and its relatives -1 is a side without a limit. Here (2, -1) is strictly the keys before the query, and (-1, 0) and -1
+# leave no key at all: every row then is the mean of all values, keys after the query included.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

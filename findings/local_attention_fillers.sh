@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# findings/local_attention_fillers.sh: local-attention 1.11.2: the fillers of autopad and of the sequence's ends have weight where no mask is given.
+# findings/local_attention_fillers.sh: local-attention 1.11.2: the fillers of autopad and of the sequence's ends have weight where no mask
+# is given.
 #
-# All scores equal and all values 1: every output should be 1. With autopad and no mask, not causal, the zeros behind the end join the softmax: 10 tokens
-# in windows of 4 give 0.83 and 0.75. A query all of whose real keys are masked averages the filler -1 in as well.
+# All scores equal and all values 1: every output should be 1. With autopad and no mask, not causal, the zeros behind the end join the
+# softmax: 10 tokens in windows of 4 give 0.83 and 0.75. A query all of whose real keys are masked averages the filler -1 in as well.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

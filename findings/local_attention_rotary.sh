@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # findings/local_attention_rotary.sh: local-attention 1.11.2: not causal, queries are rotated look_forward * window_size places too late.
 #
-# With equal queries and keys and rotary embeddings (dim=...) a query's highest weight is at its own place. In the causal form it is. With look_forward=1 the
-# queries get the last rows of the rotation table, which reaches a window further: query 6 looks hardest at key 10.
+# With equal queries and keys and rotary embeddings (dim=...) a query's highest weight is at its own place. In the causal form it is. With
+# look_forward=1 the queries get the last rows of the rotation table, which reaches a window further: query 6 looks hardest at key 10.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

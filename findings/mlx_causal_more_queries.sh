@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # findings/mlx_causal_more_queries.sh: mlx 0.32.4: with mask="causal" and more queries than keys, rows that see no key average all of them.
 #
-# The mask is aligned at the end, so of 8 queries on 3 keys the first 5 come before every key. Their outputs are not 0 or NaN but the mean of all values: of
-# keys that causality hides.
+# The mask is aligned at the end, so of 8 queries on 3 keys the first 5 come before every key. Their outputs are not 0 or NaN but the mean
+# of all values: of keys that causality hides.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# findings/onnxruntime_attention_25.sh: onnxruntime 1.32.0: Attention of opset 25, the first with windows, has no kernel and becomes 59 to 77 nodes.
+# findings/onnxruntime_attention_25.sh: onnxruntime 1.32.0: Attention of opset 25, the first with windows, has no kernel and becomes 59 to
+# 77 nodes.
 #
-# Opset 24 runs as one node. Opset 25 adds left_window_size and right_window_size; ONNX Runtime replaces the node by its definition, with the full matrix of scores, also where no
-# window is given. And without a cache queries are aligned with the first keys, not the last: 3 queries on 6 keys with (2, 1) see keys 0-1, 0-2, 0-3.
+# Opset 24 runs as one node. Opset 25 adds left_window_size and right_window_size; ONNX Runtime replaces the node by its definition, with
+# the full matrix of scores, also where no window is given. And without a cache queries are aligned with the first keys, not the last: 3
+# queries on 6 keys with (2, 1) see keys 0-1, 0-2, 0-3.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # findings/onnxruntime_group_query_window.sh: onnxruntime's local_window_size has counted differently from release to release.
 #
-# GroupQueryAttention(local_window_size=W) saw W + 1 keys up to 1.23.2 and sees W from 1.24.1 on. W = 0 has meant three things: no window (1.20.1),
-# the query's own key (1.23.2), no key at all and an output of zeros (1.24.1 and 1.32.0).
+# GroupQueryAttention(local_window_size=W) saw W + 1 keys up to 1.23.2 and sees W from 1.24.1 on. W = 0 has meant three things: no window
+# (1.20.1), the query's own key (1.23.2), no key at all and an output of zeros (1.24.1 and 1.32.0).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

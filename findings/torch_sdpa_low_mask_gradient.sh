@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# findings/torch_sdpa_low_mask_gradient.sh: torch 2.13.0 on a CPU: a row of very low mask values multiplies the gradient of v by the number of keys.
+# findings/torch_sdpa_low_mask_gradient.sh: torch 2.13.0 on a CPU: a row of very low mask values multiplies the gradient of v by the number
+# of keys.
 #
-# A mask adds the same number to every score of a row, so it changes nothing: the row's output is the mean of v, and the gradients of v add up to
-# 1. scaled_dot_product_attention's default CPU kernel (FLASH_ATTENTION) keeps only the row's log-sum-exp for its backward pass. Beside -1e9 the
-# logarithm of the number of keys is lost in float32, each of the 6 keys gets weight 1, and the gradients add up to 6. The forward pass
-# and the MATH kernel are right, and -1e4 is small enough.
+# A mask adds the same number to every score of a row, so it changes nothing: the row's output is the mean of v, and the gradients of v add
+# up to 1. scaled_dot_product_attention's default CPU kernel (FLASH_ATTENTION) keeps only the row's log-sum-exp for its backward pass.
+# Beside -1e9 the logarithm of the number of keys is lost in float32, each of the 6 keys gets weight 1, and the gradients add up to 6. The
+# forward pass and the MATH kernel are right, and -1e4 is small enough.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

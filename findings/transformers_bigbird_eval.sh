@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# findings/transformers_bigbird_eval.sh: transformers 5.24.0: in eval mode BigBird's block-sparse attention counts the first block once more for each random block.
+# findings/transformers_bigbird_eval.sh: transformers 5.24.0: in eval mode BigBird's block-sparse attention counts the first block once more
+# for each random block.
 #
-# In training each block of queries attends to num_random_blocks random blocks. In eval mode the plan of random blocks is all zeros, which does not leave them
-# out: it names block 0 three times more. With equal scores a query gives half of its weight to block 0 instead of an eighth.
+# In training each block of queries attends to num_random_blocks random blocks. In eval mode the plan of random blocks is all zeros, which
+# does not leave them out: it names block 0 three times more. With equal scores a query gives half of its weight to block 0 instead of an
+# eighth.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# findings/transformers_sliding_window_one.sh: transformers 5.24.0: with sliding_window=1 the cache keeps everything, and decoding sees all of it.
+# findings/transformers_sliding_window_one.sh: transformers 5.24.0: with sliding_window=1 the cache keeps everything, and decoding sees all
+# of it.
 #
-# A causal window of W keys makes the cache keep the last W - 1. Its slice from -(W - 1) is [-0:] for W = 1, which is the whole tensor: decoding token by
-# token then gives other logits than one pass over the same tokens. From W = 2 on the two agree.
+# A causal window of W keys makes the cache keep the last W - 1. Its slice from -(W - 1) is [-0:] for W = 1, which is the whole tensor:
+# decoding token by token then gives other logits than one pass over the same tokens. From W = 2 on the two agree.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

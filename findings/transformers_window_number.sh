@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# findings/transformers_window_number.sh: transformers 5.24.0: the number that an attention function gets is not always the window of the mask.
+# findings/transformers_window_number.sh: transformers 5.24.0: the number that an attention function gets is not always the window of the
+# mask.
 #
-# A function registered with AttentionInterface gets a mask and a number, sliding_window. For most models a number s beside a two-sided mask means
-# |i - j| < s. T5Gemma's encoder masks |i - j| <= 4 and hands over 4. Gemma 3's two-sided form halves the window that its config is made with, and
-# hands over 3 for 4; set on a config that exists, nothing is halved.
+# A function registered with AttentionInterface gets a mask and a number, sliding_window. For most models a number s beside a two-sided mask
+# means |i - j| < s. T5Gemma's encoder masks |i - j| <= 4 and hands over 4. Gemma 3's two-sided form halves the window that its config is
+# made with, and hands over 3 for 4; set on a config that exists, nothing is halved.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
