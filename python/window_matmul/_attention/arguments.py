@@ -24,6 +24,7 @@ from .._band.arguments import (
     check_fused_device,
     check_strided,
 )
+from .._integers import as_flag as as_flag
 
 _SEEDS = (1 << 63) - 1
 _LAYOUTS = {4: ("(B, H, Lq, D)", "(B, Hkv, Lk, D)", "(B, Hkv, Lk, Dv)"), 3: ("(total_q, H, D)", "(total_k, Hkv, D)", "(total_k, Hkv, Dv)")}
@@ -132,12 +133,6 @@ def _as_real(name: str, value: object, need: str) -> float:
         return float(value)
     except OverflowError:
         return math.nan
-
-
-def as_flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it needs to be True or False")
-    return value
 
 
 def draw_seed(dropout_p: float, device: torch.device) -> Tensor | None:
