@@ -8,11 +8,12 @@ from torch.nn.functional import linear
 from ._attention.arguments import as_flag, as_reals
 from ._band.arguments import as_dilation, to_window
 from ._cache.arguments import as_size
+from ._integers import as_positive
 from ._rotary import check_base, turn, turns
 from .attention import AnyWindow, window_attention
 from .cache import RollingCache
 from .functional import Dilation
-from .window import Window, as_positive
+from .window import Window
 
 Device = torch.device | str | None
 

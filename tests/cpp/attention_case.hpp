@@ -26,6 +26,7 @@ struct AttentionCase {
   bool key_mask = false, global_mask = false;
   index_t global_tokens = 0;
   Shape cu_q = {}, cu_k = {};
+  Shape key_lengths = {}, query_offsets = {};  // of each entry
   bool with_lse = true;           // asked for, and with a gradient
   std::uint64_t layout_seed = 0;  // of the tensors' layouts; 0: all dense
 
@@ -45,8 +46,11 @@ struct AttentionCase {
       const index_t rows = cu_q[s + 1] - cu_q[s], cols = cu_k[s + 1] - cu_k[s];
       all.push_back({0, cu_q[s], rows, cu_k[s], cols, cols - rows});
     }
-    for (index_t b = 0; cu_q.empty() && b < batch; ++b)
-      all.push_back({b, 0, queries, 0, keys, window.query_offset.value_or(keys - queries)});
+    for (std::size_t b = 0; cu_q.empty() && static_cast<index_t>(b) < batch; ++b) {
+      const index_t length = key_lengths.empty() ? keys : key_lengths[b];
+      const index_t shift = query_offsets.empty() ? window.query_offset.value_or(length - queries) : query_offsets[b];
+      all.push_back({static_cast<index_t>(b), 0, queries, 0, length, shift});
+    }
     return all;
   }
 };
@@ -67,12 +71,15 @@ inline std::string text(const AttentionCase& c) {
   if (c.global_mask) s += " global_mask";
   if (c.global_tokens > 0) s += " global_tokens=" + number(c.global_tokens);
   if (!c.cu_q.empty()) s += " cu_q " + text(c.cu_q) + " cu_k " + text(c.cu_k);
+  if (!c.key_lengths.empty()) s += " key_lengths " + text(c.key_lengths);
+  if (!c.query_offsets.empty()) s += " query_offsets " + text(c.query_offsets);
   return s + (c.with_lse ? "" : " without lse") + " layouts " + number(c.layout_seed);
 }
 
-// Offsets of `count` sequences that make up `total` rows; empty ones among them.
+// Offsets of `count` sequences among `total` rows; empty ones among them. Half of them leave no row in front or behind.
 inline Shape any_offsets(Random& random, index_t count, index_t total) {
   Shape cu = {0, total};
+  if (random.one_in(2)) cu = {random.up_to(total), random.up_to(total)};
   while (static_cast<index_t>(cu.size()) <= count) cu.push_back(random.up_to(total));
   std::sort(cu.begin(), cu.end());
   return cu;
@@ -112,19 +119,34 @@ inline const std::vector<AttentionOption>& attention_options() {
       {"dropout", [](C& c, R& r) { c.dropout_p = r.one_in(8) ? 1 : r.between(0.1, 0.7); }},
       {"without_lse", [](C& c, R&) { c.with_lse = false; }},
       {"packed", [](C& c, R&) { c.cu_q = {0}; }},  // settled below: they need the final sizes
+      {"key_lengths", [](C& c, R&) { c.key_lengths = {0}; }},  // likewise
+      {"query_offsets", [](C& c, R&) { c.query_offsets = {0}; }},
       {"grouped_heads", [](C& c, R&) { c.heads = c.kv_heads * 2; }},
   };
   return all;
+}
+
+// A number for each entry, where it is used; some that align all queries with all keys.
+inline void draw_for_entries(AttentionCase& c, Random& random) {
+  const auto draw = [&](Shape& of, auto number) {
+    if (of.empty()) return;
+    of.clear();
+    for (index_t b = 0; b < c.batch; ++b) of.push_back(number());
+  };
+  draw(c.key_lengths, [&] { return random.one_in(3) ? std::min(c.queries, c.keys) : random.up_to(c.keys); });
+  draw(c.query_offsets, [&] { return random.one_in(3) ? 0 : random.up_to(c.keys + 6) - 4; });
+  if (!c.query_offsets.empty()) c.window.query_offset.reset();
 }
 
 // What must agree among the options of a case.
 inline AttentionCase settled(AttentionCase c, Random& random) {
   if (!c.cu_q.empty()) {
     const index_t count = 1 + random.up_to(2);
-    c.batch = 1, c.window.query_offset.reset();
+    c.batch = 1, c.window.query_offset.reset(), c.key_lengths.clear(), c.query_offsets.clear();
     c.cu_q = any_offsets(random, count, c.queries);
     c.cu_k = c.keys == c.queries && random.one_in(2) ? c.cu_q : any_offsets(random, count, c.keys);
   }
+  draw_for_entries(c, random);
   if (c.bias_rank > 0) c.window.left = std::min<index_t>(c.window.left, 5), c.window.right = std::min<index_t>(c.window.right, 5);
   if (c.window.dilation.size() > 1) c.window.dilation.resize(static_cast<std::size_t>(c.heads), 2);
   if (c.dim == 0 && !c.scale) c.scale = 0.5;

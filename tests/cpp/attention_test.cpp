@@ -61,7 +61,7 @@ TEST_P(Attention, AllTinyShapes) {
         for (index_t right = 0; right <= 2; ++right) {
           for (index_t offset = -3; offset <= 4; ++offset) {
             AttentionCase c = any_attention_with_options(random, 3, 3, random.up_to(3));
-            c.cu_q = c.cu_k = {}, c.queries = queries, c.keys = keys;
+            c.cu_q = c.cu_k = c.key_lengths = c.query_offsets = {}, c.queries = queries, c.keys = keys;
             c.window.left = left, c.window.right = right, c.window.query_offset = offset;
             expect_right(c, random.bits());
             if (HasFatalFailure()) return;

@@ -56,7 +56,7 @@ class AttentionTrial {
     if (c.bias_rank > 0) in.bias = bias.view();
     if (c.sinks) in.sinks = sinks.view();
     in.key_mask = key_mask.view(), in.global_mask = global_mask.view(), in.global_tokens = c.global_tokens;
-    in.cu_q = c.cu_q, in.cu_k = c.cu_k;
+    in.cu_q = c.cu_q, in.cu_k = c.cu_k, in.key_lengths = c.key_lengths, in.query_offsets = c.query_offsets;
     return in;
   }
   AttentionGradients gradients() const {
@@ -238,15 +238,17 @@ inline std::vector<AttentionCase> attention_scenes(bool small) {
   all[1].window = {7 * n, 0, {1, 2, 3, 1}}, all[1].keys = 37 * n, all[1].dtype = DType::bf16, all[1].sinks = true;
   all[2].dtype = DType::f64, all[2].global_tokens = 3, all[2].bias_rank = 2, all[2].softcap = 2;
   all[3].dtype = DType::f16, all[3].key_mask = true, all[3].dropout_p = 0.3, all[3].window.left = kUnbounded;
-  all[4].batch = 1, all[4].cu_q = {0, 11 * n, 11 * n, 30 * n}, all[4].cu_k = {0, 9 * n, 13 * n, 30 * n}, all[4].bias_rank = 4;
+  all[4].batch = 1, all[4].cu_q = {0, 11 * n, 11 * n, 29 * n}, all[4].cu_k = {2 * n, 9 * n, 13 * n, 30 * n}, all[4].bias_rank = 4;
   all[5].global_mask = true, all[5].heads = all[5].kv_heads = 1, all[5].batch = 1, all[5].window.dilation = {3};
+  all.push_back(plain);
+  all[6].key_lengths = {17 * n, 30 * n}, all[6].query_offsets = {4 * n, 0}, all[6].global_tokens = 2, all[6].window.left = kUnbounded;
   // Few queries, and keys for several items.
   AttentionCase few{.heads = 4, .kv_heads = 2, .queries = 3, .keys = 200 * n, .dim = 8, .value_dim = 9, .window = {kUnbounded, 0}};
   all.insert(all.end(), 4, few);
-  all[6].sinks = all[6].key_mask = true, all[6].softcap = 2;
-  all[7].queries = 1, all[7].window.left = 180 * n, all[7].bias_rank = 2, all[7].hides = true, all[7].global_tokens = 5;
-  all[8].queries = 15, all[8].heads = 6, all[8].window.dilation = {2}, all[8].keys = 360 * n, all[8].dtype = DType::f64;
-  all[9].heads = all[9].kv_heads = 1, all[9].queries = 16, all[9].window = {kUnbounded, kUnbounded}, all[9].dtype = DType::bf16;
+  all[7].sinks = all[7].key_mask = true, all[7].softcap = 2;
+  all[8].queries = 1, all[8].window.left = 180 * n, all[8].bias_rank = 2, all[8].hides = true, all[8].global_tokens = 5;
+  all[9].queries = 15, all[9].heads = 6, all[9].window.dilation = {2}, all[9].keys = 360 * n, all[9].dtype = DType::f64;
+  all[10].heads = all[10].kv_heads = 1, all[10].queries = 16, all[10].window = {kUnbounded, kUnbounded}, all[10].dtype = DType::bf16;
   return all;
 }
 

@@ -5,7 +5,8 @@
     attention_backward  (d_out, d_lse or None, out, lse, *tensors, *numbers, wanted)  -> d_q, d_k, d_v, d_bias, d_sinks
 
 tensors  q (B, H, Lq, D), k (B, Hkv, Lk, D), v (B, Hkv, Lk, Dv), and for each option that is not used None: bias (H, W) or (B, H, Lq, W),
-         sinks (H,), key_mask and global_mask (B, Lk), cu_q and cu_k (packed sequences, B = 1), seed (one int64, for dropout)
+         sinks (H,), key_mask and global_mask (B, Lk), cu_q and cu_k (packed sequences, B = 1), seed (one int64, for dropout),
+         key_lengths (B,), offsets (B,), which stand for the shift
 numbers  band: left, right, whether heads lie inside lengths in memory, then the dilation's; shift; global tokens;
          reals: softcap, dropout_p, then the scale if it is not 1 / sqrt(D)
 wanted   bit n asks for the n-th gradient; the others come back without elements
@@ -23,7 +24,7 @@ from .._band.ops import check_size, library
 Tensors = tuple[Tensor, ...]
 MaybeTensors = tuple[Tensor | None, ...]
 
-NUM_TENSORS = 10
+NUM_TENSORS = 12
 NUM_GRADIENTS = 5
 _OTHERS = 4  # tensors that stand before q in attention_backward
 _BIAS, _SINKS, _CU_Q, _SEED = 3, 4, 7, 9  # places in `tensors`

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 
 from .._band.arguments import DTYPES, STRIDED, as_count, as_operand, check_fused_device, check_strided, to_window
-from ..window import Window, as_int, as_positive
+from .._integers import as_int, as_positive
+from ..window import Window
 
 _MAX_BYTES = 1 << 62  # what a size in bytes may be in torch, with room
 
