@@ -23,6 +23,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 from torch.compiler import is_dynamo_compiling
 
+from .. import _sharding as sharding
 from . import ops
 from .ops import Band
 
@@ -102,6 +103,8 @@ def _has_key(a: Tensor, band: Band) -> Tensor:
 def _visible(tensors: Tensors, band: Band) -> list[Tensor]:
     """The tensors with 0 in slots that have no key, whatever these hold; halves widened."""
     mask = _has_key(tensors[0], band)
+    if sharding.is_loaded():
+        mask = sharding.replicated(mask, tensors[0])
     return [torch.where(mask, x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, 0) for x in tensors]
 
 
@@ -182,6 +185,8 @@ def _register(op: ops.Operator, derivative: Derivative) -> None:
         return output
 
     def backward(ctx: Any, g: Tensor) -> MaybeTensors:
+        if sharding.is_loaded():
+            g = sharding.gathered(g, g.ndim - 2)
         return None, None, *derivative.backward(g, ctx.saved_tensors, ctx.band, ctx.needs_input_grad[2:])
 
     def jvp(ctx: Any, _keyset: None, _numbers: None, *tangents: Tensor | None) -> Tensor:
@@ -214,6 +219,8 @@ def _differentiable(op: ops.Operator, derivative: Derivative) -> Operator:
     def call(*args: Any) -> Tensor:
         x, y = args[0], args[last]
         if is_watched() or type(x) is not Tensor or type(y) is not Tensor or not (x.is_cpu or x.is_cuda):
+            if sharding.is_loaded():
+                sharding.check(op.full._opname, args[:tensors])
             return op.full(*args[:tensors], *op.arguments(*args[tensors:]))  # type: ignore[no-any-return]
         if (x.requires_grad or y.requires_grad) and is_grad_enabled():
             return recorded.apply(*args)  # type: ignore[no-any-return]

@@ -16,7 +16,7 @@ KeySumsOfBlock key_sums_of(const Run& run, const Item& item) {
   of.shared = run.at(item.shared);
   if (!globals.keys.empty() && (a.d_k.data != nullptr || a.d_v.data != nullptr)) of.global_sums = run.at(item.global_keys);
   if (globals.queries) of.global_queries = globals.keys.data(), of.num_global_queries = static_cast<index_t>(globals.keys.size());
-  of.capacity = run.items.capacity();
+  of.capacity = run.items.capacity(), of.final_at_once = item.final_at_once;
   return of;
 }
 

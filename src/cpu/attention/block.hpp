@@ -66,6 +66,7 @@ struct KeySumsOfBlock {
   const index_t* global_queries = nullptr;
   index_t num_global_queries = 0;
   index_t capacity = 0;  // rows of sums that scratch holds
+  bool final_at_once = false;  // the item is one block of one head: keys are finished chunk by chunk
 };
 
 // Forward, few queries: a row is a query of one head, and rows share the keys that they read. Where other items read the rest of the keys,

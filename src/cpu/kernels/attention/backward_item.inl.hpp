@@ -15,6 +15,7 @@ struct AttentionBackwardItem {
   using T = typename S::Scalar;
   using Shape = BackwardShape<S>;
   static constexpr index_t kQueries = Shape::kQueries;
+  static_assert(kQueries >= kFewQueries);  // which are one block then
 
   const AttentionBlock& block;
   const BackwardScratch<T> scratch{block.scratch, block, kQueries};
@@ -34,7 +35,7 @@ struct AttentionBackwardItem {
     for (index_t row = block.rows.begin; row < block.rows.end; row += kQueries) {
       const Range rows{row, smaller(row + kQueries, block.rows.end)}, keys = block.walk.band.keys_any(rows);
       finish(smaller(keys.begin, block.key_sums.covered.end));
-      key_sums.extend(keys.end);
+      if (!block.key_sums.final_at_once) key_sums.extend(keys.end);
       for (index_t h = 0; h < block.num_heads; ++h) add_queries(block.heads[h], rows);
     }
     finish(block.key_sums.covered.end);
@@ -51,6 +52,7 @@ struct AttentionBackwardItem {
     fill_row(T{0}, scratch.d_q, 1, {0, kQueries * padded(block.dim)});
     const Sums<T> d_q{scratch.d_q, padded(block.dim)};
     for_each_chunk(pass.scores, rows, [&](const Chunk& chunk) {
+      if (block.key_sums.final_at_once && chunk.list == nullptr) finish(chunk.keys.begin), key_sums.extend(chunk.keys.end);
       if (chunk.list == nullptr)
         pass.differentiate(chunk, d_k(chunk.keys.begin), d_v(chunk.keys.begin), d_q);
       else
