@@ -7,6 +7,7 @@ except ImportError as error:
     raise ImportError("window_matmul.hf needs transformers; pip install 'transformers>=4.57'") from error
 
 from ._patch import unpatch
+from .bigbird import patch_bigbird
 from .longformer import patch_longformer
 
-__all__ = ["patch_longformer", "unpatch"]
+__all__ = ["patch_bigbird", "patch_longformer", "unpatch"]
