@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-
-pytest.importorskip("transformers", reason="the door needs transformers")
-
 from transformers import BigBirdConfig, BigBirdModel
 
 from window_matmul import compat

@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-
-pytest.importorskip("transformers", reason="the door needs transformers")
-
 from transformers import LEDConfig, LEDModel, LongformerConfig, LongformerForMaskedLM, LongformerModel
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
