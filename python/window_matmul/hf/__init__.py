@@ -6,9 +6,10 @@ with the model's own numbers. `WindowCache` is a cache for generation that does 
 """
 
 from ._attention import attention_forward
+from ._cache import WindowCache
 from ._masks import attention_mask
 from ._versions import register
 
-__all__ = ["attention_forward", "attention_mask"]
+__all__ = ["WindowCache", "attention_forward", "attention_mask"]
 
 register(attention_forward, attention_mask)

@@ -11,7 +11,7 @@ from ..compat import fall_back
 from . import _versions
 from ._dense import dense_attention
 from ._given import pattern_of
-from ._patterns import Pattern, WindowMask, dense_mask, dense_pattern, in_band
+from ._patterns import Pattern, WindowMask, dense_pattern, in_band
 
 _OUTPUT = "output_attentions=True asks for the weights of attention, so it is computed the dense way"
 _MASK = "the attention mask is no window and lies within none, so attention is computed the dense way"
@@ -78,7 +78,7 @@ def attention_forward(
     return _windowed(query, key, value, pattern, options), None
 
 
-# ---- which keys are seen ---------------------------------------------------------------------------------------------------------------------
+# ---- which keys are seen ---------------------------------------------------------------------------------------------------------------
 def _pattern(
     module: Any, query: Tensor, key: Tensor, mask: Tensor | None, sliding_window: int | None, is_causal: bool | None
 ) -> Pattern | None:
@@ -132,7 +132,7 @@ def _with_position_bias(pattern: Pattern, bias: Tensor, query: Tensor, key: Tens
     return pattern._replace(bias=slots if pattern.bias is None else slots + pattern.bias.to(slots.dtype)), ""
 
 
-# ---- attention ---------------------------------------------------------------------------------------------------------------------------------
+# ---- attention -------------------------------------------------------------------------------------------------------------------------
 def _windowed(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, options: dict[str, Any]) -> Tensor:
     left, right, offset, key_mask, bounds, bias = pattern
     batch, heads, rows = query.shape[:3]
@@ -141,7 +141,7 @@ def _windowed(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, optio
     if bias is not None:
         bias = bias.to(query.dtype if query.dtype is torch.float64 else torch.float32).expand(batch, heads, rows, -1)
     if bounds is None:
-        out = window_attention(query, key, value, (left, right), key_mask=key_mask, bias=bias, query_offset=offset, **options)
+        out: Tensor = window_attention(query, key, value, (left, right), key_mask=key_mask, bias=bias, query_offset=offset, **options)
         return out.transpose(1, 2).contiguous()
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
     key_mask = None if key_mask is None else key_mask.flatten()

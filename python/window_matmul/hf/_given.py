@@ -37,8 +37,8 @@ def _recognised(mask: Tensor, rows: int, columns: int) -> Pattern | None:
     band = (max(offset - first, 0), max(last - offset, 0))
     if mask.shape[1] == 1 and (is_bool or not mask.where(seen, 0).any()):
         keys = seen[:, 0].any(1)
-        open_ended = [None if side >= far else side for side, far in zip(band, (columns - 1, rows - 1), strict=True)]
-        pattern = Pattern(*open_ended, offset, None if keys.all() else keys)
+        left, right = (None if side >= far else side for side, far in zip(band, (columns - 1, rows - 1), strict=True))
+        pattern = Pattern(left, right, offset, None if keys.all() else keys)
         if torch.equal(dense_pattern(pattern, mask.shape[0], rows, columns, mask.device), seen):
             return pattern
     if 2 * (band[0] + 1 + band[1]) > columns:

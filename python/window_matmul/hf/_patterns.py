@@ -30,7 +30,7 @@ class Pattern(NamedTuple):
     bias: Tensor | None = None
 
     def to(self, device: torch.device) -> Pattern:
-        return Pattern(*(x.to(device) if isinstance(x, Tensor) else x for x in self))
+        return self._replace(**{name: x.to(device) for name, x in self._asdict().items() if isinstance(x, Tensor)})
 
 
 class WindowMask(Tensor):

@@ -31,22 +31,22 @@ class Seen:
         self.first, self.last, self.exact, self.segments, self.positions = first, last, exact, segments, positions
 
     def __and__(self, other: Any) -> Seen:
-        other = as_seen(other)
-        segments, one = _same(self.segments, other.segments)
-        positions, another = _same(self.positions, other.positions)
-        exact = self.exact and other.exact and one and another
-        return Seen(max(self.first, other.first), min(self.last, other.last), exact, segments, positions)
+        seen = as_seen(other)
+        segments, one = _same(self.segments, seen.segments)
+        positions, another = _same(self.positions, seen.positions)
+        exact = self.exact and seen.exact and one and another
+        return Seen(max(self.first, seen.first), min(self.last, seen.last), exact, segments, positions)
 
     def __or__(self, other: Any) -> Seen:
-        other = as_seen(other)
+        seen = as_seen(other)
         if self.first > self.last:
-            return other
-        if other.first > other.last:
+            return seen
+        if seen.first > seen.last:
             return self
-        if self.has_tables or other.has_tables:
+        if self.has_tables or seen.has_tables:
             return unknown()
-        touch = max(self.first, other.first) <= min(self.last, other.last) + 1
-        return Seen(min(self.first, other.first), max(self.last, other.last), self.exact and other.exact and touch)
+        touch = max(self.first, seen.first) <= min(self.last, seen.last) + 1
+        return Seen(min(self.first, seen.first), max(self.last, seen.last), self.exact and seen.exact and touch)
 
     __rand__, __ror__ = __and__, __or__
 
@@ -109,7 +109,7 @@ class Place:
     __radd__ = __add__
 
     def __rsub__(self, other: Any) -> Place:
-        return -self + other
+        return (-self)._plus(other, 1)
 
     def __neg__(self) -> Place:
         return OTHER if self is OTHER or self.is_distance else Place(-self.q, -self.k, -self.constant, self.table)
@@ -122,7 +122,7 @@ class Place:
 
     __mul__ = __rmul__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __truediv__ = __rtruediv__ = __getitem__ = _other
 
-    # ---- comparisons ------------------------------------------------------------------------------------------------------------------
+    # ---- comparisons --------------------------------------------------------------------------------------------------------------------
     def __ge__(self, other: Any) -> Seen:
         return _at_least(self, other, 0)
 

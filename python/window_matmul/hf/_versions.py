@@ -51,7 +51,7 @@ def has_mask_function(name: str | None) -> bool:
     return name in masking_utils.AttentionMaskInterface._global_mapping
 
 
-# ---- masks ---------------------------------------------------------------------------------------------------------------------------------
+# ---- masks -----------------------------------------------------------------------------------------------------------------------------
 def queries(kv_length: int, kv_offset: int, aligned: bool, kwargs: dict[str, Any]) -> tuple[int, int | None, torch.device]:
     """How many queries there are, the position of the first (None: only the running program knows), and the device.
 
@@ -73,11 +73,11 @@ def queries(kv_length: int, kv_offset: int, aligned: bool, kwargs: dict[str, Any
 
 def dense_mask(**arguments: Any) -> Tensor:
     """transformers' own (B, 1, Lq, Lk) bool."""
-    mask = masking_utils.sdpa_mask(**arguments | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
-    return mask  # type: ignore[no-any-return]
+    mask: Tensor = masking_utils.sdpa_mask(**arguments | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
+    return mask
 
 
-# ---- caches --------------------------------------------------------------------------------------------------------------------------------
+# ---- caches ----------------------------------------------------------------------------------------------------------------------------
 def num_queries(query_length: Any) -> int:
     """What `get_mask_sizes` of a layer is given: 5.x a number, 4.x positions."""
     return query_length.shape[0] if isinstance(query_length, Tensor) else query_length
@@ -94,7 +94,7 @@ def num_removed(argument: int, length: int) -> int:
     return 0
 
 
-# ---- models that do not ask the tables -----------------------------------------------------------------------------------------------------
+# ---- models that do not ask the tables -------------------------------------------------------------------------------------------------
 def _refuse_models_without_interface() -> None:
     """Some models compute attention by themselves (ModernBERT of 4.x; Longformer) and would ignore the name: they raise."""
     for method in ("get_correct_attn_implementation", "set_attn_implementation"):
