@@ -146,8 +146,8 @@ def _windowed(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, optio
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
     key_mask = None if key_mask is None else key_mask.flatten()
     bias = None if bias is None else bias.transpose(0, 1).flatten(1, 2)
-    out = window_attention_varlen(q, k, v, bounds, bounds, (left, right), key_mask=key_mask, bias=bias, **options)
-    return out.unflatten(0, (batch, rows)).contiguous()
+    packed: Tensor = window_attention_varlen(q, k, v, bounds, bounds, (left, right), key_mask=key_mask, bias=bias, **options)
+    return packed.reshape(batch, rows, heads, -1)
 
 
 def _densely(

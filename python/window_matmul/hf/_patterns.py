@@ -30,7 +30,8 @@ class Pattern(NamedTuple):
     bias: Tensor | None = None
 
     def to(self, device: torch.device) -> Pattern:
-        return self._replace(**{name: x.to(device) for name, x in self._asdict().items() if isinstance(x, Tensor)})
+        tables = (None if x is None else x.to(device) for x in (self.key_mask, self.bounds, self.bias))
+        return Pattern(self.left, self.right, self.offset, *tables)
 
 
 class WindowMask(Tensor):
@@ -54,19 +55,9 @@ class WindowMask(Tensor):
         return func(*(_densely(x) for x in args), **{name: _densely(x) for name, x in kwargs.items()})
 
 
-_LOOKS = frozenset(
-    getattr(Tensor, name).__get__
-    for name in ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda", "is_cpu", "grad_fn")
-) | {
-    Tensor.size,
-    Tensor.dim,
-    Tensor.numel,
-    Tensor.stride,
-    Tensor.is_contiguous,
-    Tensor.is_floating_point,
-    Tensor.get_device,
-    Tensor.__len__,
-}
+_FIELDS = ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda", "is_cpu", "is_meta", "grad_fn")
+_METHODS = ("size", "dim", "numel", "stride", "is_contiguous", "is_floating_point", "get_device", "__len__", "untyped_storage")
+_LOOKS = frozenset(getattr(Tensor, name).__get__ for name in _FIELDS) | {getattr(Tensor, name) for name in _METHODS}
 _KEEPS = frozenset((Tensor.contiguous, Tensor.detach, Tensor.clone))
 _MOVES = frozenset((Tensor.to, Tensor.cpu, Tensor.cuda))
 
