@@ -27,10 +27,9 @@ def test_outputs_and_gradients(model: Model, say: Callable[[str], None]) -> None
     precise = run(made, inputs, OURS, torch.float64)
     single, double = difference(ours, eager), difference(precise, exact)
     bar = difference(eager, exact) if other is None else difference(other, eager)
-    say(
-        f"{model.name:24} float32 {single[0]:.1e} {single[1]:.1e} ({'SDPA' if other is not None else 'eager to float64'} {bar[0]:.1e} {bar[1]:.1e})"
-        f"  float64 {double[0]:.1e} {double[1]:.1e}"
-    )
+    by = "eager to float64" if other is None else "SDPA"
+    numbers = [f"{x:.1e} {y:.1e}" for x, y in (single, bar, double)]
+    say(f"{model.name:24} float32 {numbers[0]} ({by} {numbers[1]})  float64 {numbers[2]}")
     assert single[0] > 0, "two ways that round alike are one"
     assert max(double) <= 1e-10
     assert single[0] <= 2 * bar[0] and single[1] <= 2 * bar[1]
