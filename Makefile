@@ -18,12 +18,13 @@ export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 export CTEST_PARALLEL_LEVEL ?= $(JOBS)
 
 # What the wheel is made of. Folders count too: their time changes when a file goes.
-WHEEL_SOURCES := $(shell find CMakeLists.txt LICENSE README.md cmake include pyproject.toml python scripts/compile_cuda.py src -not -path '*/__pycache__*')
+BUILD_SCRIPTS := scripts/build_backend.py scripts/compile_cuda.py scripts/find_torch_headers.py
+WHEEL_SOURCES := $(shell find CMakeLists.txt LICENSE README.md cmake include pyproject.toml python $(BUILD_SCRIPTS) src -not -path '*/__pycache__*')
 CPP_FILES := $(shell find include src python tests examples -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-cpp test-python test-backends test-sanitizers cuda bench lint format docs clean
+.PHONY: help install demo test test-cpp test-python test-backends test-sanitizers test-clang test-torch cuda bench lint format docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +54,22 @@ test-backends: install ## Python tests again with WINDOW_MATMUL_BACKEND set to e
 
 test-sanitizers: install $(VENV)/.gtest ## C++ tests under the address and undefined-behaviour sanitizers
 	cmake --workflow --preset asan
+
+test-clang: $(VENV)/.gtest ## C++ tests, compiled by Debian 12's newest Clang
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v clang++-19 >/dev/null; then \
+	  echo "Installing clang-19" && apt-get -qq update && apt-get -qq install --yes --no-install-recommends clang-19 >/dev/null || true; \
+	fi
+	@if command -v clang++-19 >/dev/null; then cmake --workflow --preset clang; \
+	else echo "test-clang: not run, there is no clang++-19 and it cannot be installed here (Debian: apt-get install clang-19)"; fi
+
+# A venv of its own, kept: the wheel is the same for every torch.
+TORCH_VENV = .venv-torch-$(VERSION)
+test-torch: build/wheel/.built ## Python tests beside another torch: make VERSION=2.14.1 test-torch
+	@[ -n "$(VERSION)" ] || { echo "test-torch needs the version of torch: make VERSION=2.14.1 test-torch" >&2; exit 1; }
+	@[ -x $(TORCH_VENV)/bin/pip ] || $(PYTHON) -m venv $(TORCH_VENV)
+	@$(TORCH_VENV)/bin/python -m pip install -qq torch==$(VERSION) --requirement requirements-dev.txt
+	@$(TORCH_VENV)/bin/python -m pip install -q --no-deps --force-reinstall build/wheel/*.whl
+	PATH=$(CURDIR)/$(TORCH_VENV)/bin:$$PATH $(TORCH_VENV)/bin/python -m pytest --quiet --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile tests/python $(ARGS)
 
 cuda: $(VENV)/.gtest ## compile the CUDA kernels (nvcc) and check their registers
 	cmake --preset release

@@ -13,16 +13,21 @@ if(NOT WINDOW_MATMUL_CUDART)
 endif()
 
 set(conformance_object "${PROJECT_BINARY_DIR}/cuda/conformance.o")
-set(conformance_flags -std=c++20 -O2 --expt-relaxed-constexpr -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden)
 # Code of compute capability 8.0 runs on all 8.x; what is newer than 9.0 translates the PTX. Little code, for every GPU.
-list(APPEND conformance_flags -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90])
-file(GLOB conformance_headers CONFIGURE_DEPENDS src/cuda/conformance/*.hpp src/cuda/conformance/*.cuh src/cuda/primitives/*)
-file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/cuda")
-add_custom_command(OUTPUT "${conformance_object}"
-  COMMAND "${WINDOW_MATMUL_NVCC}" ${conformance_flags} -I "${PROJECT_SOURCE_DIR}/include" -I "${PROJECT_SOURCE_DIR}/src"
-    -c "${PROJECT_SOURCE_DIR}/src/cuda/conformance/on_gpu.cu" -o "${conformance_object}"
-  DEPENDS ${conformance_headers} src/cuda/conformance/on_gpu.cu
-  COMMENT "Compiling the conformance kernels" VERBATIM COMMAND_EXPAND_LISTS)
+set(conformance_architectures ${cuda_architectures})
+list(FILTER conformance_architectures INCLUDE REGEX "^(80|90)$")
+if(NOT conformance_architectures)
+  list(GET cuda_architectures 0 conformance_architectures)
+endif()
+list(GET conformance_architectures -1 newest)
+window_matmul_gencode("${conformance_architectures}" ${newest} gencode)
+set(conformance_source "${PROJECT_SOURCE_DIR}/src/cuda/conformance/on_gpu.cu")
+add_custom_command(OUTPUT "${conformance_object}" "${conformance_object}.ptxas"
+  COMMAND ${compile_cuda} --object "${conformance_object}" --
+    "${WINDOW_MATMUL_NVCC}" -std=c++20 -O2 --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden ${gencode}
+    -I "${PROJECT_SOURCE_DIR}/include" -I "${PROJECT_SOURCE_DIR}/src" -c "${conformance_source}"
+  DEPENDS "${conformance_source}" "${PROJECT_SOURCE_DIR}/scripts/compile_cuda.py" DEPFILE "${conformance_object}.d"
+  COMMENT "Compiling the conformance kernels" VERBATIM)
 
 file(GLOB conformance_sources CONFIGURE_DEPENDS src/cuda/conformance/*.cpp src/cuda/emulation/*.cpp)
 add_executable(window_matmul_cuda_conformance ${conformance_sources} "${conformance_object}")
@@ -33,9 +38,6 @@ target_include_directories(window_matmul_cuda_conformance PRIVATE include src)
 target_link_libraries(window_matmul_cuda_conformance PRIVATE "${WINDOW_MATMUL_CUDART}" Threads::Threads ${CMAKE_DL_LIBS} rt)
 target_link_options(window_matmul_cuda_conformance PRIVATE -Wl,--gc-sections -s)
 
-if(SKBUILD)
-  install(TARGETS window_matmul_cuda_conformance RUNTIME DESTINATION window_matmul/bin)
-endif()
 if(WINDOW_MATMUL_BUILD_TESTS)
   add_test(NAME cuda_conformance.emulation COMMAND window_matmul_cuda_conformance --emulation-only)
 endif()
