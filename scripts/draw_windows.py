@@ -12,7 +12,7 @@ from window_matmul.plot import plot_band
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 FOURS = {
     "Hugging Face causal,\nONNX Runtime, MLX": Window.from_hf_causal(4),
-    "Keras, Hugging Face\'s call": Window.from_keras(4),
+    "Keras, Hugging Face's call": Window.from_keras(4),
     "Hugging Face Longformer": Window.from_hf_longformer(4),
     "JAX, LongT5,\nallenai Longformer": Window.from_jax(4),
     "FlashInfer,\nflash-attention (4, 0)": Window.from_flashinfer(4),
@@ -32,7 +32,7 @@ def main() -> None:
     figure, axes = plt.subplots(1, 3, figsize=(8, 2.4), layout="constrained")
     draw(axes[0], "(2, 0), aligned at the end", Window(2, 0), 5, 8)
     draw(axes[1], "(2, 0), at the start: query_offset=0", Window(2, 0), 5, 8, 0)
-    draw(axes[2], "the two keys before: (1, 0), one earlier", Window(1, 0), 8, 8, -1)
+    draw(axes[2], "(1, 0), query_offset=-1", Window(1, 0), 8, 8, -1)
     figure.savefig(IMAGES / "window_ends.png", dpi=90)
 
 

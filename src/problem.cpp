@@ -20,6 +20,7 @@ index_t pairs_of_all_heads(const Problem& p, const Band& band) {
 }
 
 bool is_packed(const Problem& p) { return !p.attention.cu_q.empty(); }
+// All entries have the band of the problem.
 bool are_alike(const Problem& p) { return !is_packed(p) && p.attention.key_lengths.empty() && p.attention.shifts.empty(); }
 
 std::string number(index_t n) { return std::to_string(n); }

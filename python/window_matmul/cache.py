@@ -156,7 +156,7 @@ class RollingCache:
         if most < self._ring.slots:
             keys, values = keys.narrow(2, 0, most), values.narrow(2, 0, most)
         band = (UNBOUNDED, UNBOUNDED, int(q.stride(1) < q.stride(2)))
-        out, _ = attention(q, keys, values, None, sinks, mask, None, None, None, None, band, most - 1, 0, reals)
+        out, _ = attention(q, keys, values, None, sinks, mask, None, None, None, None, None, None, band, most - 1, 0, reals)
         self._lengths = [length + 1 for length in self._lengths]
         return out
 
