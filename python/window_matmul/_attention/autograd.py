@@ -10,7 +10,7 @@ from torch import Tensor, is_grad_enabled
 from torch.nn import Parameter
 
 from .. import _sharding as sharding
-from .._band.autograd import function, is_watched, register_kernel, run_below
+from .._band.autograd import DIRECT, function, is_watched, register_kernel, run_below
 from . import ops
 from .ops import NUM_GRADIENTS, NUM_TENSORS, MaybeTensors, Tensors
 
@@ -92,7 +92,7 @@ def _direct_backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> Ma
     return *_gradients(ctx, d_out, d_lse, ctx.needs_input_grad), *(None for _ in ctx.numbers)
 
 
-_recorded = function("attention", forward=_direct_forward, backward=_direct_backward)
+_recorded = function("attention", DIRECT, forward=_direct_forward, backward=_direct_backward)
 
 
 def attention(*args: Any) -> Tensors:

@@ -19,7 +19,7 @@ from torch._C import (
     _len_torch_dispatch_stack,
 )
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd import forward_ad
+from torch.autograd import Function, forward_ad
 from torch.autograd.function import _SingleLevelFunction
 from torch.compiler import is_dynamo_compiling
 
@@ -131,10 +131,14 @@ def _softmax_backward_jvp(tangents: MaybeTensors, saved: Tensors, band: Band) ->
 
 
 # ---- registration -------------------------------------------------------------------------------------------------------------------
-def function(name: str, **methods: Callable[..., Any]) -> Any:
+def function(name: str, base: type = _SingleLevelFunction, **methods: Callable[..., Any]) -> Any:
     """An autograd.Function, with a name that `grad_fn` shows. No level between it and its base: PyTorch looks names up at each call."""
     body = {n: staticmethod(f) for n, f in methods.items()}
-    return new_class(name.title().replace("_", ""), (_SingleLevelFunction,), exec_body=lambda namespace: namespace.update(body))
+    return new_class(name.title().replace("_", ""), (base,), exec_body=lambda namespace: namespace.update(body))
+
+
+# Of calls that no transform watches. Before 2.14 the public Function asked for transforms once more, as long as a small call takes.
+DIRECT = Function if torch.__version__ >= "2.14" else _SingleLevelFunction
 
 
 def run_below(op: Any, keyset: Any, *args: Any) -> Any:
@@ -214,7 +218,7 @@ def _differentiable(op: ops.Operator, derivative: Derivative) -> Operator:
         needs = ctx.needs_input_grad
         return *derivative.backward(g, ctx.saved_tensors, ctx.band, needs), *(None for _ in needs[tensors:])
 
-    recorded = function(op.full._opname, forward=forward, backward=backward)
+    recorded = function(op.full._opname, DIRECT, forward=forward, backward=backward)
 
     def call(*args: Any) -> Tensor:
         x, y = args[0], args[last]
