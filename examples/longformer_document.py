@@ -219,11 +219,11 @@ def main(argv: list[str] | None = None, run: Callable[..., dict[str, Any]] = run
         print(f"longformer_document.py: {error}", file=sys.stderr)
         return 2
     print(table(costs))
-    for what, error, allowed in found:
-        print(f"{'check' if error <= allowed else 'FAILED'}: {what}: {error:.1e}, allowed {allowed:.1e}")
+    for what, seen, allowed in found:
+        print(f"{'check' if seen <= allowed else 'FAILED'}: {what}: {seen:.1e}, allowed {allowed:.1e}")
     draw(args.out / "longformer.png", costs, title)
     print(f"picture: {args.out / 'longformer.png'}")
-    return 0 if all(error <= allowed for _, error, allowed in found) else 1
+    return 0 if all(seen <= allowed for _, seen, allowed in found) else 1
 
 
 if __name__ == "__main__":
