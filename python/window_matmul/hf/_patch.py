@@ -25,8 +25,11 @@ def _modules(model: object) -> list[Module]:
     return list(model.modules())
 
 
-def patch(model: Model, layers: Iterable[type[Any]]) -> Model:
-    """Makes every layer of a stock class one of `layers`. Refused, and nothing changed, where there is none or a layer is a user's own."""
+def patch(model: Model, layers: Iterable[type[Any]], around: Iterable[type[Any]] = ()) -> Model:
+    """Makes every layer of a stock class one of `layers`. Refused, and nothing changed, where there is none or a layer is a user's own.
+
+    What stands around the layers is exchanged where it is of a stock class itself.
+    """
     exchange = {_stock(layer): layer for layer in layers}
     modules = _modules(model)
     found = [module for module in modules if isinstance(module, tuple(exchange))]
@@ -36,7 +39,8 @@ def patch(model: Model, layers: Iterable[type[Any]]) -> Model:
     for module in found:
         if type(module) not in exchange and not isinstance(module, Patched):
             raise ValueError(f"model has a layer of {type(module)}, a subclass of what can be patched; its own forward would be lost")
-    for module in found:
+    exchange |= {_stock(module): module for module in around}
+    for module in modules:
         module.__class__ = exchange.get(type(module), type(module))
     return model
 

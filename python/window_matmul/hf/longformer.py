@@ -4,7 +4,9 @@ of their own, and are computed beside it. Where attentions are asked for (or a h
 sliding-chunk products exchanged for the band operators.
 """
 
+import functools
 import inspect
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -41,7 +43,7 @@ def patch_longformer(model: Model) -> Model:
 
     Source: Beltagy, Peters and Cohan, "Longformer: The Long-Document Transformer" (arXiv:2004.05150).
     """
-    return patch(model, (LongformerSelfAttention, LEDEncoderSelfAttention))
+    return patch(model, (LongformerSelfAttention, LEDEncoderSelfAttention), around=(LongformerModel, LEDEncoder))
 
 
 class _WindowAttention(Patched):
@@ -136,3 +138,35 @@ class LongformerSelfAttention(_WindowAttention, modeling_longformer.LongformerSe
 
 class LEDEncoderSelfAttention(_WindowAttention, modeling_led.LEDEncoderSelfAttention):
     """The layer of LED's encoder, patched."""
+
+
+# ---- around the layers ---------------------------------------------------------------------------------------------------------------
+# The stock models make a mask of L x L numbers and keep one row of it.
+def _with_globals(function: Any, **values: Any) -> Any:
+    """A copy of the function that finds these values under global names it uses."""
+    changed = FunctionType(function.__code__, function.__globals__ | values, function.__name__, function.__defaults__, function.__closure__)
+    changed.__kwdefaults__ = function.__kwdefaults__
+    return functools.update_wrapper(changed, function)
+
+
+def _row_of_mask(*, attention_mask: Tensor, inputs_embeds: Tensor | None = None, input_embeds: Tensor | None = None, **_: Any) -> Tensor:
+    """(B, L), 0 for what is masked -> (B, 1, 1, L), 0 for what is seen. The name of the embeddings depends on the version."""
+    embeds = input_embeds if inputs_embeds is None else inputs_embeds
+    assert embeds is not None
+    seen = torch.zeros_like(attention_mask, dtype=embeds.dtype)
+    return seen.masked_fill(attention_mask == 0, torch.finfo(embeds.dtype).min)[:, None, None]
+
+
+class LongformerModel(Patched, modeling_longformer.LongformerModel):
+    """The model around patched layers."""
+
+    forward = _with_globals(modeling_longformer.LongformerModel.forward, create_bidirectional_mask=_row_of_mask)
+
+
+class LEDEncoder(Patched, modeling_led.LEDEncoder):
+    """LED's encoder around patched layers."""
+
+    forward = _with_globals(
+        modeling_led.LEDEncoder.forward,
+        _prepare_4d_attention_mask_inverted=functools.partial(modeling_led._prepare_4d_attention_mask_inverted, tgt_len=1),
+    )

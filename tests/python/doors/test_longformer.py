@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import LEDConfig, LEDModel, LongformerConfig, LongformerForMaskedLM, LongformerModel
 from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
 
@@ -46,7 +48,7 @@ def softmax_in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def longformer(windows: list[int], **options: Any) -> LongformerModel:
-    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 16, "vocab_size": VOCABULARY, "max_position_embeddings": 64}
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 16, "vocab_size": VOCABULARY, "max_position_embeddings": 200}
     no_dropout = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
     config = LongformerConfig(attention_window=windows, num_hidden_layers=len(windows), pad_token_id=1, **sizes, **no_dropout | options)
     return LongformerModel(config).double()
@@ -63,7 +65,7 @@ def led() -> nn.Module:
     }
     heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
     no_dropout = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
-    lengths = {"max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 64}
+    lengths = {"max_encoder_position_embeddings": 200, "max_decoder_position_embeddings": 64}
     return LEDModel(LEDConfig(attention_window=[4, 6], **sizes, **heads, **no_dropout, **lengths)).encoder.double()
 
 
@@ -136,6 +138,34 @@ def test_gradient_checkpointing() -> None:
     assert_same(stock, patched, inputs())
 
 
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest result while it is entered."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **kwargs or {})
+        stored = (x.untyped_storage().nbytes() // x.element_size() for x in tree_leaves(results) if isinstance(x, Tensor))
+        self.numel = max(self.numel, *stored, 0)
+        return results
+
+
+def largest_of(model: Model, length: int) -> int:
+    call = {"input_ids": torch.randint(2, VOCABULARY, (1, length)), "attention_mask": torch.ones(1, length, dtype=torch.long)}
+    with torch.no_grad(), Largest() as largest:
+        model(**call)
+    return largest.numel
+
+
+def test_nothing_grows_with_the_square_of_the_length() -> None:
+    """The stock models make a mask of L x L besides (Longformer's from transformers 5 on)."""
+    length, square = 192, 192**2
+    assert largest_of(patch_longformer(longformer([4]).eval()), length) < square // 2
+    stock, patched = both(led().eval())
+    assert largest_of(stock, length) >= square
+    assert largest_of(patched, length) < square // 2
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_other_dtypes_are_as_far_from_float64_as_the_stock_model_is(dtype: torch.dtype) -> None:
     exact = longformer([4, 8]).eval()
@@ -192,10 +222,11 @@ def test_patching_changes_nothing_that_is_saved_and_is_undone() -> None:
     layer = model.longformer.encoder.layer[0].attention.self
     assert isinstance(layer, LongformerSelfAttention) and type(layer) is not LongformerSelfAttention
     assert type(layer).__name__ == "LongformerSelfAttention"
+    assert isinstance(model.longformer, LongformerModel) and type(model.longformer) is not LongformerModel
     assert type(pickle.loads(pickle.dumps(layer))) is type(layer)
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
-    assert unpatch(model) is model and type(layer) is stock_class
+    assert unpatch(model) is model and type(layer) is stock_class and type(model.longformer) is LongformerModel
 
 
 def test_what_cannot_be_patched_is_refused() -> None:
