@@ -42,24 +42,26 @@ class WindowMask(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _LOOKS:
+        name = getattr(func, "__name__", "")
+        if (name in _LOOKS or name.startswith(("is_", "_is_"))) and func not in _VIEWS:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        if func in _KEEPS:
+        if name in _KEEPS:
             return args[0]
-        if func in _MOVES:
+        if name in _MOVES:
             return _moved(func, args, kwargs)
-        fall_back(
-            f"{getattr(func, '__name__', func)} of an attention mask needs all (Lq, Lk) of it, so attention is computed the dense way"
-        )
+        if name != "__repr__":
+            fall_back(f"{name} of an attention mask needs all (Lq, Lk) of it, so attention is computed the dense way")
         return func(*(_densely(x) for x in args), **{name: _densely(x) for name, x in kwargs.items()})
 
 
-_FIELDS = ("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda", "is_cpu", "is_meta", "grad_fn")
-_METHODS = ("size", "dim", "numel", "stride", "is_contiguous", "is_floating_point", "get_device", "__len__", "untyped_storage")
-_LOOKS = frozenset(getattr(Tensor, name).__get__ for name in _FIELDS) | {getattr(Tensor, name) for name in _METHODS}
-_KEEPS = frozenset((Tensor.contiguous, Tensor.detach, Tensor.clone))
-_MOVES = frozenset((Tensor.to, Tensor.cpu, Tensor.cuda))
+# Names, since a traced function is not equal to itself. All attributes are __get__.
+_LOOKS = frozenset(
+    ("__get__", "__len__", "size", "dim", "numel", "stride", "storage_offset", "untyped_storage", "element_size", "get_device")
+)
+_VIEWS = frozenset(getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH", "data", "real"))
+_KEEPS = frozenset(("contiguous", "detach", "clone"))
+_MOVES = frozenset(("to", "cpu", "cuda"))
 
 
 def window_mask(shape: tuple[int, int, int, int], device: torch.device, pattern: Pattern) -> WindowMask:
