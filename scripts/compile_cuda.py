@@ -4,7 +4,8 @@
 
 Leaves the object, FILE.ptxas (what ptxas said of each kernel, for scripts/check_cuda_kernels.py) and FILE.d (what it was made from, for
 Ninja and make). The three also go to the store: the wheel and the tests are built in folders of their own, and minutes of nvcc are to be
-spent once. What was stored is taken again if nvcc, its arguments and the contents of all files it was made from are the same.
+spent once. What was stored is taken again if nvcc, its arguments and the contents of all files it was made from are the same; where these
+lie does not count, so that a copy of the tree can take it too.
 """
 
 import argparse
@@ -18,6 +19,8 @@ import time
 from pathlib import Path
 
 SUFFIXES = ("", ".ptxas", ".d")
+ROOT = Path(__file__).resolve().parents[1]
+HERE = "<root>"  # what stands for it in the store
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -26,17 +29,18 @@ def beside(path: Path, suffix: str) -> Path:
 
 def sources_of(dependencies: Path) -> list[Path]:
     """The files behind the colon of a makefile rule."""
-    return [Path(word) for word in dependencies.read_text().partition(" :")[2].replace("\\\n", " ").split()]
+    rule = dependencies.read_text().replace(HERE, str(ROOT))
+    return [Path(word) for word in rule.partition(" :")[2].replace("\\\n", " ").split()]
 
 
 def key_of(command: list[str], dependencies: Path) -> str:
     """What the object depends on, as one number; "" where a file is gone."""
     version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=True).stdout
-    digest = hashlib.sha256("\n".join([version, *command]).encode())
+    digest = hashlib.sha256("\n".join([version, *command]).replace(str(ROOT), HERE).encode())
     for source in sources_of(dependencies):
         if not source.is_file():
             return ""
-        digest.update(str(source).encode() + source.read_bytes())
+        digest.update(str(source).replace(str(ROOT), HERE).encode() + source.read_bytes())
     return digest.hexdigest()
 
 
@@ -77,7 +81,7 @@ def main() -> int:
         for suffix in SUFFIXES:
             copy(beside(stored, suffix), beside(arguments.object, suffix))
         rule = beside(arguments.object, ".d")
-        rule.write_text(f"{arguments.object} :{rule.read_text().partition(' :')[2]}")  # of this build's object
+        rule.write_text(f"{arguments.object} :{rule.read_text().partition(' :')[2].replace(HERE, str(ROOT))}")  # of this build's object
         return 0
     begin = time.time()
     if code := compile_to(arguments.command, arguments.object):
@@ -87,6 +91,8 @@ def main() -> int:
         return 0  # changed meanwhile: Ninja and make will see that, the key would not
     for suffix in SUFFIXES:
         copy(beside(arguments.object, suffix), beside(stored, suffix))
+    rule = beside(stored, ".d")
+    rule.write_text(rule.read_text().replace(str(ROOT), HERE))
     beside(stored, ".key").write_text(key_of(arguments.command, beside(stored, ".d")))
     return 0
 
