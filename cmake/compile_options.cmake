@@ -2,7 +2,8 @@
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "Debug, Release, RelWithDebInfo" FORCE)
 endif()
-function(window_matmul_compile_options target)
+
+function(window_matmul_compile_options target) # NOT_SANITIZED: whatever WINDOW_MATMUL_SANITIZE says
   target_compile_features(${target} PUBLIC cxx_std_20)
   set_target_properties(${target} PROPERTIES
     CXX_EXTENSIONS OFF CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON POSITION_INDEPENDENT_CODE ON)
@@ -11,7 +12,7 @@ function(window_matmul_compile_options target)
     $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> # GCC 12 sees overlaps in `"text" + std::string` that are not there
     # No path of the build machine in a binary that is passed on; a debugger needs them.
     "$<$<NOT:$<CONFIG:Debug>>:-ffile-prefix-map=${PROJECT_SOURCE_DIR}/=;-ffile-prefix-map=${PROJECT_BINARY_DIR}/=>")
-  if(WINDOW_MATMUL_SANITIZE)
+  if(WINDOW_MATMUL_SANITIZE AND NOT "NOT_SANITIZED" IN_LIST ARGN)
     target_compile_options(${target} PRIVATE
       -fsanitize=${WINDOW_MATMUL_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1) # -O3 takes minutes to compile
     target_link_options(${target} PUBLIC -fsanitize=${WINDOW_MATMUL_SANITIZE})

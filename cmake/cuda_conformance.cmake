@@ -3,7 +3,20 @@
 # One text, src/cuda/conformance/kernels.cuh, is compiled twice into one program: by nvcc and by the C++ compiler. The two sets of
 # primitives lie in namespaces of their own (inline: gpu, emulated) and the kernels in unnamed ones, so that nothing is defined twice.
 # The emulation's fibers are not followed by sanitizers.
-if(NOT WINDOW_MATMUL_CUDA_FOUND OR WINDOW_MATMUL_SANITIZE)
+if(WINDOW_MATMUL_SANITIZE)
+  return()
+endif()
+
+# The emulation, the primitives on it, and what they must do: of this program and of the tests.
+file(GLOB emulation_sources CONFIGURE_DEPENDS src/cuda/emulation/*.cpp)
+add_library(window_matmul_cuda_emulation OBJECT EXCLUDE_FROM_ALL ${emulation_sources}
+  src/cuda/conformance/compare.cpp src/cuda/conformance/definitions.cpp src/cuda/conformance/on_emulation.cpp)
+window_matmul_compile_options(window_matmul_cuda_emulation)
+target_compile_options(window_matmul_cuda_emulation PRIVATE -O2
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>) # as in cmake/tests.cmake
+target_include_directories(window_matmul_cuda_emulation PRIVATE include src)
+
+if(NOT WINDOW_MATMUL_CUDA_FOUND)
   return()
 endif()
 
@@ -29,11 +42,10 @@ add_custom_command(OUTPUT "${conformance_object}" "${conformance_object}.ptxas"
   DEPENDS "${conformance_source}" "${PROJECT_SOURCE_DIR}/scripts/compile_cuda.py" DEPFILE "${conformance_object}.d"
   COMMENT "Compiling the conformance kernels" VERBATIM)
 
-file(GLOB conformance_sources CONFIGURE_DEPENDS src/cuda/conformance/*.cpp src/cuda/emulation/*.cpp)
-add_executable(window_matmul_cuda_conformance ${conformance_sources} "${conformance_object}")
+add_executable(window_matmul_cuda_conformance
+  src/cuda/conformance/main.cpp $<TARGET_OBJECTS:window_matmul_cuda_emulation> "${conformance_object}")
 window_matmul_compile_options(window_matmul_cuda_conformance)
-target_compile_options(window_matmul_cuda_conformance PRIVATE -O2
-  $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>) # as in cmake/tests.cmake
+target_compile_options(window_matmul_cuda_conformance PRIVATE -O2)
 target_include_directories(window_matmul_cuda_conformance PRIVATE include src)
 target_link_libraries(window_matmul_cuda_conformance PRIVATE "${WINDOW_MATMUL_CUDART}" Threads::Threads ${CMAKE_DL_LIBS} rt)
 target_link_options(window_matmul_cuda_conformance PRIVATE -Wl,--gc-sections -s)

@@ -4,7 +4,8 @@
 
 Leaves the object, FILE.ptxas (what ptxas said of each kernel, for scripts/check_cuda_kernels.py) and FILE.d (what it was made from, for
 Ninja and make). The three also go to the store: the wheel and the tests are built in folders of their own, and minutes of nvcc are to be
-spent once. What was stored is taken again if nvcc, its arguments and the contents of all files it was made from are the same.
+spent once. What was stored is taken again if nvcc, its arguments and the contents of all files it was made from are the same; where these
+lie does not count, so that a copy of the tree can take it too.
 
 --warnings-are-errors is no flag of nvcc here, so that builds with and without it share what is stored. With --may-fail a file that cannot
 be compiled leaves FILE.failed with what was said, and no object: whoever links has to look.
@@ -22,6 +23,8 @@ import time
 from pathlib import Path
 
 SUFFIXES = ("", ".ptxas", ".d")
+ROOT = Path(__file__).resolve().parents[1]
+HERE = "<root>"  # what stands for it in the store
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -30,17 +33,18 @@ def beside(path: Path, suffix: str) -> Path:
 
 def sources_of(dependencies: Path) -> list[Path]:
     """The files behind the colon of a makefile rule."""
-    return [Path(word) for word in dependencies.read_text().partition(" :")[2].replace("\\\n", " ").split()]
+    rule = dependencies.read_text().replace(HERE, str(ROOT))
+    return [Path(word) for word in rule.partition(" :")[2].replace("\\\n", " ").split()]
 
 
 def key_of(command: list[str], dependencies: Path) -> str:
     """What the object depends on, as one number; "" where a file is gone."""
     version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=True).stdout
-    digest = hashlib.sha256("\n".join([version, *command]).encode())
+    digest = hashlib.sha256("\n".join([version, *command]).replace(str(ROOT), HERE).encode())
     for source in sources_of(dependencies):
         if not source.is_file():
             return ""
-        digest.update(str(source).encode() + source.read_bytes())
+        digest.update(str(source).replace(str(ROOT), HERE).encode() + source.read_bytes())
     return digest.hexdigest()
 
 
@@ -72,7 +76,7 @@ def take(stored: Path, target: Path) -> None:
     for suffix in SUFFIXES:
         copy(beside(stored, suffix), beside(target, suffix))
     rule = beside(target, ".d")
-    rule.write_text(f"{target} :{rule.read_text().partition(' :')[2]}")  # of this build's object
+    rule.write_text(f"{target} :{rule.read_text().partition(' :')[2].replace(HERE, str(ROOT))}")  # of this build's object
 
 
 def keep(command: list[str], target: Path, stored: Path, begin: float) -> None:
@@ -81,7 +85,9 @@ def keep(command: list[str], target: Path, stored: Path, begin: float) -> None:
         return  # changed meanwhile: Ninja and make will see that, the key would not
     for suffix in SUFFIXES:
         copy(beside(target, suffix), beside(stored, suffix))
-    beside(stored, ".key").write_text(key_of(command, beside(stored, ".d")))
+    rule = beside(stored, ".d")
+    rule.write_text(rule.read_text().replace(str(ROOT), HERE))
+    beside(stored, ".key").write_text(key_of(command, rule))
 
 
 def warnings_of(target: Path) -> list[str]:
