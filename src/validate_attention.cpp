@@ -157,23 +157,31 @@ std::string wrong_inputs(const AttentionInputs& in, const Sizes& n) {
 
 DType dtype_of_lse(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
 
+// Beside halves the sums may be asked for as they are.
+DType dtype_of_out(const TensorView& out, DType dtype) { return out.dtype == DType::f32 && size_of(dtype) == 2 ? DType::f32 : dtype; }
+
 std::string wrong_lse(const char* name, const TensorView& t, DType dtype, const Sizes& n) {
   if (t.rank == 3 && t.dtype != dtype_of_lse(dtype))
     return std::string(name) + " is " + name_of(t.dtype) + "; it needs " + name_of(dtype_of_lse(dtype)) + " for q of " + name_of(dtype);
   return wrong_tensor(name, t, dtype_of_lse(dtype), "(B, H, Lq)", {n.b, n.h, n.lq});
 }
 
+bool is_split(const AttentionCall& call) { return call.op() == Op::attention && call.lse.rank == 4; }
+
 std::string wrong_outputs(const AttentionCall& call, const Sizes& n) {
-  const DType dtype = call.in.q.dtype;
+  const DType dtype = call.in.q.dtype, out_dtype = dtype_of_out(call.out, dtype);
   constexpr const char* letters = "(B, H, Lq, Dv)";
   if (call.op() == Op::attention) {
-    std::string e = wrong_output("out", call.out, dtype, letters, {n.b, n.h, n.lq, n.dv});
-    if (e.empty() && is_given(call.lse)) e = wrong_lse("lse", call.lse, dtype, n);
-    return e.empty() && is_given(call.lse) ? overlapping("lse", call.lse) : e;
+    std::string e = wrong_output("out", call.out, out_dtype, letters, {n.b, n.h, n.lq, n.dv});
+    if (!e.empty() || !is_given(call.lse)) return e;
+    e = is_split(call) ? wrong_tensor("lse", call.lse, dtype_of_lse(dtype), "(B, H, Lq, 2)", {n.b, n.h, n.lq, 2})
+                       : wrong_lse("lse", call.lse, dtype, n);
+    return e.empty() ? overlapping("lse", call.lse) : e;
   }
-  std::string e = wrong_tensor("out", call.out, dtype, letters, {n.b, n.h, n.lq, n.dv});
+  std::string e = wrong_tensor("out", call.out, out_dtype, letters, {n.b, n.h, n.lq, n.dv});
   if (e.empty()) e = wrong_lse("lse", call.lse, dtype, n);
-  if (e.empty()) e = wrong_tensor("d_out", *call.d_out, dtype, letters, {n.b, n.h, n.lq, n.dv});
+  if (e.empty() && out_dtype != dtype) e = wrong_dtype("d_out", *call.d_out, out_dtype, "out");
+  if (e.empty()) e = wrong_tensor("d_out", *call.d_out, out_dtype, letters, {n.b, n.h, n.lq, n.dv});
   return e.empty() && is_given(*call.d_lse) ? wrong_lse("d_lse", *call.d_lse, dtype, n) : e;
 }
 
@@ -269,6 +277,7 @@ std::string wrong(const AttentionCall& call, Problem* problem, Args* args) {
   problem->op = call.op(), problem->dtype = call.in.q.dtype, problem->batch = n.b, problem->heads = n.h, problem->dim = n.d;
   fill_band(call.in, n, problem);
   fill_options(call.in, n, problem);
+  problem->attention.wide_out = call.out.dtype != call.in.q.dtype, problem->attention.split_lse = is_given(call.lse) && is_split(call);
   fill_args(call, n, &args->attention);
   return wrong_dilation(call.in.window, call.out, problem);
 }

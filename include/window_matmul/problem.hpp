@@ -33,6 +33,8 @@ struct AttentionOptions {
   double scale = 1, softcap = 0, dropout_p = 0;
   Bias bias = Bias::none;
   bool key_mask = false, sinks = false, global_mask = false;
+  bool wide_out = false;   // out and its gradient in f32 beside halves
+  bool split_lse = false;  // forward: lse in two, the highest score and the log of the sum beside it
   index_t global_tokens = 0;     // at most Lk
   bool global_queries = false;   // the symmetric rule holds in some sequence: a global token's query sees every key
   std::vector<index_t> cu_q = {}, cu_k = {};  // packed sequences; empty: `batch` sequences of Lq queries

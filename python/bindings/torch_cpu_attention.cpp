@@ -21,7 +21,8 @@ using Reals = std::vector<double>;
 
 constexpr int kRank = 4;                                // (B, H, L, n), and B = 1 for packed sequences
 constexpr int kHeadsInside[kRank] = {0, 2, 1, 3};       // stored as (B, L, H, n)
-enum : std::size_t { left, right, heads_inside, first_dilation };  // Numbers
+enum : std::size_t { left, right, form, first_dilation };  // Numbers
+enum : std::int64_t { heads_inside = 1, wide_out = 2, split_lse = 4 };                   // form: a sum of these
 enum : std::size_t { softcap, dropout_p, scale };                                        // Reals; the last may be missing
 
 struct Given {  // the arguments that both operators have
@@ -87,7 +88,7 @@ std::vector<index_t> bounds_of(const Tensor& cu, const char* name, index_t total
 
 void set_band(const Given& given, AttentionInputs* inputs) {
   const Numbers& band = given.band;
-  require(band.size() >= first_dilation, "band", "a list of " + std::to_string(band.size()), "(left, right, heads_inside, *dilation)");
+  require(band.size() >= first_dilation, "band", "a list of " + std::to_string(band.size()), "(left, right, form, *dilation)");
   inputs->window = {band[left], band[right], {band.begin() + first_dilation, band.end()}, given.shift};
   inputs->global_tokens = given.global_tokens;
 }
@@ -159,7 +160,9 @@ RunOptions options_for(const AttentionInputs& inputs) {
 
 // ---- results ---------------------------------------------------------------------------------------------------------------------
 
-const int* order_of(const Given& given) { return given.band[heads_inside] ? kHeadsInside : nullptr; }
+bool has_form(const Given& given, std::int64_t which) { return (given.band[form] & which) != 0; }
+
+const int* order_of(const Given& given) { return has_form(given, heads_inside) ? kHeadsInside : nullptr; }
 
 // A gradient shaped as `like`; without elements where it is not wanted.
 Tensor gradient(const Given& given, const TensorView& like, bool wanted, const int* order, TensorView* view) {
@@ -182,7 +185,9 @@ std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Ten
   const AttentionInputs inputs = inputs_of(given);
   TensorView out_view = inputs.q, lse_view = inputs.q;
   out_view.shape[3] = inputs.v.shape[3];
-  lse_view.rank = 3, lse_view.dtype = inputs.q.dtype == DType::f64 ? DType::f64 : DType::f32;
+  const DType sums = inputs.q.dtype == DType::f64 ? DType::f64 : DType::f32;
+  if (has_form(given, wide_out)) out_view.dtype = sums;
+  lse_view.rank = has_form(given, split_lse) ? 4 : 3, lse_view.shape[3] = 2, lse_view.dtype = sums;
   Tensor out = allocate(q, &out_view, order_of(given)), lse = allocate(q, &lse_view);
   check(window_attention(inputs, out_view, lse_view, options_for(inputs)));
   return {std::move(out), std::move(lse)};

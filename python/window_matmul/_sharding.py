@@ -16,7 +16,7 @@ from torch import Tensor
 
 _MODULE = "torch.distributed.tensor"
 _DIMS = {"q": (0, 1), "bias": (0, 1), "sinks": (None, 0), "mask": (0, None), "other": (None, None)}  # batch and heads; bias: (B, H, Lq, W)
-_OPTIONS = ("bias", "sinks", "mask", "mask", "other", "other", "other")
+_OPTIONS = ("bias", "sinks", "mask", "mask", "other", "other", "other", "mask", "mask")
 _FORWARD, _BACKWARD = ("q",) * 3 + _OPTIONS, ("q",) * 7 + _OPTIONS  # which of _DIMS the tensors of each operator have
 _OUT, _Q, _K = 2, 0, 1
 _BIAS, _SINKS, _CU_Q, _SEED = 3, 4, 7, 9  # places behind q

@@ -8,9 +8,10 @@ A query that sees no key gives 0, a log-sum-exp of -inf, and no gradient. What a
 
 from typing import Literal, overload
 
+import torch
 from torch import Tensor
 
-from ._attention.arguments import as_bounds, as_entries, as_flag, as_operands, as_options, as_reals, check_heads, draw_seed
+from ._attention.arguments import as_bounds, as_entries, as_flag, as_form, as_operands, as_options, as_reals, check_heads, draw_seed
 from ._attention.autograd import attention
 from ._band.arguments import as_window
 from .functional import Dilation, WindowSize
@@ -36,6 +37,7 @@ def window_attention(
     dropout_p: float = 0.0,
     query_offset: int | Tensor | None = None,
     return_lse: Literal[False] = False,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor: ...
 
 
@@ -57,6 +59,7 @@ def window_attention(
     dropout_p: float = 0.0,
     query_offset: int | Tensor | None = None,
     return_lse: Literal[True],
+    out_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -77,6 +80,7 @@ def window_attention(
     dropout_p: float = 0.0,
     query_offset: int | Tensor | None = None,
     return_lse: bool = False,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attention of each query to the keys of its window: ``softmax(scale * q @ k.mT + bias) @ v`` over these.
 
@@ -106,12 +110,13 @@ def window_attention(
         query_offset: the key aligned with query 0; by default Lk - Lq, or key_lengths[b] - Lq. An int, or one for each entry: (B,),
             int32 or int64, on q's device.
         return_lse: also return the log-sum-exp of the scores of each query (natural logarithm, without the sink).
+        out_dtype: None for q's dtype, or torch.float32: where q is bfloat16 or float16, the sums as they are, for `merge_states`.
 
     Returns:
-        (B, H, Lq, Dv) of q's dtype, contiguous, or where q is a transposed (B, Lq, H, D) tensor laid out as that is; gradients of q, k, v
-        likewise. With return_lse also (B, H, Lq), float32 (float64 for float64). Differentiable once, in reverse mode, for q, k, v, bias
-        and sinks, also through the log-sum-exp; window_matmul, window_softmax and unwindow_matmul are differentiable to any order. Under
-        autocast q, k, v and bias are cast to its dtype, which the result has; sinks and float64 are left alone.
+        (B, H, Lq, Dv) of q's dtype or `out_dtype`, contiguous, or where q is a transposed (B, Lq, H, D) tensor laid out as that is;
+        gradients of q, k, v likewise. With return_lse also (B, H, Lq), float32 (float64 for float64). Differentiable once, in reverse mode,
+        for q, k, v, bias and sinks, also through the log-sum-exp; window_matmul, window_softmax and unwindow_matmul are differentiable to
+        any order. Under autocast q, k, v and bias are cast to its dtype, which the result has; sinks and float64 are left alone.
 
     Raises:
         TypeError: an argument of a wrong type, or a tensor of a wrong dtype.
@@ -138,7 +143,7 @@ def window_attention(
     lengths, offsets, shift = as_entries(key_lengths, query_offset, q, k)
     with_lse = as_flag("return_lse", return_lse)
     seed = draw_seed(reals[1], q.device)
-    band = (left, right, int(q.stride(1) < q.stride(2)), *taps)
+    band = (left, right, as_form(q, out_dtype), *taps)
     out, lse = attention(q, k, v, bias, sinks, key_mask, global_mask, None, None, seed, lengths, offsets, band, shift, count, reals)
     return (out, lse) if with_lse else out
 
@@ -161,6 +166,7 @@ def window_attention_varlen(
     global_tokens: int | Tensor | None = None,
     dropout_p: float = 0.0,
     return_lse: Literal[False] = False,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor: ...
 
 
@@ -182,6 +188,7 @@ def window_attention_varlen(
     global_tokens: int | Tensor | None = None,
     dropout_p: float = 0.0,
     return_lse: Literal[True],
+    out_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -202,6 +209,7 @@ def window_attention_varlen(
     global_tokens: int | Tensor | None = None,
     dropout_p: float = 0.0,
     return_lse: bool = False,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`window_attention` of sequences of several lengths, packed one after the other. Each sees itself alone.
 
@@ -220,8 +228,8 @@ def window_attention_varlen(
         global_tokens: the first so many keys of each sequence, or a bool mask (total_k,).
 
     Returns:
-        (total_q, H, Dv) of q's dtype, contiguous, or where q is a transposed (H, total_q, D) tensor laid out as that is. With return_lse
-        also (H, total_q), float32 (float64 for float64).
+        (total_q, H, Dv) of q's dtype or `out_dtype`, contiguous, or where q is a transposed (H, total_q, D) tensor laid out as that is.
+        With return_lse also (H, total_q), float32 (float64 for float64).
 
     Raises:
         TypeError: an argument of a wrong type, or a tensor of a wrong dtype.
@@ -249,7 +257,7 @@ def window_attention_varlen(
     bias = bias[None] if bias is not None and bias.ndim == 3 else bias
     key_mask = None if key_mask is None else key_mask[None]
     global_mask = None if global_mask is None else global_mask[None]
-    band = (left, right, int(q.stride(1) < q.stride(2)), *taps)
+    band = (left, right, as_form(q, out_dtype), *taps)
     out, lse = attention(q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, None, None, band, 0, count, reals)
     out = out.transpose(1, 2).squeeze(0)
     return (out, lse.squeeze(0)) if with_lse else out

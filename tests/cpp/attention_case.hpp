@@ -23,10 +23,12 @@ struct AttentionCase {
   int bias_rank = 0;  // 2: (H, W); 4: (B, H, Lq, W)
   bool hides = false;  // some of the bias is -inf
   bool sinks = false, float_extras = false;  // bias and sinks in f32
+  double sinks_from = 0;  // added to the sinks: far below the scores
   bool key_mask = false, global_mask = false;
   index_t global_tokens = 0;
   Shape cu_q = {}, cu_k = {};
   Shape key_lengths = {}, query_offsets = {};  // of each entry
+  bool wide_out = false;          // out and its gradient in f32 beside halves
   bool with_lse = true;           // asked for, and with a gradient
   std::uint64_t layout_seed = 0;  // of the tensors' layouts; 0: all dense
 
@@ -38,6 +40,7 @@ struct AttentionCase {
     return window.dilation[static_cast<std::size_t>(head) % window.dilation.size()];
   }
   DType extra_dtype() const { return float_extras ? DType::f32 : dtype; }
+  DType out_dtype() const { return wide_out && size_of(dtype) == 2 ? DType::f32 : dtype; }
   double actual_scale() const { return scale ? *scale : 1 / std::sqrt(static_cast<double>(dim)); }
 
   std::vector<Piece> pieces() const {
@@ -65,8 +68,9 @@ inline std::string text(const AttentionCase& c) {
   if (c.softcap > 0) s += " softcap=" + number(c.softcap);
   if (c.dropout_p > 0) s += " dropout_p=" + number(c.dropout_p);
   if (c.bias_rank > 0) s += " bias of rank " + number(c.bias_rank) + (c.hides ? " with -inf" : "");
-  if (c.sinks) s += " sinks";
+  if (c.sinks) s += " sinks" + (c.sinks_from != 0 ? " from " + number(c.sinks_from) : std::string());
   if (c.float_extras) s += " f32 extras";
+  if (c.wide_out) s += " wide out";
   if (c.key_mask) s += " key_mask";
   if (c.global_mask) s += " global_mask";
   if (c.global_tokens > 0) s += " global_tokens=" + number(c.global_tokens);
@@ -111,12 +115,14 @@ inline const std::vector<AttentionOption>& attention_options() {
       {"bias_per_slot", [](C& c, R& r) { c.bias_rank = 2, c.hides = r.one_in(2); }},
       {"bias_full", [](C& c, R& r) { c.bias_rank = 4, c.hides = r.one_in(2); }},
       {"sinks", [](C& c, R&) { c.sinks = true; }},
+      {"low_sinks", [](C& c, R&) { c.sinks = true, c.sinks_from = -25; }},
       {"float_extras", [](C& c, R&) { c.float_extras = true; }},
       {"global_tokens", [](C& c, R& r) { c.global_tokens = 1 + r.up_to(2), c.global_mask = false; }},
       {"global_tokens_symmetric", [](C& c, R& r) { c.global_tokens = 1 + r.up_to(2), c.global_mask = false, c.keys = c.queries; }},
       {"global_mask", [](C& c, R&) { c.global_mask = true, c.global_tokens = 0; }},
       {"global_mask_symmetric", [](C& c, R&) { c.global_mask = true, c.global_tokens = 0, c.keys = c.queries; }},
       {"dropout", [](C& c, R& r) { c.dropout_p = r.one_in(8) ? 1 : r.between(0.1, 0.7); }},
+      {"wide_out", [](C& c, R&) { c.wide_out = true; }},
       {"without_lse", [](C& c, R&) { c.with_lse = false; }},
       {"packed", [](C& c, R&) { c.cu_q = {0}; }},  // settled below: they need the final sizes
       {"key_lengths", [](C& c, R&) { c.key_lengths = {0}; }},  // likewise

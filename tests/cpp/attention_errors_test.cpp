@@ -117,6 +117,15 @@ TEST_P(AttentionErrors, DType) {
   expect_refusal({": k is float32", "the dtype of q, float16"}, [](AttentionCall& call) { call.in.q.dtype = DType::f16; });
 }
 
+TEST_P(AttentionErrors, DTypeOfWideOutputs) {
+  AttentionCase c = right_case();
+  c.dtype = DType::bf16, c.wide_out = true;
+  expect_refusal({": out is float64", "the dtype of q, bfloat16"}, [](AttentionCall& call) { call.out.dtype = DType::f64; }, c);
+  if (GetParam() == Op::attention) return;
+  expect_refusal({": d_out is bfloat16", "the dtype of out, float32"}, [](AttentionCall& call) { call.d_out.dtype = DType::bf16; }, c);
+  expect_refusal({": lse has 4 dims", "3, (B, H, Lq)"}, [](AttentionCall& call) { call.lse.rank = 4; }, c);
+}
+
 TEST_P(AttentionErrors, DTypeOfDoubles) {
   const auto spoil = [](AttentionCall& call) {
     for (const auto& [name, t] : call.tensors()) t->dtype = DType::f64;

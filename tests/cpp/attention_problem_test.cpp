@@ -37,6 +37,8 @@ std::vector<Problem> variations() {
                             [](AttentionOptions& a) { a.global_mask = true; },
                             [](AttentionOptions& a) { a.global_tokens = 3; },
                             [](AttentionOptions& a) { a.global_queries = true; },
+                            [](AttentionOptions& a) { a.wide_out = true; },
+                            [](AttentionOptions& a) { a.split_lse = true; },
                             [](AttentionOptions& a) { a.cu_q = {0, 1, 40}; },
                             [](AttentionOptions& a) { a.cu_q = {0, 2, 40}; },
                             [](AttentionOptions& a) { a.cu_k = {0, 2, 40}; },

@@ -38,9 +38,9 @@ class AttentionTrial {
         v(input(c.dtype, {c.batch, c.kv_heads, c.keys, c.value_dim}, around)),
         bias(input(c.extra_dtype(), shape_of_bias(), around)),
         sinks(input(c.extra_dtype(), {c.sinks ? c.heads : 0}, around)),
-        d_out(input(c.dtype, {c.batch, c.heads, c.queries, c.value_dim}, around)),
+        d_out(input(c.out_dtype(), {c.batch, c.heads, c.queries, c.value_dim}, around)),
         d_lse(input(lse_dtype(), {c.batch, c.heads, c.queries}, around)),
-        out(output(c.dtype, d_out.shape(), around)),
+        out(output(c.out_dtype(), d_out.shape(), around)),
         lse(output(lse_dtype(), d_lse.shape(), around)),
         d_q(output(c.dtype, q.shape(), around)),
         d_k(output(c.dtype, k.shape(), around)),
@@ -209,7 +209,7 @@ class AttentionTrial {
     dropout_seed = random.bits();
     for (index_t b = 0; b < c.batch; ++b)
       for (index_t j = 0; j < c.keys; ++j) key_mask.at(b, j) = !random.one_in(3), global_mask.at(b, j) = random.one_in(4);
-    for (index_t n = 0; n < sinks.size(); ++n) sinks.set(n, random.between(-2, 2));
+    for (index_t n = 0; n < sinks.size(); ++n) sinks.set(n, c.sinks_from + random.between(-2, 2));
     for (index_t n = 0; c.hides && n < bias.size(); ++n) bias.set(n, random.one_in(5) ? -kInf : 0);
     const AttentionValues<double> x = values();
     const AttentionDefinition<double> definition(c, x);

@@ -118,8 +118,10 @@ def check_case(
     kept: Tensor | None = None,
     through_lse: bool = True,
     call: Callable[..., tuple[Tensor, Tensor]] | None = None,
+    out_dtype: torch.dtype | None = None,
 ) -> None:
-    """Results and all gradients within their bounds. `call` stands for case.ours; `layout` is how q, k, v and d_out lie in memory."""
+    """Results and all gradients within their bounds. `call` stands for case.ours, whose output is of `out_dtype`; `layout` is how q, k, v
+    and d_out lie in memory."""
     plain = case.tensors(dtype)
     ours = leaves({name: layout(x) if name in "qkv" else x for name, x in plain.items()})
     out, lse = (call or case.ours)(ours)
@@ -129,7 +131,7 @@ def check_case(
     scale = case.dim**-0.5 if case.scale is None else case.scale
     known: dict[str, Any] = plain | {"scale_value": scale}
     allowed = attention_oracle.bounds(dense, d_out, d_lse, known, case.rule, kept)
-    check(out, dense.out.detach(), allowed.out, dtype)
+    check(out, dense.out.detach(), allowed.out, out_dtype or dtype)
     check(lse, dense.lse.detach(), allowed.lse, torch.float64 if dtype == torch.float64 else torch.float32)
     count = 2 if through_lse else 1
     got = gradients((out, lse)[:count], ours, (layout(d_out), d_lse)[:count])

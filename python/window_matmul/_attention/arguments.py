@@ -25,6 +25,7 @@ from .._band.arguments import (
     check_strided,
 )
 from .._integers import as_flag as as_flag
+from .ops import HEADS_INSIDE, WIDE_OUT
 
 _SEEDS = (1 << 63) - 1
 _LAYOUTS = {4: ("(B, H, Lq, D)", "(B, Hkv, Lk, D)", "(B, Hkv, Lk, Dv)"), 3: ("(total_q, H, D)", "(total_k, Hkv, D)", "(total_k, Hkv, Dv)")}
@@ -133,6 +134,17 @@ def _as_real(name: str, value: object, need: str) -> float:
         return float(value)
     except OverflowError:
         return math.nan
+
+
+def as_form(q: Tensor, out_dtype: object) -> int:
+    """How the results are to be: laid out as q is, and in the sums' dtype where that is asked for."""
+    inside = HEADS_INSIDE if q.stride(1) < q.stride(2) else 0
+    if out_dtype is None or out_dtype is q.dtype:
+        return inside
+    if not isinstance(out_dtype, torch.dtype) or out_dtype is not torch.float32 or q.dtype is torch.float64:
+        need = "None or torch.float64" if q.dtype is torch.float64 else f"None, torch.float32 or the dtype of q, {q.dtype}"
+        raise TypeError(f"out_dtype is {out_dtype!r} beside q of {q.dtype}; it needs to be {need}")
+    return inside | WIDE_OUT
 
 
 def draw_seed(dropout_p: float, device: torch.device) -> Tensor | None:

@@ -33,7 +33,7 @@ class _Rotary(nn.Module):
         self.register_buffer("scale", (even + 0.4 * dim) / (1.4 * dim), persistent=False)
 
     def forward(self, x: Tensor, first: int, sign: int, middle: int) -> Tensor:
-        """x (..., n, d) turned by the angles of places first, first + 1, ...; with xpos scaled by powers of their distance from `middle`."""
+        """x (..., n, d) turned by the angles of places first, first + 1, ...; with xpos scaled by powers of the distance from `middle`."""
         if x.shape[-1] != 2 * self.inv_freq.shape[0]:
             raise ValueError(f"q and k have a head dim of {x.shape[-1]}; rotary embedding needs dim, {2 * self.inv_freq.shape[0]}")
         places = torch.arange(first, first + x.shape[-2], device=x.device, dtype=torch.float64)[:, None]

@@ -168,8 +168,8 @@ def _backward(
     left, right, _ = as_window(window, 1)
     d_out, q, k, v, out = (x[None].transpose(1, 2) for x in (grad_out, query, key, value, out))
     band, reals = (left, right, int(q.stride(1) < q.stride(2))), as_reals(scale, 0.0, 0.0, q.shape[3])
-    no_options = (None,) * (ops.NUM_TENSORS - 6)
-    tensors: Any = (d_out, None, out, lse[None], q, k, v, *no_options, cu_q, cu_k, None)
+    before, behind = (None,) * 4, (None,) * (ops.NUM_TENSORS - 9)  # the options that are not used
+    tensors: Any = (d_out, None, out, lse[None], q, k, v, *before, cu_q, cu_k, *behind)
     gradients = ops.direct_attention_backward(*tensors, band, 0, 0, reals, 0b111)[:3]
     pairs = zip((query, key, value), gradients, strict=True)
     return tuple(_laid_out_as(x, gradient.transpose(1, 2).squeeze(0)) for x, gradient in pairs)

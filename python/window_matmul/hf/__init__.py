@@ -2,8 +2,8 @@
 """`import window_matmul.hf`, then `attn_implementation="window_matmul"` or `model.set_attn_implementation("window_matmul")`.
 
 Every layer of a model then computes attention by `window_attention`: windows, full attention, padding, packed sequences, sinks, softcap,
-with the model's own numbers. `WindowCache` is a cache for generation that does not copy a window for each token. Longformer, LED and BigBird
-have attention of their own: `patch_longformer` and `patch_bigbird` replace it in a model that exists.
+with the model's own numbers. `WindowCache` is a cache for generation that does not copy a window for each token. Longformer, LED and
+BigBird have attention of their own: `patch_longformer` and `patch_bigbird` replace it in a model that exists.
 """
 
 from ._attention import attention_forward

@@ -45,7 +45,7 @@ struct AttentionBackwardItem {
   Sums<T> d_v(index_t key) const { return {key_sums.d_v(key), key_sums.width}; }
 
   void add_queries(const AttentionHead& head, Range rows) {
-    AttentionBackward<S, E> pass{block, scratch, head, ahead};
+    AttentionBackward<S, E> pass{{block, scratch, head, ahead}};
     pass.take(rows, true);
     if (pass.all_of_another_item()) return;
     queue(head, NextBlock(block.walk, rows), rows);
@@ -98,7 +98,8 @@ struct AttentionBackwardItem {
     for (index_t r = 0; r < rows.size(); ++r) {
       const index_t position = block.walk.query(rows.begin + r);
       if (pass.is_of_another_item(position)) continue;
-      KeySums<S, E>::write_scaled(scratch.d_q + r * padded(block.dim), head.d_q, position, block.dim, static_cast<T>(block.options.scale));
+      KeySums<S, E>::write_scaled(scratch.d_q + r * padded(block.dim), head.d_q, position, block.dim,
+                                  static_cast<T>(block.options.d_sum_factor));
     }
   }
 
@@ -113,7 +114,7 @@ struct AttentionBackwardItem {
   }
 
   void add_global_queries(const AttentionHead& head, Range rows, Range keys) {
-    AttentionBackward<S, E> pass{global_block, scratch, head, ahead};
+    AttentionBackward<S, E> pass{{global_block, scratch, head, ahead}};
     pass.take(rows, false);
     T* const sums = static_cast<T*>(head.d_q_sums);
     const Sums<T> d_q{sums == nullptr ? nullptr : sums + rows.begin * padded(block.dim), padded(block.dim)};

@@ -8,7 +8,9 @@
 #pragma once
 
 #include "cpu/kernels/attention/bias.inl.hpp"
+#include "cpu/kernels/attention/rows.inl.hpp"
 #include "cpu/kernels/attention/tile.inl.hpp"
+#include "cpu/kernels/attention/wide.inl.hpp"
 #include "cpu/kernels/exp.inl.hpp"
 #include "cpu/kernels/prefetch.inl.hpp"
 
@@ -26,72 +28,24 @@ template <Simd S>
     return S::load(kWideLaneIndices);
 }
 
-struct Chunk {  // keys of the walk, or of a list of positions
-  Range keys;
-  const index_t* list = nullptr;
-  index_t size() const { return keys.size(); }
-};
+// The largest magnitude of a row as it is given, infinite where an element is not finite.
+template <Simd S, class E, class T = typename S::Scalar>
+T largest_of_row(const Gather<S, E>& gather, const Operand& from, index_t position, index_t columns, T* line) {
+  gather.row(from, position, columns, line);
+  return largest_of<S>(line, padded(columns));
+}
 
-template <class T>
-struct KeyRows {  // the rows of k or v of a chunk
-  const T* data;
-  index_t row_stride, col_stride;
-
-  const T* row(index_t c) const { return data + c * row_stride; }
-};
-
-// Rows of queries or keys, whatever their type and strides.
-template <Simd S, class E>
-struct Gather {
-  using T = typename S::Scalar;
-  const AttentionGeometry& walk;
-
-  index_t position(const Chunk& chunk, index_t c) const { return chunk.list != nullptr ? chunk.list[c] : walk.key(chunk.keys.begin + c); }
-
-  // Whether whole vectors of the rows can be read where they lie.
-  static bool is_whole(const Operand& from, const Chunk& chunk, index_t columns) {
-    return chunk.list == nullptr && from.col_stride == 1 && columns % S::kLanes == 0;
+// Of the keys of a chunk that the mask shows.
+template <Simd S, class E, class T = typename S::Scalar>
+T largest_key(const AttentionBlock& block, const Gather<S, E>& gather, const Chunk& chunk, T* line) {
+  T most = 0;
+  for (index_t c = 0; c < chunk.size(); ++c) {
+    const index_t position = gather.position(chunk, c);
+    if (block.options.has_key_mask && !block.options.key_mask.contains(position)) continue;
+    most = greater(most, largest_of_row(gather, block.k, position, block.dim, line));
   }
-  KeyRows<E> stored(const Operand& from, const Chunk& chunk) const {
-    return {Matrix2<const E>(from).at(position(chunk, 0), 0), from.row_stride * walk.step, from.col_stride};
-  }
-
-  // In place where that is possible; as_vectors: whole vectors of a row are going to be read.
-  KeyRows<T> keys(const Operand& from, const Chunk& chunk, index_t columns, bool as_vectors, T* packed) const {
-    if constexpr (std::is_same_v<E, T>)
-      if (as_vectors ? is_whole(from, chunk, columns) : chunk.list == nullptr) return stored(from, chunk);
-    for (index_t c = 0; c < chunk.size(); ++c) row(from, position(chunk, c), columns, packed + c * padded(columns));
-    return {packed, padded(columns), 1};
-  }
-
-  KeyRows<T> queries(const Operand& from, Range rows, index_t columns, T* packed) const {
-    if constexpr (std::is_same_v<E, T>)
-      if (walk.query_list == nullptr && from.col_stride == 1 && columns % S::kLanes == 0)
-        return {Matrix2<const E>(from).at(walk.query(rows.begin), 0), from.row_stride * walk.step, 1};
-    for (index_t r = 0; r < rows.size(); ++r) row(from, walk.query(rows.begin + r), columns, packed + r * padded(columns));
-    return {packed, padded(columns), 1};
-  }
-
-  // One row, with zeros up to a whole vector of any instruction set.
-  void row(const Operand& from, index_t position, index_t columns, T* to) const {
-    read_row<S>(Matrix2<const E>(from).at(position, 0), from.col_stride, columns, to);
-    for (index_t n = columns; n < padded(columns); ++n) to[n] = 0;
-  }
-
-  // to[n * ld + r] = factor * from(query r, n), with zeros in the lanes of a vector behind the last query.
-  void transposed(const Operand& from, Range rows, index_t columns, T factor, T* to, index_t ld) const {
-    if (walk.query_list == nullptr) {
-      Matrix2<const E> m(from);
-      m.address = reinterpret_cast<std::uintptr_t>(m.at(walk.query(rows.begin), 0)), m.row_stride *= walk.step;
-      pack_transposed<S>(m, {0, rows.size()}, {0, columns}, to, ld);
-    } else {
-      const Matrix2<const E> m(from);
-      for (index_t n = 0; n < columns; ++n)
-        for (index_t r = 0; r < ld; ++r) to[n * ld + r] = r < rows.size() ? widen(*m.at(walk.query(rows.begin + r), n)) : T{0};
-    }
-    for (index_t i = 0; factor != 1 && i < columns * ld; i += S::kLanes) S::store(to + i, S::mul(S::load(to + i), S::splat(factor)));
-  }
-};
+  return most;
+}
 
 template <Simd S, class E, class Shape>
 struct Scores {
@@ -107,21 +61,27 @@ struct Scores {
   Range rows{};
   Chunk chunk{};
   Range seen[Shape::kColumns]{};  // keys of the chunk that some query of the vector may see
+  bool natural = block.options.is_natural;  // the units
 
   const Gather<S, E> gather{block.walk};
 
   void take_queries(const AttentionHead& of, Range r) {
     head = &of, rows = r;
-    const double unit = block.options.softcap > 0 ? 1 / block.options.softcap : kLog2E<double>;
+    if (block.options.is_wide) return;  // they are read where they lie
+    const double unit = block.options.softcap > 0 ? 1 / block.options.softcap : natural ? 1 : kLog2E<double>;
     const T factor = static_cast<T>(block.options.scale * unit);
     gather.transposed(of.q, rows, block.dim, factor, queries, kQueries);
   }
 
-  void compute(const Chunk& of, const KeyRows<T>& k) {
+  void compute(const Chunk& of, const KeyRows<T>& k, bool wide) {
     chunk = of;
     for (index_t v = 0; v < Shape::kColumns; ++v) seen[v] = seen_by(rows_of(v));
-    multiply(k, queries, block.dim, tile);
-    if (block.options.softcap > 0) cap();
+    if (wide) {
+      multiply_widely(k);
+    } else {
+      multiply(k, queries, block.dim, tile);
+      if (block.options.softcap > 0) cap();
+    }
     if (block.options.has_bias && chunk.list == nullptr) BiasOfTile<S, E, Scores>{*this}.add();
     if (chunk.list == nullptr)
       hide_outside_band();
@@ -187,10 +147,25 @@ struct Scores {
       });
   }
 
+  // Pair by pair, the caps with it: few blocks are of such numbers.
+  [[gnu::noinline]] void multiply_widely(const KeyRows<T>& k) const {
+    const Matrix2<const E> q(head->q);
+    for (index_t c = 0; c < chunk.size(); ++c)
+      for (index_t r = 0; r < rows.size(); ++r) {
+        const index_t position = block.walk.query(rows.begin + r);
+        Wide<T> sum = 0;
+        for (index_t n = 0; n < block.dim; ++n)
+          sum += static_cast<Wide<T>>(widen(*q.at(position, n))) * static_cast<Wide<T>>(k.row(c)[n * k.col_stride]);
+        T* const slope = slopes == nullptr ? nullptr : slopes + c * kQueries + r;
+        tile[c * kQueries + r] = score_of_product<T>(block.options, sum, natural, slope);
+      }
+    *block.multiply_adds += chunk.size() * rows.size() * block.dim;
+  }
+
   // ---- options ----------------------------------------------------------------------------------------------------------------------
 
   void cap() const {
-    const auto one = S::splat(T{1}), unit = S::splat(static_cast<T>(block.options.softcap * kLog2E<double>));
+    const auto one = S::splat(T{1}), unit = S::splat(static_cast<T>(block.options.softcap) * in_units<T>(natural));
     for_each_seen([&](index_t c, index_t v) {
       const auto t = hyperbolic_tangent<S>(S::load(at(c, v)));
       S::store(at(c, v), S::mul(t, unit));
