@@ -5,7 +5,7 @@
 pip, uv and `python -m build` build in an environment that is fresh and empty, and the torch of the environment they install into is not on
 its path. In this order: what `import torch` would find; this interpreter's site-packages, which pip only hides from the path; the
 environments that VIRTUAL_ENV and CONDA_PREFIX name; for each of the tools that started this build, nearest first, those that its variables
-name, its interpreter's, and `.venv` in the folder it runs in or one above, where uv looks too; and what this environment was made from.
+name, its interpreter's, and for uv `.venv` in the folder it runs in or one above; and what this environment was made from.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ def of_process(folder: Path) -> Iterator[Path]:
         if path.name.startswith("python"):
             found = [path] if "/" in str(path) else [Path(place, path) for place in variables.get("PATH", "").split(":")]
             yield from (package for file in found if (runs_in / file).exists() for package in packages_of((runs_in / file).parents[1]))
-    for place in (runs_in, *runs_in.parents):
-        yield from packages_of(place / ".venv")
+    if Path(words_of(folder)[0]).name == "uv":
+        for place in (runs_in, *runs_in.parents):
+            yield from packages_of(place / ".venv")
 
 
 def of_tools() -> Iterator[Path]:

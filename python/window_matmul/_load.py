@@ -25,7 +25,7 @@ def _load() -> None:
 
 
 def why_not_built() -> str:
-    """ "not built (...)" where this package has no CUDA kernels, else "": known at configure time, or written down when nvcc failed."""
+    """ "not built (...)" where this package has no CUDA kernels, else "": known when configured, or written down when nvcc failed."""
     if written := _find("why_no_cuda.txt"):
         return f"not built ({written[0].read_text().strip()})"
     said = kernels("band_out", "float32")["cuda.sm80"]
