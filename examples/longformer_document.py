@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from text_lm.text import read_text
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LongformerConfig, LongformerForMaskedLM
 
 from window_matmul.hf import patch_longformer
@@ -28,7 +29,22 @@ Results = dict[str, Tensor]
 
 
 # ---- model and document --------------------------------------------------------------------------------------------------------------
-def build(args: argparse.Namespace) -> LongformerForMaskedLM:
+class Part(nn.Module):
+    """The first layer of a model, or its attention with the projections alone, on embeddings: called as the model is."""
+
+    def __init__(self, model: LongformerForMaskedLM, part: str) -> None:
+        super().__init__()
+        self.embeddings, layer = model.longformer.embeddings, model.longformer.encoder.layer[0]
+        self.part = layer if part == "layer" else layer.attention.self
+
+    def forward(self, input_ids: Tensor, global_attention_mask: Tensor, **_: Tensor) -> SimpleNamespace:
+        x, mask = self.embeddings(input_ids), global_attention_mask.float()
+        masks = {"is_index_masked": mask < 0, "is_index_global_attn": mask > 0, "is_global_attn": True}
+        out = self.part(x, attention_mask=mask, **masks)[0]
+        return SimpleNamespace(logits=out, loss=out.square().mean())
+
+
+def build(args: argparse.Namespace) -> Any:
     """The same random weights each time. Without dropout: what is dropped is drawn in another order."""
     torch.manual_seed(args.seed)
     config = LongformerConfig(
@@ -36,7 +52,8 @@ def build(args: argparse.Namespace) -> LongformerForMaskedLM:
         intermediate_size=4 * args.width, vocab_size=FIRST_BYTE + 256, max_position_embeddings=args.length + PAD + 1,
         type_vocab_size=1, pad_token_id=PAD, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
-    return LongformerForMaskedLM(config)
+    model = LongformerForMaskedLM(config)
+    return model if args.part == "model" else Part(model, args.part)
 
 
 def document(args: argparse.Namespace, length: int) -> dict[str, Tensor]:
@@ -57,12 +74,12 @@ def document(args: argparse.Namespace, length: int) -> dict[str, Tensor]:
     }
 
 
-def forward(model: LongformerForMaskedLM, inputs: dict[str, Tensor]) -> Results:
+def forward(model: Any, inputs: dict[str, Tensor]) -> Results:
     with torch.no_grad():
-        return {"logits": model(**inputs).logits}
+        return {"outputs": model(**inputs).logits}
 
 
-def training_step(model: LongformerForMaskedLM, inputs: dict[str, Tensor]) -> Results:
+def training_step(model: Any, inputs: dict[str, Tensor]) -> Results:
     model.zero_grad()
     model(**inputs).loss.backward()
     return {"gradients": torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])}
@@ -116,11 +133,11 @@ def run_apart(kind: str, args: argparse.Namespace, argv: list[str]) -> dict[str,
 
 # ---- equal results -------------------------------------------------------------------------------------------------------------------
 def distance(a: Results, b: Results) -> dict[str, float]:
-    """Of logits the largest difference, of gradients the norm of all in relation to theirs."""
+    """Of outputs the largest difference, of gradients the norm of all in relation to theirs."""
     found = {}
     for name, x in a.items():
         difference = (x.double() - b[name].double()).abs()
-        found[name] = float(difference.max()) if name == "logits" else float(difference.norm() / x.double().norm())
+        found[name] = float(difference.max()) if name == "outputs" else float(difference.norm() / x.double().norm())
     return found
 
 
@@ -195,6 +212,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     }
     for name, (default, text) in numbers.items():
         parser.add_argument(f"--{name}", type=int if name == "seed" else positive, default=default, help=f"{text} (default: {default})")
+    parser.add_argument("--part", choices=("model", "layer", "attention"), default="model", help="what is measured (default: model)")
     parser.add_argument("--text", help="a file to read (default: CPython's own documentation)")
     parser.add_argument("--out", type=Path, default=Path("longformer"), help="folder of picture and results (default: longformer)")
     parser.add_argument("--measure", choices=KINDS, help=argparse.SUPPRESS)

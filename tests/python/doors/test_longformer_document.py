@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "examples"))
 import longformer_document
 from longformer_document import main, measure
 
-TINY = ["--length", "150", "--window", "16", "--layers", "1", "--width", "16", "--heads", "2", "--threads", "1", "--repeats", "1"]
+TINY = ["--length", "160", "--window", "16", "--layers", "1", "--width", "16", "--heads", "2", "--threads", "1", "--repeats", "1"]
 
 
 def here(kind: str, args: Any, argv: list[str]) -> dict[str, Any]:
@@ -21,8 +21,9 @@ def here(kind: str, args: Any, argv: list[str]) -> dict[str, Any]:
     return measure(kind, args, args.out)
 
 
-def test_results_are_equal_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*TINY, "--out", str(tmp_path)], here) == 0
+@pytest.mark.parametrize("part", ["model", "attention"])
+def test_results_are_equal_and_drawn(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "--out", str(tmp_path), "--part", part], here) == 0
     printed = capsys.readouterr().out
     assert printed.count("check: ") == 4 and "FAILED" not in printed
     assert (tmp_path / "longformer.png").stat().st_size > 10_000
