@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+DOORS := build/doors
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 PYTEST := $(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile
 ifeq ($(origin CXX), default)
@@ -23,7 +24,7 @@ CPP_FILES := $(shell find include src python tests examples -name '*.[ch]pp' -o 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-cpp test-python test-backends test-sanitizers cuda bench lint format docs clean
+.PHONY: help install demo test test-cpp test-python test-backends test-doors test-sanitizers cuda bench lint format docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +51,9 @@ test-backends: install ## Python tests again with WINDOW_MATMUL_BACKEND set to e
 	  echo "WINDOW_MATMUL_BACKEND=$$backend"; \
 	  WINDOW_MATMUL_BACKEND=$$backend $(PYTEST) -m "not best_backend" tests/python || exit 1; \
 	done
+
+test-doors: $(DOORS)/.installed ## tests of the doors again with the oldest transformers they take
+	$(DOORS)/bin/python -m pytest --quiet tests/python/doors
 
 test-sanitizers: install $(VENV)/.gtest ## C++ tests under the address and undefined-behaviour sanitizers
 	cmake --workflow --preset asan
@@ -105,6 +109,15 @@ build/wheel/.built: $(VENV)/.tools $(WHEEL_SOURCES)
 
 $(VENV)/.package: build/wheel/.built
 	@$(PIP) install -q --no-deps --force-reinstall build/wheel/*.whl
+	@touch $@
+
+# Its own transformers first, everything else from .venv.
+$(DOORS)/.installed: $(VENV)/.package
+	@echo "Making $(DOORS) with transformers 4.57"
+	@$(BIN)/python -m venv $(DOORS)
+	@$(DOORS)/bin/python -m pip --disable-pip-version-check install -qq 'transformers==4.57.*'
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(DOORS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_venv.pth"
 	@touch $@
 
 # GoogleTest: Debian's, where it may be installed; else CMake finds another or fetches it.
