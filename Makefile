@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+DOORS := build/doors
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 # A file at a time, in the order that tests/python/conftest.py gives them.
 PYTEST := $(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
@@ -38,7 +39,7 @@ OTHER_ROWS := 'from window_matmul.testing import backends; print(":".join(f"*/{r
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo check test test-cpp test-python test-sanitizers test-clang test-torch cuda bench lint format docs clean
+.PHONY: help install demo check test test-cpp test-python test-doors test-sanitizers test-clang test-torch cuda bench lint format docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +64,9 @@ test-cpp: install $(VENV)/.debian ## C++ tests
 test-python: install ## Python tests, doctests, tests of the wheel, the sdist and the C++ package
 	$(PYTEST) tests
 	$(BIN)/python -m pytest --quiet --doctest-modules --pyargs window_matmul
+
+test-doors: $(DOORS)/.installed ## tests of the doors again with the oldest transformers they take
+	$(DOORS)/bin/python -m pytest --quiet tests/python/doors
 
 test-sanitizers: install $(VENV)/.debian ## C++ tests under the address and undefined-behaviour sanitizers
 	cmake --workflow --preset asan
@@ -134,6 +138,15 @@ build/wheel/.built: $(VENV)/.tools $(WHEEL_SOURCES) | $(VENV)/.debian
 
 $(VENV)/.package: build/wheel/.built
 	@$(PIP) install -q --no-deps --force-reinstall build/wheel/*.whl
+	@touch $@
+
+# Its own transformers first, everything else from .venv.
+$(DOORS)/.installed: $(VENV)/.package
+	@echo "Making $(DOORS) with transformers 4.57"
+	@$(BIN)/python -m venv $(DOORS)
+	@$(DOORS)/bin/python -m pip --disable-pip-version-check install -qq 'transformers==4.57.*'
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(DOORS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_venv.pth"
 	@touch $@
 
 # GoogleTest and ccache: Debian's, where they may be installed; else CMake finds another GoogleTest or fetches it, and nothing is cached.

@@ -38,6 +38,11 @@ class WindowCache(DynamicCache):
             if type(layer) is DynamicSlidingWindowLayer:
                 self.layers[n] = WindowLayer(layer.sliding_window, spare)
 
+    def reset(self) -> None:
+        """Forgets everything; what comes next may be of another batch."""
+        super().reset()
+        _versions.forget(self.layers)
+
 
 class WindowLayer(DynamicSlidingWindowLayer):
     """One layer: memory (B, Hkv, 2 W + spare, D) of which the tokens from `_start` to `_end` are kept, the last W - 1 and `spare` more."""

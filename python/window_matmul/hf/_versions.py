@@ -37,6 +37,7 @@ check_version(transformers.__version__)
 IS_4 = as_version(transformers.__version__)[0] == 4
 
 from transformers import masking_utils  # noqa: E402
+from transformers.cache_utils import DynamicLayer  # noqa: E402
 from transformers.modeling_utils import AttentionInterface, PreTrainedModel  # noqa: E402
 
 
@@ -92,6 +93,13 @@ def num_removed(argument: int, length: int) -> int:
     if argument > 0:
         raise ValueError(f"crop is asked to leave {argument} tokens; it needs to be -n, for n tokens to be removed")
     return 0
+
+
+def forget(layers: list[Any]) -> None:
+    """4.x sets full-attention layers to zero, at the length they have; 5.x drops what they hold."""
+    for layer in layers:
+        if type(layer) is DynamicLayer:
+            layer.keys, layer.values, layer.is_initialized = None, None, False
 
 
 # ---- models that do not ask the tables -------------------------------------------------------------------------------------------------
