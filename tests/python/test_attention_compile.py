@@ -17,7 +17,7 @@ from attention_oracle import Rule
 from window_matmul import Window, window_attention, window_attention_varlen
 
 OPERATOR = "attention"
-pytestmark = pytest.mark.best_backend
+pytestmark = [pytest.mark.best_backend, pytest.mark.long]
 by_case = pytest.mark.parametrize("case", OPTIONS_TOGETHER, ids=str)
 
 

@@ -15,7 +15,7 @@ import pytest
 from child import run
 
 OPERATOR = "attention"
-pytestmark = pytest.mark.best_backend
+pytestmark = [pytest.mark.best_backend, pytest.mark.long]
 MIB = 2**20
 A_THREAD = 4 * MIB  # what kernels may keep for themselves
 THREADS = 2

@@ -113,7 +113,7 @@ def test_no_more_threads_than_torch_allows(backend: str) -> None:
 
 @pytest.mark.best_backend
 def test_work_is_shared(backend: str) -> None:
-    """Each of two threads writes half of the output: a page of new memory counts for the thread that touches it first, whatever else runs."""
+    """Each of two threads writes half of the output: a page of new memory is counted for who touches it first, whatever else runs."""
     counted = run(
         """
         import ctypes, os, torch
