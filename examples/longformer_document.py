@@ -33,8 +33,9 @@ class Part(nn.Module):
 
     def __init__(self, model: LongformerForMaskedLM, part: str) -> None:
         super().__init__()
-        self.embeddings, layer = model.longformer.embeddings, model.longformer.encoder.layer[0]
-        self.part = layer if part == "layer" else layer.attention.self
+        layer: Any = model.longformer.encoder.layer[0]
+        self.embeddings = model.longformer.embeddings
+        self.part: Any = layer if part == "layer" else layer.attention.self
 
     def forward(self, input_ids: Tensor, global_attention_mask: Tensor, **_: Tensor) -> SimpleNamespace:
         x, mask = self.embeddings(input_ids), global_attention_mask.float()
@@ -75,7 +76,7 @@ def document(args: argparse.Namespace, length: int) -> dict[str, Tensor]:
 
 def piece(args: argparse.Namespace) -> int:
     """A length of whole windows, to which the model pads and a part of it does not."""
-    return min(max(PIECE // args.window, 1) * args.window, args.length)
+    return int(min(max(PIECE // args.window, 1) * args.window, args.length))
 
 
 def forward(model: Any, inputs: dict[str, Tensor]) -> Results:
@@ -218,7 +219,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int if name == "seed" else positive, default=default, help=f"{text} (default: {default})")
     parser.add_argument("--part", choices=("model", "layer", "attention"), default="model", help="what is measured (default: model)")
     parser.add_argument("--text", help="a file to read (default: CPython's own documentation)")
-    parser.add_argument("--out", type=Path, default=Path("longformer"), help="folder of picture and results (default: longformer)")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of picture and results (default: demo)")
     parser.add_argument("--measure", choices=KINDS, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
