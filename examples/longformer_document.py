@@ -21,9 +21,8 @@ KINDS = ("stock", "patched")
 MEASURES = ("forward", "training step")
 PAD, START, HIDDEN, FIRST_BYTE = range(4)  # tokens: byte b is FIRST_BYTE + b
 HIDDEN_SHARE = 0.15  # of the bytes, which the model is asked for
-PIECE = 2048  # bytes on which float64 says what rounding is
+PIECE = 2048  # bytes, about, on which float64 says what rounding is
 ALLOWED = 4.0  # times the stock model's rounding there: two models round, and the document has more places for a large one
-WARM_LENGTH = 64
 
 Results = dict[str, Tensor]
 
@@ -34,8 +33,9 @@ class Part(nn.Module):
 
     def __init__(self, model: LongformerForMaskedLM, part: str) -> None:
         super().__init__()
-        self.embeddings, layer = model.longformer.embeddings, model.longformer.encoder.layer[0]
-        self.part = layer if part == "layer" else layer.attention.self
+        layer: Any = model.longformer.encoder.layer[0]
+        self.embeddings = model.longformer.embeddings
+        self.part: Any = layer if part == "layer" else layer.attention.self
 
     def forward(self, input_ids: Tensor, global_attention_mask: Tensor, **_: Tensor) -> SimpleNamespace:
         x, mask = self.embeddings(input_ids), global_attention_mask.float()
@@ -72,6 +72,11 @@ def document(args: argparse.Namespace, length: int) -> dict[str, Tensor]:
         "global_attention_mask": global_attention,
         "labels": ids.masked_fill(~hidden, -100),
     }
+
+
+def piece(args: argparse.Namespace) -> int:
+    """A length of whole windows, to which the model pads and a part of it does not."""
+    return int(min(max(PIECE // args.window, 1) * args.window, args.length))
 
 
 def forward(model: Any, inputs: dict[str, Tensor]) -> Results:
@@ -113,7 +118,7 @@ def measure(kind: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]
         patch_longformer(model)
     inputs = document(args, args.length)
     for call in (forward, training_step):
-        call(model, document(args, WARM_LENGTH))  # threads, code and the allocator's pools are there
+        call(model, document(args, min(args.window, args.length)))  # threads, code and the allocator's pools are there
     model.zero_grad()
     costs: dict[str, Any] = {}
     for name, call in zip(MEASURES, (forward, training_step), strict=True):
@@ -143,7 +148,7 @@ def distance(a: Results, b: Results) -> dict[str, float]:
 
 def rounding(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """How far both models are from float64 on the first bytes of the document."""
-    exact, inputs = build(args).double(), document(args, min(PIECE, args.length))
+    exact, inputs = build(args).double(), document(args, piece(args))
     models = {"stock": build(args), "patched": patch_longformer(build(args))}
     right = forward(exact, inputs) | training_step(exact, inputs)
     return {kind: distance(right, forward(model, inputs) | training_step(model, inputs)) for kind, model in models.items()}
@@ -153,7 +158,7 @@ def verdicts(args: argparse.Namespace, folder: Path) -> list[tuple[str, float, f
     """(what, error, allowed)."""
     found, of = [], rounding(args)
     for name, error in of["patched"].items():
-        found.append((f"{name} of {min(PIECE, args.length):,} bytes, patched to float64", error, 2 * of["stock"][name]))
+        found.append((f"{name} of {piece(args):,} bytes, patched to float64", error, 2 * of["stock"][name]))
     for name in MEASURES:
         stock, patched = (torch.load(folder / f"{kind} {name}.pt") for kind in KINDS)
         for what, error in distance(stock, patched).items():
@@ -214,7 +219,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int if name == "seed" else positive, default=default, help=f"{text} (default: {default})")
     parser.add_argument("--part", choices=("model", "layer", "attention"), default="model", help="what is measured (default: model)")
     parser.add_argument("--text", help="a file to read (default: CPython's own documentation)")
-    parser.add_argument("--out", type=Path, default=Path("longformer"), help="folder of picture and results (default: longformer)")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of picture and results (default: demo)")
     parser.add_argument("--measure", choices=KINDS, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -226,9 +231,8 @@ def main(argv: list[str] | None = None, run: Callable[..., dict[str, Any]] = run
     if args.measure:
         print(json.dumps(measure(args.measure, args, args.out)))
         return 0
-    title = (
-        f"{args.layers} layers, width {args.width}, {args.heads} heads, window {args.window}, {args.length:,} bytes, {args.threads} threads"
-    )
+    shape = f"{args.layers} layers, width {args.width}, {args.heads} heads, window {args.window}"
+    title = f"{args.part}: {shape}, {args.length:,} bytes, {args.threads} threads"
     print(title)
     try:
         costs = {kind: run(kind, args, argv) for kind in KINDS}
