@@ -168,3 +168,19 @@ def test_a_compiled_model() -> None:
         assert torch.equal(model.generate(**inputs, **options), tokens)
     torch.testing.assert_close(ours[0], out)
     torch.testing.assert_close(ours[1], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_dense_way_in_a_graph() -> None:
+    """It is said, or refused, when the graph is made."""
+    q, k, v = (x.detach() for x in operands())
+    mask = (torch.rand(2, 1, 9, 9) < 0.5) | torch.eye(9).bool()
+
+    def call(q: Tensor, mask: Tensor) -> Tensor:
+        return attention_forward(LAYER, q, k, v, mask, scaling=0.3)[0]
+
+    with strict(), pytest.raises(Exception, match="the attention mask is no window"):
+        torch.compile(call, fullgraph=True, backend="eager")(q, mask)
+    compat._said.clear()
+    with pytest.warns(WindowFallbackWarning, match="the attention mask is no window"):
+        out = torch.compile(call, fullgraph=True, backend="eager")(q, mask)
+    torch.testing.assert_close(out, formula(q, k, v, mask))
