@@ -113,6 +113,15 @@ def test_wrong_arguments(changes: dict[str, Any], error: type[Exception], match:
         attention_forward(LAYER, *operands(), **{"attention_mask": None} | changes)  # type: ignore[misc]
 
 
+def test_packed_sequences_that_do_not_fit() -> None:
+    one, bounds = [x[:1] for x in operands()], torch.tensor([0, 4, 9])
+    with pytest.raises(ValueError, match=r"cu_seq_lens_k is .*; it needs to be equal"):
+        attention_forward(LAYER, *one, None, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds - 1)  # type: ignore[misc]
+    scattered = (torch.rand(1, 1, 9, 9) < 0.5) | torch.eye(9).bool()
+    with pytest.raises(ValueError, match="beside an attention mask that is no window"):
+        attention_forward(LAYER, *one, scattered, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds)  # type: ignore[misc]
+
+
 def test_without_a_mask_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(AttentionMaskInterface._global_mapping, "window_matmul")
     with pytest.raises(RuntimeError, match="no mask function is registered"):
