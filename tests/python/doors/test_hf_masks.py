@@ -194,6 +194,22 @@ def test_chunked_prefill_and_static_caches(mistral: Any) -> None:
     assert torch.equal(*tokens)
 
 
+def test_a_window_of_one_token() -> None:
+    """Stock caches then keep all tokens and say that they keep none: an error instead of other numbers; WindowCache is right."""
+    from transformers import DynamicCache
+
+    model = MistralForCausalLM(MistralConfig(**SMALL | {"sliding_window": 1, "attn_implementation": OURS})).eval()
+    ids = torch.randint(3, 61, (2, 11))
+    with torch.no_grad(), strict():
+        expected, cache = model(ids).logits, window_matmul.hf.WindowCache(model.config)
+        out = torch.cat([model(part, past_key_values=cache).logits for part in ids.split((5, 1, 4, 1), 1)], 1)
+        torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+        stock = DynamicCache(config=model.config)
+        model(ids[:, :5], past_key_values=stock)
+        with pytest.raises(ValueError, match="WindowCache does not"):
+            model(ids[:, 5:6], past_key_values=stock)
+
+
 def test_masks_that_users_make(mistral: Any) -> None:
     """A window with padding, whatever lies within a window, and numbers to be added, are no dense way; other masks are."""
     inputs, longest = batch("decoder"), max(LENGTHS)
