@@ -72,8 +72,7 @@ def attention_forward(
         pattern, reason = _with_position_bias(pattern, position_bias, query, key, reason)
     if reason or pattern is None:
         fall_back(reason)
-        mask = attention_mask if pattern is None else None
-        return _densely(query, key, value, mask, pattern, position_bias, options)
+        return _densely(query, key, value, attention_mask, pattern, position_bias, options)
     return _windowed(query, key, value, pattern, options), None
 
 
@@ -168,8 +167,13 @@ def _densely(
     position_bias: Tensor | None,
     options: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
+    if isinstance(mask, Tensor) and not isinstance(mask, WindowMask):  # as it is, and packed sequences beside it
+        pattern = None if pattern is None or pattern.bounds is None else Pattern(None, None, 0, None, pattern.bounds)
+    else:
+        mask = None
     if pattern is not None:
-        mask = dense_pattern(pattern, query.shape[0], query.shape[2], key.shape[2], query.device)
+        seen = dense_pattern(pattern, query.shape[0], query.shape[2], key.shape[2], query.device)
+        mask = seen if mask is None else mask & seen if mask.dtype is torch.bool else mask.masked_fill(~seen, -torch.inf)
     scale = query.shape[3] ** -0.5 if options["scale"] is None else options["scale"]
     out, weights = dense_attention(
         query,

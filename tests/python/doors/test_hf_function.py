@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,6 +71,29 @@ def test_without_a_mask(causal: bool, window: int | None) -> None:
         with pytest.warns(WindowFallbackWarning, match="position_bias"):
             ours, _ = attention_forward(LAYER, q, k, v, None, position_bias=bias, **options)
             same(ours, formula(q, k, v, seen, bias, 2.0, sinks), [q, k, v, sinks, bias])
+
+
+def test_weights_beside_each_kind_of_mask() -> None:
+    """Numbers that lie within a window stay numbers where the weights are asked for; packed sequences stay apart."""
+    q, k, v = (x[:1] for x in operands())
+    distance, bounds = torch.arange(9) - torch.arange(9)[:, None], torch.tensor([0, 4, 9])
+    seen = (distance <= 0) & (distance > -3)
+    numbers = torch.randn(1, 1, 9, 9, dtype=torch.float64).where(seen, torch.finfo(torch.float64).min)
+    apart = (torch.arange(9) < 4) == (torch.arange(9)[:, None] < 4)
+    compat._said.clear()
+    for mask in (numbers, seen[None, None], None):
+        for packed in ({}, {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}):
+            visible = (seen if mask is not None else distance <= 0) & (apart if packed else True)
+            bias = numbers.masked_fill(~visible, 0.0) if mask is numbers else None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", WindowFallbackWarning)
+                out, weights = attention_forward(LAYER, q, k, v, mask, scaling=0.3, output_attentions=True, **packed)
+            windowed, _ = attention_forward(LAYER, q, k, v, mask, scaling=0.3, **packed)
+            expected = formula(q, k, v, visible, bias)
+            torch.testing.assert_close(out, expected)
+            torch.testing.assert_close(windowed, expected)
+            assert weights is not None
+            torch.testing.assert_close((weights @ v.repeat_interleave(2, 1)).transpose(1, 2), expected)
 
 
 def test_dropout_is_unbiased() -> None:
