@@ -59,6 +59,7 @@ FUNCTIONS: dict[str, tuple[Function, str]] = {
     "prefix": (masking_utils.or_masks(SLIDING, lambda b, h, q, k: k < 3), "dense"),
     "two windows": (lambda b, h, q, k: (abs(q - k) < 2) | (abs(q - k - 5) < 1), "window"),
     "blocks": (lambda b, h, q, k: q // 4 == k // 4, "dense"),
+    "by a branch": (lambda b, h, q, k: (k <= q) & (k > q - (2 if isinstance(k, Tensor) or k else 4)), "dense"),
     "by torch": (lambda b, h, q, k: torch.where(k <= q, k > q - 2, False), "dense"),
 }
 
