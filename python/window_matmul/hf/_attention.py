@@ -66,15 +66,13 @@ def attention_forward(
     options = {"scale": scaling, "softcap": softcap or 0.0, "sinks": _as_sinks(s_aux, query), "dropout_p": dropout}
     pattern = _pattern(module, query, key, attention_mask, sliding_window, is_causal)
     reason = _OUTPUT if kwargs.get("output_attentions") else _MASK if pattern is None else ""
-    if pattern is not None and kwargs.get("cu_seq_lens_q") is not None:
-        pattern = pattern._replace(bounds=kwargs["cu_seq_lens_q"])
-        _check_packed(query, kwargs["cu_seq_lens_q"], kwargs.get("cu_seq_lens_k"))
+    if kwargs.get("cu_seq_lens_q") is not None:
+        pattern = _packed(pattern, query, key, kwargs["cu_seq_lens_q"], kwargs.get("cu_seq_lens_k"))
     if position_bias is not None and pattern is not None:
         pattern, reason = _with_position_bias(pattern, position_bias, query, key, reason)
     if reason or pattern is None:
         fall_back(reason)
-        mask = attention_mask if pattern is None else None
-        return _densely(query, key, value, mask, pattern, position_bias, options)
+        return _densely(query, key, value, attention_mask, pattern, position_bias, options)
     return _windowed(query, key, value, pattern, options), None
 
 
@@ -111,11 +109,21 @@ def _as_sinks(s_aux: Tensor | None, query: Tensor) -> Tensor | None:
     return s_aux if s_aux is None or s_aux.dtype in (query.dtype, torch.float32) else s_aux.to(query.dtype)
 
 
-def _check_packed(query: Tensor, of_queries: Tensor, of_keys: Tensor | None) -> None:
-    if query.shape[0] != 1:
-        raise ValueError(f"cu_seq_lens_q is given beside query of {tuple(query.shape)}; packed sequences need a batch of 1")
-    if of_keys is not None and of_keys.shape != of_queries.shape:
-        raise ValueError(f"cu_seq_lens_k is {tuple(of_keys.shape)}; it needs to be cu_seq_lens_q's, {tuple(of_queries.shape)}")
+def _packed(pattern: Pattern | None, query: Tensor, key: Tensor, of_queries: Tensor, of_keys: Tensor | None) -> Pattern:
+    """Packed sequences as flash-attention is told of them: one batch entry, and the same of queries and keys."""
+    if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
+        shapes = f"query of {tuple(query.shape)} and key of {tuple(key.shape)}"
+        raise ValueError(f"cu_seq_lens_q is given beside {shapes}; packed sequences need a batch of 1, and as many keys as queries")
+    if pattern is None or pattern.offset != 0:
+        raise ValueError(
+            "cu_seq_lens_q is given beside an attention mask that is no window; it needs None, or a mask without packed sequences"
+        )
+    if of_keys is not None and of_keys is not of_queries:
+        if of_keys.shape != of_queries.shape or not (torch.compiler.is_compiling() or torch.equal(of_keys, of_queries)):
+            raise ValueError(f"cu_seq_lens_k is {tuple(of_keys.shape)}; it needs to be equal to cu_seq_lens_q, {tuple(of_queries.shape)}")
+        if torch.compiler.is_compiling():
+            torch._assert_async((of_keys == of_queries).all(), "cu_seq_lens_k needs to be equal to cu_seq_lens_q")
+    return pattern._replace(bounds=of_queries)
 
 
 def _with_position_bias(pattern: Pattern, bias: Tensor, query: Tensor, key: Tensor, reason: str) -> tuple[Pattern, str]:
@@ -159,8 +167,13 @@ def _densely(
     position_bias: Tensor | None,
     options: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
+    if isinstance(mask, Tensor) and not isinstance(mask, WindowMask):  # as it is, and packed sequences beside it
+        pattern = None if pattern is None or pattern.bounds is None else Pattern(None, None, 0, None, pattern.bounds)
+    else:
+        mask = None
     if pattern is not None:
-        mask = dense_pattern(pattern, query.shape[0], query.shape[2], key.shape[2], query.device)
+        seen = dense_pattern(pattern, query.shape[0], query.shape[2], key.shape[2], query.device)
+        mask = seen if mask is None else mask & seen if mask.dtype is torch.bool else mask.masked_fill(~seen, -torch.inf)
     scale = query.shape[3] ** -0.5 if options["scale"] is None else options["scale"]
     out, weights = dense_attention(
         query,

@@ -26,11 +26,13 @@ class WindowCache(DynamicCache):
             itself (`activate_past_recording`); with 4.57 it needs as many as candidates can be rejected at once, plus one.
 
     Raises:
-        TypeError: spare is no int.
+        TypeError: config is no configuration, or spare no int.
         ValueError: spare is negative.
     """
 
     def __init__(self, config: Any, *, spare: int = 0) -> None:
+        if not hasattr(config, "get_text_config"):
+            raise TypeError(f"config is {config!r} ({type(config).__name__}); it needs to be the configuration of a model")
         if as_int("spare", spare) < 0:
             raise ValueError(f"spare is {spare}; it needs to be an int of at least 0")
         super().__init__(config=config)
@@ -88,7 +90,8 @@ class WindowLayer(DynamicSlidingWindowLayer):
         self.is_initialized = True
 
     def _allocate(self, keys: Tensor, values: Tensor, tokens: int) -> None:
-        new_k, new_v = (x.new_empty((*x.shape[:2], tokens, x.shape[3])) for x in (keys, values))
+        with torch.inference_mode(False):  # else nobody could write into it outside inference mode
+            new_k, new_v = (x.new_empty((*x.shape[:2], tokens, x.shape[3])) for x in (keys, values))
         self._memory = new_k, new_v
 
     # ---- new tokens ---------------------------------------------------------------------------------------------------------------------

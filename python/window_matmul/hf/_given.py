@@ -2,14 +2,13 @@
 from __future__ import annotations
 
 import weakref
-from collections import deque
 
 import torch
 from torch import Tensor
 
 from ._patterns import Pattern, dense_pattern, in_band
 
-_recent: deque[tuple[weakref.ref[Tensor], int, Pattern | None]] = deque(maxlen=4)  # each layer of a forward comes with the same mask
+_known: dict[int, tuple[weakref.ref[Tensor], int, Pattern | None]] = {}  # of masks that live: each layer comes with the same
 
 
 def pattern_of(mask: Tensor, rows: int, columns: int) -> Pattern | None:
@@ -18,12 +17,14 @@ def pattern_of(mask: Tensor, rows: int, columns: int) -> Pattern | None:
         return Pattern(None, None, 0, mask[:, 0, 0])
     if torch.compiler.is_compiling() or mask.requires_grad:
         return None
-    for known, version, pattern in _recent:
-        if known() is mask and version == mask._version:
-            return pattern
-    pattern = _recognised(mask, rows, columns)
-    _recent.append((weakref.ref(mask), mask._version, pattern))
-    return pattern
+    if mask.is_inference():  # has no version
+        return _recognised(mask, rows, columns)
+    place = id(mask)
+    known = _known.get(place)
+    if known is None or known[0]() is not mask or known[1] != mask._version:
+        reference = weakref.ref(mask, lambda _: _known.pop(place, None))
+        known = _known[place] = reference, mask._version, _recognised(mask, rows, columns)
+    return known[2]
 
 
 def _recognised(mask: Tensor, rows: int, columns: int) -> Pattern | None:

@@ -145,6 +145,9 @@ class Place:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __bool__(self) -> bool:
+        raise TypeError("a place has no truth value")
+
     def to(self, *_: Any, **__: Any) -> Place:
         return self
 

@@ -64,6 +64,14 @@ def test_memory_is_twice_the_window_and_stays() -> None:
     assert len(places) == 1
 
 
+def test_in_and_out_of_inference_mode() -> None:
+    cache, (k, v) = WindowCache(MistralConfig(**SMALL)), states(1, 3)
+    for mode in (True, False, True):
+        with torch.inference_mode(mode):
+            keys, _ = cache.update(k, v, 0)
+    assert torch.equal(keys, torch.cat([k, k, k], 2)[:, :, -WINDOW - 2 :])
+
+
 @pytest.mark.parametrize("window", [1, 2, WINDOW])
 def test_the_last_tokens_in_order(window: int) -> None:
     """Also for a window of one token, of which stock keeps all."""
@@ -124,5 +132,7 @@ def test_wrong_arguments() -> None:
     config = MistralConfig(**SMALL)
     with pytest.raises(ValueError, match="spare is -1"):
         WindowCache(config, spare=-1)
+    with pytest.raises(TypeError, match="config is 7"):
+        WindowCache(7)
     with pytest.raises(TypeError, match=r"spare is 1\.5"):
         WindowCache(config, spare=1.5)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,6 +73,29 @@ def test_without_a_mask(causal: bool, window: int | None) -> None:
             same(ours, formula(q, k, v, seen, bias, 2.0, sinks), [q, k, v, sinks, bias])
 
 
+def test_weights_beside_each_kind_of_mask() -> None:
+    """Numbers that lie within a window stay numbers where the weights are asked for; packed sequences stay apart."""
+    q, k, v = (x[:1] for x in operands())
+    distance, bounds = torch.arange(9) - torch.arange(9)[:, None], torch.tensor([0, 4, 9])
+    seen = (distance <= 0) & (distance > -3)
+    numbers = torch.randn(1, 1, 9, 9, dtype=torch.float64).where(seen, torch.finfo(torch.float64).min)
+    apart = (torch.arange(9) < 4) == (torch.arange(9)[:, None] < 4)
+    compat._said.clear()
+    for mask in (numbers, seen[None, None], None):
+        for packed in ({}, {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}):
+            visible = (seen if mask is not None else distance <= 0) & (apart if packed else True)
+            bias = numbers.masked_fill(~visible, 0.0) if mask is numbers else None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", WindowFallbackWarning)
+                out, weights = attention_forward(LAYER, q, k, v, mask, scaling=0.3, output_attentions=True, **packed)
+            windowed, _ = attention_forward(LAYER, q, k, v, mask, scaling=0.3, **packed)
+            expected = formula(q, k, v, visible, bias)
+            torch.testing.assert_close(out, expected)
+            torch.testing.assert_close(windowed, expected)
+            assert weights is not None
+            torch.testing.assert_close((weights @ v.repeat_interleave(2, 1)).transpose(1, 2), expected)
+
+
 def test_dropout_is_unbiased() -> None:
     """The peer's random numbers are another stream; the mean over many draws is what is without."""
     q, k, v = (x.detach() for x in operands())
@@ -111,6 +135,15 @@ def test_a_model_with_a_window_of_zero() -> None:
 def test_wrong_arguments(changes: dict[str, Any], error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         attention_forward(LAYER, *operands(), **{"attention_mask": None} | changes)  # type: ignore[misc]
+
+
+def test_packed_sequences_that_do_not_fit() -> None:
+    one, bounds = [x[:1] for x in operands()], torch.tensor([0, 4, 9])
+    with pytest.raises(ValueError, match=r"cu_seq_lens_k is .*; it needs to be equal"):
+        attention_forward(LAYER, *one, None, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds - 1)  # type: ignore[misc]
+    scattered = (torch.rand(1, 1, 9, 9) < 0.5) | torch.eye(9).bool()
+    with pytest.raises(ValueError, match="beside an attention mask that is no window"):
+        attention_forward(LAYER, *one, scattered, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds)  # type: ignore[misc]
 
 
 def test_without_a_mask_function(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,3 +201,19 @@ def test_a_compiled_model() -> None:
         assert torch.equal(model.generate(**inputs, **options), tokens)
     torch.testing.assert_close(ours[0], out)
     torch.testing.assert_close(ours[1], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_dense_way_in_a_graph() -> None:
+    """It is said, or refused, when the graph is made."""
+    q, k, v = (x.detach() for x in operands())
+    mask = (torch.rand(2, 1, 9, 9) < 0.5) | torch.eye(9).bool()
+
+    def call(q: Tensor, mask: Tensor) -> Tensor:
+        return attention_forward(LAYER, q, k, v, mask, scaling=0.3)[0]
+
+    with strict(), pytest.raises(Exception, match="the attention mask is no window"):
+        torch.compile(call, fullgraph=True, backend="eager")(q, mask)
+    compat._said.clear()
+    with pytest.warns(WindowFallbackWarning, match="the attention mask is no window"):
+        out = torch.compile(call, fullgraph=True, backend="eager")(q, mask)
+    torch.testing.assert_close(out, formula(q, k, v, mask))

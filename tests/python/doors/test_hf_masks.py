@@ -59,6 +59,7 @@ FUNCTIONS: dict[str, tuple[Function, str]] = {
     "prefix": (masking_utils.or_masks(SLIDING, lambda b, h, q, k: k < 3), "dense"),
     "two windows": (lambda b, h, q, k: (abs(q - k) < 2) | (abs(q - k - 5) < 1), "window"),
     "blocks": (lambda b, h, q, k: q // 4 == k // 4, "dense"),
+    "by a branch": (lambda b, h, q, k: (k <= q) & (k > q - (2 if isinstance(k, Tensor) or k else 4)), "dense"),
     "by torch": (lambda b, h, q, k: torch.where(k <= q, k > q - 2, False), "dense"),
 }
 
@@ -192,6 +193,22 @@ def test_chunked_prefill_and_static_caches(mistral: Any) -> None:
             for options in ({}, {"cache_implementation": "static"})
         ]
     assert torch.equal(*tokens)
+
+
+def test_a_window_of_one_token() -> None:
+    """Stock caches then keep all tokens and say that they keep none: an error instead of other numbers; WindowCache is right."""
+    from transformers import DynamicCache
+
+    model = MistralForCausalLM(MistralConfig(**SMALL | {"sliding_window": 1, "attn_implementation": OURS})).eval()
+    ids = torch.randint(3, 61, (2, 11))
+    with torch.no_grad(), strict():
+        expected, cache = model(ids).logits, window_matmul.hf.WindowCache(model.config)
+        out = torch.cat([model(part, past_key_values=cache).logits for part in ids.split((5, 1, 4, 1), 1)], 1)
+        torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+        stock = DynamicCache(config=model.config)
+        model(ids[:, :5], past_key_values=stock)
+        with pytest.raises(ValueError, match="WindowCache does not"):
+            model(ids[:, 5:6], past_key_values=stock)
 
 
 def test_masks_that_users_make(mistral: Any) -> None:
