@@ -70,20 +70,29 @@ struct BackwardQueries {
 
   // In units; infinite for rows that are none or another item's, whose P is zero.
   void take_log_sum_exps() {
-    constexpr T infinity = std::numeric_limits<T>::infinity();
-    scores.natural = block.options.is_natural;
+    bool usual = !block.options.is_natural;
+    scores.natural = careful = block.options.is_natural, any_coarse = false;
     for (index_t r = 0; r < kQueries; ++r) {
       const index_t position = r < rows.size() ? block.walk.query(rows.begin + r) : -1;
       const bool is_own = position >= 0 && !is_of_another_item(position);
-      const T lse = is_own ? *Matrix2<const T>(head.lse).at(position, 0) : infinity, size = lse < 0 ? -lse : lse;
-      scores.natural = scores.natural || (size >= kFar<T> / 2 && size < infinity);
-      scratch.lse[r] = lse == kMinusInfinity<T> ? infinity : lse, scratch.log_total[r] = 0, scratch.share[r] = 1, scratch.offset[r] = 0;
+      const T lse = is_own ? *Matrix2<const T>(head.lse).at(position, 0) : kMinusInfinity<T>;
+      const bool nothing = lse == kMinusInfinity<T>;
+      usual = usual && (nothing || (lse > -128 && lse < 128));
+      scratch.lse[r] = nothing ? std::numeric_limits<T>::infinity() : lse, scratch.log_total[r] = 0;
+      scratch.share[r] = 1, scratch.offset[r] = 0;
     }
-    careful = scores.natural, any_coarse = false;
+    if (!usual) examine_log_sum_exps();
+    const T unit = in_units<T>(scores.natural);
+    for (index_t r = 0; r < kQueries; ++r) scratch.lse[r] *= unit;
+  }
+
+  void examine_log_sum_exps() {
     for (index_t r = 0; r < kQueries; ++r) {
-      scratch.lse[r] *= in_units<T>(scores.natural);
-      careful = careful || scratch.lse[r] != scratch.lse[r], any_coarse = any_coarse || is_coarse(scratch.lse[r]);
+      const T lse = scratch.lse[r], size = lse < 0 ? -lse : lse;
+      scores.natural = scores.natural || (size >= kFar<T> / 2 && size <= std::numeric_limits<T>::max());
+      careful = careful || lse != lse, any_coarse = any_coarse || is_coarse(lse * kLog2E<T>) || is_coarse(lse);
     }
+    careful = careful || scores.natural;
   }
 
   // A log-sum-exp is rounded to a part of its size. Where that is felt, as where a bias is low for all keys that a query sees, the sum is
@@ -169,17 +178,17 @@ struct BackwardQueries {
   }
 
   static T largest_of_rows(const Rows& of, index_t count, index_t columns) {
-    T most = 0;
-    for (index_t r = 0; r < count; ++r) most = greater(most, largest_of<S>(of.row(r), columns));
-    return most;
+    Largest<S> largest;
+    for (index_t r = 0; r < count; ++r) largest.add(of.row(r), columns);
+    return largest.value();
   }
 
   T largest_seen(const Chunk& chunk, const Rows& k) const {
-    T most = 0;
+    Largest<S> largest;
     for (index_t c = 0; c < chunk.size(); ++c)
       if (!block.options.has_key_mask || block.options.key_mask.contains(scores.gather.position(chunk, c)))
-        most = greater(most, largest_of<S>(k.row(c), block.dim));
-    return most;
+        largest.add(k.row(c), block.dim);
+    return largest.value();
   }
 
   bool is_wide(const Chunk& chunk, const Rows& k, T key) const {

@@ -60,10 +60,10 @@ struct AttentionFew : FewScores<S, E> {
 
   // As in forward.inl.hpp; of a part all rows, whose sums have one unit.
   void rewrite() {
-    T query = 0, key = 0;
-    for (index_t r = 0; r < num_rows; ++r)
-      query = greater(query, largest_of_row(gather, block.heads[r].q, position(r), block.dim, packed_k));
-    Base::for_each_chunk_of_keys([&](const Chunk& chunk) { key = greater(key, largest_key(block, gather, chunk, packed_k)); });
+    Largest<S> queries_given, keys_given;
+    for (index_t r = 0; r < num_rows; ++r) add_row(gather, block.heads[r].q, position(r), block.dim, packed_k, &queries_given);
+    Base::for_each_chunk_of_keys([&](const Chunk& chunk) { add_keys(block, gather, chunk, packed_k, &keys_given); });
+    const T query = queries_given.value(), key = keys_given.value();
     bool which[kFewRows];
     bool any = false;
     const bool wide = needs_wide(block.options, block.dim, query, key);

@@ -86,10 +86,11 @@ struct AttentionForward {
   // Rows near the ends of the range: in natural units, and with wide products where the operands ask for it.
   void rewrite(Range rows) {
     if (block.options.is_wide) return;
-    T query = 0, key = 0;
+    Largest<S> queries_given, keys_given;
     for (index_t row = rows.begin; row < rows.end; ++row)
-      query = greater(query, largest_of_row(scores.gather, head.q, block.walk.query(row), block.dim, packed_k));
-    for_each_chunk(scores, rows, [&](const Chunk& chunk) { key = greater(key, largest_key(block, scores.gather, chunk, packed_k)); });
+      add_row(scores.gather, head.q, block.walk.query(row), block.dim, packed_k, &queries_given);
+    for_each_chunk(scores, rows, [&](const Chunk& chunk) { add_keys(block, scores.gather, chunk, packed_k, &keys_given); });
+    const T query = queries_given.value(), key = keys_given.value();
     bool which[kQueries];
     const bool wide = needs_wide(block.options, block.dim, query, key);
     if ((scores.natural && !wide) || !is_worth_while(query, key, wide, highest, total, rows.size(), which)) return;

@@ -28,23 +28,20 @@ template <Simd S>
     return S::load(kWideLaneIndices);
 }
 
-// The largest magnitude of a row as it is given, infinite where an element is not finite.
+// A row as it is given.
 template <Simd S, class E, class T = typename S::Scalar>
-T largest_of_row(const Gather<S, E>& gather, const Operand& from, index_t position, index_t columns, T* line) {
+void add_row(const Gather<S, E>& gather, const Operand& from, index_t position, index_t columns, T* line, Largest<S>* to) {
   gather.row(from, position, columns, line);
-  return largest_of<S>(line, padded(columns));
+  to->add(line, padded(columns));
 }
 
-// Of the keys of a chunk that the mask shows.
+// The keys of a chunk that the mask shows.
 template <Simd S, class E, class T = typename S::Scalar>
-T largest_key(const AttentionBlock& block, const Gather<S, E>& gather, const Chunk& chunk, T* line) {
-  T most = 0;
+void add_keys(const AttentionBlock& block, const Gather<S, E>& gather, const Chunk& chunk, T* line, Largest<S>* to) {
   for (index_t c = 0; c < chunk.size(); ++c) {
     const index_t position = gather.position(chunk, c);
-    if (block.options.has_key_mask && !block.options.key_mask.contains(position)) continue;
-    most = greater(most, largest_of_row(gather, block.k, position, block.dim, line));
+    if (!block.options.has_key_mask || block.options.key_mask.contains(position)) add_row(gather, block.k, position, block.dim, line, to);
   }
-  return most;
 }
 
 template <Simd S, class E, class Shape>

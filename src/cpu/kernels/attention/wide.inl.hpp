@@ -56,22 +56,20 @@ bool are_near(const typename S::Scalar* highest, const typename S::Scalar* total
   return true;
 }
 
-template <class T>
-[[gnu::always_inline]] inline T greater(T a, T b) {
-  return b > a ? b : a;
-}
-
-// The largest magnitude of a row, infinite where an element is not finite.
+// The largest magnitude of some rows, infinite where an element is not finite.
 template <Simd S>
-typename S::Scalar largest_of(const typename S::Scalar* x, index_t count) {  // whole vectors are read
+struct Largest {
   using T = typename S::Scalar;
-  auto most = S::zero(), probe = S::zero();
-  for (index_t i = 0; i < count; i += S::kLanes) {
-    const auto v = S::load(x + i);
-    most = S::max(most, S::max(S::sub(S::zero(), v), v)), probe = S::fma(v, S::zero(), probe);
+  typename S::Vec most = S::zero(), least = S::zero(), probe = S::zero();
+
+  [[gnu::always_inline]] void add(const T* x, index_t count) {  // whole vectors are read
+    for (index_t i = 0; i < count; i += S::kLanes) {
+      const auto v = S::load(x + i);
+      most = S::max(most, v), least = S::min(least, v), probe = S::fma(v, S::zero(), probe);
+    }
   }
-  return S::all_zero(probe) ? S::highest(most) : std::numeric_limits<T>::infinity();
-}
+  T value() const { return S::all_zero(probe) ? S::highest(S::max(most, S::sub(S::zero(), least))) : std::numeric_limits<T>::infinity(); }
+};
 
 // Whether products of finite operands up to these sizes need the wider type.
 template <class T>
