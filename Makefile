@@ -2,13 +2,16 @@
 #
 # Everything happens in .venv and build/. Each step leaves a stamp, so that a second run does only what a changed file asks for.
 #   make PYTHON=python3.12 install       another Python, when .venv is made
+#   make STRICT= install                 with a compiler that warns of more than those that are tried here
 #   make ARGS="--steps 50" demo          arguments for the programs behind demo and bench
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+DOORS := build/doors
 JOBS := $(shell nproc 2>/dev/null || echo 2)
-PYTEST := $(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile
+# A file at a time, in the order that tests/python/conftest.py gives them.
+PYTEST := $(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 ifeq ($(origin CXX), default)
 CXX := c++
 endif
@@ -17,13 +20,26 @@ export PATH := $(BIN):$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 export CTEST_PARALLEL_LEVEL ?= $(JOBS)
 
+# Wheel, C++ tests and the sdist's wheel are the same objects, warnings being errors in all of them: ccache, where there is one, compiles
+# them once. It looks at the text of files and not at where they lie.
+STRICT := --config-settings cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=ON
+export CMAKE_CXX_COMPILER_LAUNCHER = $(shell command -v ccache)
+export CCACHE_DIR ?= $(CURDIR)/build/ccache
+export CCACHE_BASEDIR ?= $(CURDIR)
+export CCACHE_NOHASHDIR := 1
+export CCACHE_SLOPPINESS := pch_defines,time_macros
+
 # What the wheel is made of. Folders count too: their time changes when a file goes.
-WHEEL_SOURCES := $(shell find CMakeLists.txt LICENSE README.md cmake include pyproject.toml python scripts/compile_cuda.py src -not -path '*/__pycache__*')
+BUILD_SCRIPTS := scripts/build_backend.py scripts/compile_cuda.py scripts/find_torch_headers.py
+WHEEL_SOURCES := $(shell find CMakeLists.txt LICENSE README.md cmake include pyproject.toml python $(BUILD_SCRIPTS) src -not -path '*/__pycache__*')
 CPP_FILES := $(shell find include src python tests examples -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+
+# The C++ tests of all rows of the kernel table but the best, as GoogleTest filters.
+OTHER_ROWS := 'from window_matmul.testing import backends; print(":".join(f"*/{row.replace(chr(46), chr(95))}*" for row in backends()[1:]))'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-cpp test-python test-backends test-sanitizers cuda bench lint format docs clean
+.PHONY: help install demo check test test-cpp test-python test-doors test-sanitizers test-clang test-torch cuda bench lint format docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,28 +49,45 @@ install: $(VENV)/.package ## make .venv and install the package into it
 demo: install ## train a small language model on real text and write demo/
 	$(BIN)/python examples/train_text.py $(ARGS)
 
-test: test-cpp test-python test-backends test-sanitizers ## everything that has to pass
+# Each Python test with its first and last parameters on its best kernel, and all C++ tests of the best kernel.
+check: install $(VENV)/.debian ## the telling tenth of the tests, in less than two minutes
+	cmake --preset release
+	cmake --build --preset release --target window_matmul_tests
+	build/release/window_matmul_tests --gtest_brief=1 --gtest_filter="-$$($(BIN)/python -c $(OTHER_ROWS))"
+	$(PYTEST) --tenth tests/python
 
-test-cpp: install $(VENV)/.gtest ## C++ tests
+test: test-cpp test-python test-sanitizers ## everything that has to pass
+
+test-cpp: install $(VENV)/.debian ## C++ tests
 	cmake --workflow --preset release
 
 test-python: install ## Python tests, doctests, tests of the wheel, the sdist and the C++ package
 	$(PYTEST) tests
 	$(BIN)/python -m pytest --quiet --doctest-modules --pyargs window_matmul
 
-# test-python has run every test on the best kernel, and those of values and gradients on each. Here all of a process is on another kernel,
-# for the tests whose answer can depend on it.
-test-backends: install ## Python tests again with WINDOW_MATMUL_BACKEND set to each other kernel
-	@backends=$$($(BIN)/python -c 'from window_matmul.testing import backends; print(*backends()[1:])') && \
-	for backend in $$backends; do \
-	  echo "WINDOW_MATMUL_BACKEND=$$backend"; \
-	  WINDOW_MATMUL_BACKEND=$$backend $(PYTEST) -m "not best_backend" tests/python || exit 1; \
-	done
+test-doors: $(DOORS)/.installed ## tests of the doors again with the oldest transformers they take
+	$(DOORS)/bin/python -m pytest --quiet tests/python/doors
 
-test-sanitizers: install $(VENV)/.gtest ## C++ tests under the address and undefined-behaviour sanitizers
+test-sanitizers: install $(VENV)/.debian ## C++ tests under the address and undefined-behaviour sanitizers
 	cmake --workflow --preset asan
 
-cuda: $(VENV)/.gtest ## compile the CUDA kernels (nvcc) and check their registers
+test-clang: $(VENV)/.debian ## C++ tests, compiled by Debian 12's newest Clang
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v clang++-19 >/dev/null; then \
+	  echo "Installing clang-19" && apt-get -qq update && apt-get -qq install --yes --no-install-recommends clang-19 >/dev/null || true; \
+	fi
+	@if command -v clang++-19 >/dev/null; then cmake --workflow --preset clang; \
+	else echo "test-clang: not run, there is no clang++-19 and it cannot be installed here (Debian: apt-get install clang-19)"; fi
+
+# A venv of its own, kept: the wheel is the same for every torch.
+TORCH_VENV = .venv-torch-$(VERSION)
+test-torch: build/wheel/.built ## Python tests beside another torch: make VERSION=2.14.1 test-torch
+	@[ -n "$(VERSION)" ] || { echo "test-torch needs the version of torch: make VERSION=2.14.1 test-torch" >&2; exit 1; }
+	@[ -x $(TORCH_VENV)/bin/pip ] || $(PYTHON) -m venv $(TORCH_VENV)
+	@$(TORCH_VENV)/bin/python -m pip install -qq torch==$(VERSION) --requirement requirements-dev.txt
+	@$(TORCH_VENV)/bin/python -m pip install -q --no-deps --force-reinstall build/wheel/*.whl
+	PATH=$(CURDIR)/$(TORCH_VENV)/bin:$$PATH $(TORCH_VENV)/bin/python -m pytest --quiet --numprocesses $(JOBS) --maxprocesses 8 --dist loadfile tests/python $(ARGS)
+
+cuda: $(VENV)/.debian ## compile the CUDA kernels (nvcc) and check their registers
 	cmake --preset release
 	cmake --build --preset release --target window_matmul_cuda
 	$(BIN)/python scripts/check_cuda_kernels.py build/release/cuda/*.o
@@ -95,21 +128,31 @@ $(VENV)/.tools: requirements-dev.txt | $(VENV)/bin/pip
 	@$(PIP) install -qq --requirement requirements-dev.txt
 	@touch $@
 
-build/wheel/.built: $(VENV)/.tools $(WHEEL_SOURCES)
+build/wheel/.built: $(VENV)/.tools $(WHEEL_SOURCES) | $(VENV)/.debian
 	@command -v $(firstword $(CXX)) >/dev/null || \
 	{ echo "window_matmul needs a C++20 compiler; '$(CXX)' is none. Install one (Debian: apt-get install g++) or name it: make CXX=clang++" >&2; exit 1; }
 	@echo "Building the wheel"
 	@rm -rf $(@D)
-	@$(PIP) wheel -q --no-build-isolation --no-deps --wheel-dir $(@D) .
+	@$(PIP) wheel -q --no-build-isolation --no-deps --wheel-dir $(@D) $(STRICT) .
 	@touch $@
 
 $(VENV)/.package: build/wheel/.built
 	@$(PIP) install -q --no-deps --force-reinstall build/wheel/*.whl
 	@touch $@
 
-# GoogleTest: Debian's, where it may be installed; else CMake finds another or fetches it.
-$(VENV)/.gtest: | $(VENV)/.tools
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ ! -e /usr/include/gtest/gtest.h ]; then \
-	  echo "Installing libgtest-dev" && apt-get -qq update && apt-get -qq install --yes --no-install-recommends libgtest-dev >/dev/null || true; \
+# Its own transformers first, everything else from .venv.
+$(DOORS)/.installed: $(VENV)/.package
+	@echo "Making $(DOORS) with transformers 4.57"
+	@$(BIN)/python -m venv $(DOORS)
+	@$(DOORS)/bin/python -m pip --disable-pip-version-check install -qq 'transformers==4.57.*'
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(DOORS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_venv.pth"
+	@touch $@
+
+# GoogleTest and ccache: Debian's, where they may be installed; else CMake finds another GoogleTest or fetches it, and nothing is cached.
+$(VENV)/.debian: | $(VENV)/.tools
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { [ -e /usr/include/gtest/gtest.h ] && command -v ccache >/dev/null; }; then \
+	  echo "Installing libgtest-dev and ccache" && \
+	  apt-get -qq update && apt-get -qq install --yes --no-install-recommends libgtest-dev ccache >/dev/null || true; \
 	fi
 	@touch $@

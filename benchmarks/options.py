@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from window_matmul import window_attention
-from window_matmul._attention.ops import direct_attention
+from window_matmul._attention.ops import NUM_TENSORS, direct_attention
 
 from .cases import Case
 from .cell import DIRECTIONS, inference, training
@@ -60,7 +60,7 @@ def _variants(length: int, longer: int) -> list[Variant]:
     lost = WINDOW * (WINDOW + 1)  # keys beyond the ends
 
     def bare(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out: Tensor = direct_attention(q, k, v, *(None,) * 7, [WINDOW, WINDOW, 0, 1], 0, 0, [0.0, 0.0])[0]
+        out: Tensor = direct_attention(q, k, v, *(None,) * (NUM_TENSORS - 3), [WINDOW, WINDOW, 0, 1], 0, 0, [0.0, 0.0])[0]
         return out
 
     work = {d: (whole - d * lost) / (whole - lost) for d in (2, 4, 8)}

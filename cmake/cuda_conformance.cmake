@@ -3,7 +3,20 @@
 # One text, src/cuda/conformance/kernels.cuh, is compiled twice into one program: by nvcc and by the C++ compiler. The two sets of
 # primitives lie in namespaces of their own (inline: gpu, emulated) and the kernels in unnamed ones, so that nothing is defined twice.
 # The emulation's fibers are not followed by sanitizers.
-if(NOT WINDOW_MATMUL_CUDA_FOUND OR WINDOW_MATMUL_SANITIZE)
+if(WINDOW_MATMUL_SANITIZE)
+  return()
+endif()
+
+# The emulation, the primitives on it, and what they must do: of this program and of the tests.
+file(GLOB emulation_sources CONFIGURE_DEPENDS src/cuda/emulation/*.cpp)
+add_library(window_matmul_cuda_emulation OBJECT EXCLUDE_FROM_ALL ${emulation_sources}
+  src/cuda/conformance/compare.cpp src/cuda/conformance/definitions.cpp src/cuda/conformance/on_emulation.cpp)
+window_matmul_compile_options(window_matmul_cuda_emulation)
+target_compile_options(window_matmul_cuda_emulation PRIVATE -O2
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>) # as in cmake/tests.cmake
+target_include_directories(window_matmul_cuda_emulation PRIVATE include src)
+
+if(NOT WINDOW_MATMUL_CUDA_FOUND)
   return()
 endif()
 
@@ -13,29 +26,30 @@ if(NOT WINDOW_MATMUL_CUDART)
 endif()
 
 set(conformance_object "${PROJECT_BINARY_DIR}/cuda/conformance.o")
-set(conformance_flags -std=c++20 -O2 --expt-relaxed-constexpr -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden)
 # Code of compute capability 8.0 runs on all 8.x; what is newer than 9.0 translates the PTX. Little code, for every GPU.
-list(APPEND conformance_flags -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=[sm_90,compute_90])
-file(GLOB conformance_headers CONFIGURE_DEPENDS src/cuda/conformance/*.hpp src/cuda/conformance/*.cuh src/cuda/primitives/*)
-file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/cuda")
-add_custom_command(OUTPUT "${conformance_object}"
-  COMMAND "${WINDOW_MATMUL_NVCC}" ${conformance_flags} -I "${PROJECT_SOURCE_DIR}/include" -I "${PROJECT_SOURCE_DIR}/src"
-    -c "${PROJECT_SOURCE_DIR}/src/cuda/conformance/on_gpu.cu" -o "${conformance_object}"
-  DEPENDS ${conformance_headers} src/cuda/conformance/on_gpu.cu
-  COMMENT "Compiling the conformance kernels" VERBATIM COMMAND_EXPAND_LISTS)
+set(conformance_architectures ${cuda_architectures})
+list(FILTER conformance_architectures INCLUDE REGEX "^(80|90)$")
+if(NOT conformance_architectures)
+  list(GET cuda_architectures 0 conformance_architectures)
+endif()
+list(GET conformance_architectures -1 newest)
+window_matmul_gencode("${conformance_architectures}" ${newest} gencode)
+set(conformance_source "${PROJECT_SOURCE_DIR}/src/cuda/conformance/on_gpu.cu")
+add_custom_command(OUTPUT "${conformance_object}" "${conformance_object}.ptxas"
+  COMMAND ${compile_cuda} --object "${conformance_object}" --
+    "${WINDOW_MATMUL_NVCC}" -std=c++20 -O2 --expt-relaxed-constexpr -Xcompiler -fPIC,-fvisibility=hidden ${gencode}
+    -I "${PROJECT_SOURCE_DIR}/include" -I "${PROJECT_SOURCE_DIR}/src" -c "${conformance_source}"
+  DEPENDS "${conformance_source}" "${PROJECT_SOURCE_DIR}/scripts/compile_cuda.py" DEPFILE "${conformance_object}.d"
+  COMMENT "Compiling the conformance kernels" VERBATIM)
 
-file(GLOB conformance_sources CONFIGURE_DEPENDS src/cuda/conformance/*.cpp src/cuda/emulation/*.cpp)
-add_executable(window_matmul_cuda_conformance ${conformance_sources} "${conformance_object}")
+add_executable(window_matmul_cuda_conformance
+  src/cuda/conformance/main.cpp $<TARGET_OBJECTS:window_matmul_cuda_emulation> "${conformance_object}")
 window_matmul_compile_options(window_matmul_cuda_conformance)
-target_compile_options(window_matmul_cuda_conformance PRIVATE -O2
-  $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>) # as in cmake/tests.cmake
+target_compile_options(window_matmul_cuda_conformance PRIVATE -O2)
 target_include_directories(window_matmul_cuda_conformance PRIVATE include src)
 target_link_libraries(window_matmul_cuda_conformance PRIVATE "${WINDOW_MATMUL_CUDART}" Threads::Threads ${CMAKE_DL_LIBS} rt)
 target_link_options(window_matmul_cuda_conformance PRIVATE -Wl,--gc-sections -s)
 
-if(SKBUILD)
-  install(TARGETS window_matmul_cuda_conformance RUNTIME DESTINATION window_matmul/bin)
-endif()
 if(WINDOW_MATMUL_BUILD_TESTS)
   add_test(NAME cuda_conformance.emulation COMMAND window_matmul_cuda_conformance --emulation-only)
 endif()

@@ -10,29 +10,71 @@ if(NOT GTest_FOUND)
   FetchContent_MakeAvailable(googletest)
 endif()
 
+# window_matmul_add_test_program(program prefix file...): a process for each test file, and one for the tests that no file was found to hold. Half of
+# the time went into starting a process for each test; what a process has computed serves all rows of the kernel table.
+function(window_matmul_add_test_program program prefix)
+  set(rest "-")
+  foreach(file IN LISTS ARGN)
+    file(STRINGS "${file}" suites REGEX "^(TEST|TEST_F|TEST_P|TYPED_TEST)\\([A-Za-z0-9_]+,")
+    list(TRANSFORM suites REPLACE "^[A-Z_]+\\(([A-Za-z0-9_]+),.*" "\\1")
+    list(REMOVE_DUPLICATES suites)
+    set(filter "")
+    foreach(suite IN LISTS suites)
+      string(APPEND filter "${suite}.*:*/${suite}.*:")
+    endforeach()
+    cmake_path(GET file STEM name)
+    add_test(NAME ${prefix}.${name} COMMAND ${program} --gtest_brief=1 "--gtest_filter=${filter}")
+    string(APPEND rest "${filter}")
+  endforeach()
+  add_test(NAME ${prefix}.rest COMMAND ${program} --gtest_brief=1 "--gtest_filter=${rest}")
+endfunction()
+
+# Most of the time of the tests of kernels is that of the tests themselves, which make operands and evaluate definitions: the sanitizers look at the
+# library and at the tests of what lies in headers, and not at these. Their headers are parsed once.
 file(GLOB tests CONFIGURE_DEPENDS tests/cpp/*.cpp)
-add_executable(window_matmul_tests ${tests})
+set(tests_of_kernels "")
+foreach(file IN LISTS tests)
+  file(STRINGS "${file}" includes REGEX "include \"(trial|rows|attention_trial)\\.hpp\"")
+  if(includes)
+    list(APPEND tests_of_kernels "${file}")
+  endif()
+endforeach()
+set(other_tests ${tests})
+list(REMOVE_ITEM other_tests ${tests_of_kernels})
+set(sanitized SANITIZED)
+if(WINDOW_MATMUL_SANITIZE MATCHES "address")
+  set(sanitized NOT_SANITIZED)
+endif()
+
+add_library(window_matmul_tests_of_kernels OBJECT ${tests_of_kernels})
+window_matmul_compile_options(window_matmul_tests_of_kernels ${sanitized})
+target_precompile_headers(window_matmul_tests_of_kernels PRIVATE tests/cpp/attention_trial.hpp)
+add_executable(window_matmul_tests ${other_tests} $<TARGET_OBJECTS:window_matmul_tests_of_kernels>)
 window_matmul_compile_options(window_matmul_tests)
-target_compile_options(window_matmul_tests PRIVATE -O1 # compiles in half the time
-  $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>) # GCC 12 sees both in std::vector, where they are not
-target_include_directories(window_matmul_tests PRIVATE src tests/cpp)
+foreach(target IN ITEMS window_matmul_tests_of_kernels window_matmul_tests)
+  target_compile_options(${target} PRIVATE -O1 # compiles in half the time
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>) # GCC 12 sees both in std::vector, where they are not
+  target_include_directories(${target} PRIVATE src include tests/cpp)
+endforeach()
+target_link_libraries(window_matmul_tests_of_kernels PRIVATE GTest::gtest)
 target_link_libraries(window_matmul_tests PRIVATE window_matmul_core GTest::gtest_main)
-include(GoogleTest)
-gtest_discover_tests(window_matmul_tests DISCOVERY_TIMEOUT 60)
+if(WINDOW_MATMUL_SANITIZE)
+  # Of an inline function that both have, the linker keeps the first: the library's, which is sanitized.
+  target_link_options(window_matmul_tests PRIVATE "LINKER:--whole-archive,$<TARGET_FILE:window_matmul_core>,--no-whole-archive")
+endif()
+window_matmul_add_test_program(window_matmul_tests cpp ${tests})
 
 # The CUDA kernels, run on this CPU. The sanitizers do not follow fibers from stack to stack; the emulation checks memory itself.
 if(NOT WINDOW_MATMUL_SANITIZE)
-  file(GLOB emulation CONFIGURE_DEPENDS src/cuda/emulation/*.cpp src/cuda/arch/emulated*.cpp)
+  file(GLOB kernels CONFIGURE_DEPENDS src/cuda/arch/emulated*.cpp)
   file(GLOB cuda_tests CONFIGURE_DEPENDS tests/cuda_emulation/*.cpp)
-  add_executable(window_matmul_cuda_tests ${emulation} ${cuda_tests})
+  add_executable(window_matmul_cuda_tests ${kernels} ${cuda_tests} $<TARGET_OBJECTS:window_matmul_cuda_emulation>)
   window_matmul_compile_options(window_matmul_cuda_tests)
   target_compile_options(window_matmul_cuda_tests PRIVATE -O2 # in every configuration: a matrix instruction is thousands of operations here
     $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>)
   target_include_directories(window_matmul_cuda_tests PRIVATE src tests/cpp tests/cuda_emulation)
   target_link_libraries(window_matmul_cuda_tests PRIVATE window_matmul_core GTest::gtest_main)
-  target_sources(window_matmul_cuda_tests PRIVATE # the primitives and what they must do
-    src/cuda/conformance/compare.cpp src/cuda/conformance/definitions.cpp src/cuda/conformance/on_emulation.cpp)
-  gtest_discover_tests(window_matmul_cuda_tests TEST_PREFIX cuda_emulation. DISCOVERY_TIMEOUT 60)
+  window_matmul_add_test_program(window_matmul_cuda_tests cuda_emulation ${cuda_tests})
 endif()
 
 # What ptxas says of the kernels, where nvcc is present.

@@ -1,26 +1,26 @@
 # cmake/torch_stable.cmake: window_matmul_torch_stable = the headers of torch's stable ABI, and one NEEDED entry, libtorch_cpu.so.
 #
-# Only headers of the installed torch are read: one library serves every torch >= 2.10, of CPU and CUDA builds alike. The headers are looked for
-# in WINDOW_MATMUL_TORCH_ROOT (cache or environment), where `import torch` finds them, and in the site-packages of the running interpreter:
-# pip's isolated builds hide that folder from sys.path, but sysconfig still names it.
+# Only headers of the installed torch are read: one library serves every torch >= 2.10, of CPU and CUDA builds alike. They are looked for in
+# WINDOW_MATMUL_TORCH_ROOT (cache or environment), else by scripts/find_torch_headers.py, which knows where pip, uv and build hide them.
 find_package(Python 3.10 REQUIRED COMPONENTS Interpreter)
 if(NOT WINDOW_MATMUL_TORCH_ROOT)
   set(WINDOW_MATMUL_TORCH_ROOT "$ENV{WINDOW_MATMUL_TORCH_ROOT}")
 endif()
 if(NOT WINDOW_MATMUL_TORCH_ROOT)
-  execute_process(
-    COMMAND "${Python_EXECUTABLE}" -c [[
-import importlib.util, os, sysconfig
-spec = importlib.util.find_spec("torch")
-roots = list(spec.submodule_search_locations) if spec else []
-roots += [os.path.join(sysconfig.get_path(scheme), "torch") for scheme in ("purelib", "platlib")]
-print(next((root for root in roots if os.path.exists(os.path.join(root, "include/torch/csrc/stable/library.h"))), ""))
-]]
-    OUTPUT_VARIABLE WINDOW_MATMUL_TORCH_ROOT OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+  execute_process(COMMAND "${Python_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/scripts/find_torch_headers.py"
+    RESULT_VARIABLE missing OUTPUT_VARIABLE found OUTPUT_STRIP_TRAILING_WHITESPACE)
+  if(missing)
+    message(FATAL_ERROR "No headers of PyTorch >= 2.10 found. Install it into the environment that is to have window_matmul, and build again:\n"
+      "  pip install 'torch>=2.10' && pip install .\n"
+      "  uv pip install 'torch>=2.10' && uv pip install .\n"
+      "  pip install build 'torch>=2.10' && python -m build\n"
+      "or name the folder of a torch package: WINDOW_MATMUL_TORCH_ROOT=<folder>. It was looked for in:\n${found}")
+  endif()
+  set(WINDOW_MATMUL_TORCH_ROOT "${found}")
 endif()
 if(NOT EXISTS "${WINDOW_MATMUL_TORCH_ROOT}/include/torch/csrc/stable/library.h")
-  message(FATAL_ERROR "No headers of PyTorch >= 2.10 found. Install torch here and build with `pip install --no-build-isolation .`, "
-    "or name the folder of the torch package: `pip install -Ccmake.define.WINDOW_MATMUL_TORCH_ROOT=<folder> .`")
+  message(FATAL_ERROR "WINDOW_MATMUL_TORCH_ROOT is ${WINDOW_MATMUL_TORCH_ROOT}; it needs to be the folder of the package torch >= 2.10, with "
+    "include/torch/csrc/stable/library.h in it.")
 endif()
 message(STATUS "Headers of torch: ${WINDOW_MATMUL_TORCH_ROOT}/include")
 

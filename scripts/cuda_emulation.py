@@ -16,7 +16,8 @@ def link_tests(build: Path, sources: Path, folder: Path, flags: list[str], types
     """Compiles the kernels of these types from `sources` into `folder`, and links them there with the rest."""
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     names = {f"emulated_{kind}" for kind in types}
-    others = [p for p in build.glob("CMakeFiles/window_matmul_cuda_tests.dir/**/*.o") if p.name.split(".")[0] not in names]
+    objects = [p for target in ("tests", "emulation") for p in build.glob(f"CMakeFiles/window_matmul_cuda_{target}.dir/**/*.o")]
+    others = [p for p in objects if p.name.split(".")[0] not in names]
     if not others:
         raise SystemExit(f"{build} holds no build of the tests; make one: cmake --workflow --preset release")
 

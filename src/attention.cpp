@@ -21,7 +21,12 @@ void for_each_element(const TensorView& t, F f, int dim = 0, index_t offset = 0)
 bool has_elements(const TensorView& t) { return t.data != nullptr && std::find(t.shape, t.shape + t.rank, 0) == t.shape + t.rank; }
 
 void clear(const TensorView& t) {
-  if (has_elements(t)) for_each_element(t, [&](std::byte* at) { std::memset(at, 0, size_of(t.dtype)); });
+  if (!has_elements(t)) return;
+  TensorView pieces = t;  // rows, where their elements lie side by side
+  const bool whole_rows = t.rank > 0 && t.stride[t.rank - 1] == 1;
+  if (whole_rows) --pieces.rank;
+  const std::size_t bytes = size_of(t.dtype) * (whole_rows ? static_cast<std::size_t>(t.shape[t.rank - 1]) : 1);
+  for_each_element(pieces, [&](std::byte* at) { std::memset(at, 0, bytes); });
 }
 
 void fill_with_minus_infinity(const TensorView& lse) {
@@ -44,6 +49,54 @@ void write_nothing_seen(const AttentionCall& call) {
   }
 }
 
+// Rows of one entry of a (B, H, L, ...) tensor.
+TensorView rows_of(const TensorView& t, index_t batch, Range rows) {
+  if (!has_elements(t)) return {};
+  TensorView some = t;
+  const index_t offset = batch * t.stride[0] + rows.begin * t.stride[2];
+  some.data = static_cast<std::byte*>(t.data) + offset * static_cast<index_t>(size_of(t.dtype));
+  some.shape[0] = 1, some.shape[2] = rows.size();
+  return some;
+}
+
+// Rows that belong to no sequence: no kernel knows of them.
+class Outside {
+ public:
+  Outside(const Problem& p, const AttentionCall& call) : call_(call) {
+    const AttentionOptions& a = p.attention;
+    if (!a.cu_q.empty()) {
+      for (const Range rows : {Range{0, a.cu_q.front()}, Range{a.cu_q.back(), p.band.rows}}) add_queries(rows);
+      for (const Range keys : {Range{0, a.cu_k.front()}, Range{a.cu_k.back(), p.band.cols}}) add_keys(0, keys);
+    }
+    for (std::size_t b = 0; b < a.key_lengths.size(); ++b) add_keys(static_cast<index_t>(b), {a.key_lengths[b], p.band.cols});
+  }
+
+  void write(const Executor& executor) const {
+    executor.for_each_range(static_cast<index_t>(zeros_.size()), [&](index_t begin, index_t end) {
+      for (index_t i = begin; i < end; ++i) clear(zeros_[static_cast<std::size_t>(i)]);
+    });
+    for (const TensorView& lse : unseen_) fill_with_minus_infinity(lse);
+  }
+
+ private:
+  void add_queries(Range rows) {
+    if (rows.empty()) return;
+    if (call_.op() == Op::attention) {
+      zeros_.push_back(rows_of(call_.out, 0, rows)), unseen_.push_back(rows_of(call_.lse, 0, rows));
+    } else {
+      zeros_.push_back(rows_of(call_.gradients->d_q, 0, rows));
+      if (call_.gradients->d_bias.rank == 4) zeros_.push_back(rows_of(call_.gradients->d_bias, 0, rows));
+    }
+  }
+  void add_keys(index_t batch, Range rows) {
+    if (rows.empty() || call_.op() == Op::attention) return;
+    zeros_.push_back(rows_of(call_.gradients->d_k, batch, rows)), zeros_.push_back(rows_of(call_.gradients->d_v, batch, rows));
+  }
+
+  const AttentionCall& call_;
+  std::vector<TensorView> zeros_, unseen_;
+};
+
 Status run(const AttentionCall& call, const RunOptions& options) {
   if (options.stats != nullptr) *options.stats = {};
   Problem problem;
@@ -52,6 +105,7 @@ Status run(const AttentionCall& call, const RunOptions& options) {
   const bool nothing_to_see = problem.batch == 0 || problem.heads == 0 || problem.band.rows == 0 || problem.band.cols == 0;
   Status status = launch(problem, args, options, nothing_to_see);
   if (status.ok() && nothing_to_see) write_nothing_seen(call);
+  if (status.ok() && !nothing_to_see) Outside(problem, call).write(options.executor);
   return status;
 }
 

@@ -1,6 +1,7 @@
 // src/kernel_table.cpp: every kernel there is, and the choice among them.
 #include <algorithm>
 #include <cstring>
+#include <functional>
 
 #include "cpu/cpu.hpp"
 #include "cuda/cuda.hpp"
@@ -14,7 +15,7 @@ const std::vector<Kernel>& kernel_table() {
     std::vector<Kernel> rows = cpu::rows();
     rows.push_back(cuda::row());
     rows.push_back({"reference", 0, reference::supports, reference::configure, reference::run, nullptr});
-    std::stable_sort(rows.begin(), rows.end(), [](const Kernel& a, const Kernel& b) { return a.priority > b.priority; });
+    std::ranges::sort(rows, std::greater{}, &Kernel::priority);  // no two have the same
     return rows;
   }();
   return table;

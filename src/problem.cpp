@@ -20,6 +20,8 @@ index_t pairs_of_all_heads(const Problem& p, const Band& band) {
 }
 
 bool is_packed(const Problem& p) { return !p.attention.cu_q.empty(); }
+// All entries have the band of the problem.
+bool are_alike(const Problem& p) { return !is_packed(p) && p.attention.key_lengths.empty() && p.attention.shifts.empty(); }
 
 std::string number(index_t n) { return std::to_string(n); }
 std::string number(double x) {
@@ -43,8 +45,12 @@ std::string text_of(const AttentionOptions& a) {
   if (a.global_mask) text += " global_mask";
   if (a.global_tokens != 0) text += " global_tokens=" + number(a.global_tokens);
   if (a.global_queries) text += " global_queries";
+  if (a.wide_out) text += " wide_out";
+  if (a.split_lse) text += " split_lse";
   if (!a.cu_q.empty()) text += " cu_q=" + list(a.cu_q);
   if (!a.cu_k.empty()) text += " cu_k=" + list(a.cu_k);
+  if (!a.key_lengths.empty()) text += " key_lengths=" + list(a.key_lengths);
+  if (!a.shifts.empty()) text += " shifts=" + list(a.shifts);
   return text;
 }
 
@@ -60,8 +66,8 @@ index_t Problem::multiply_adds() const {
   const index_t value_dim = attention.value_dim;
   if (!is_attention(op)) return batch * pairs_of_all_heads(*this, band) * dim;
   index_t pairs = 0;
-  if (!is_packed(*this)) pairs = batch * pairs_of_all_heads(*this, band);
-  for (index_t s = 0; is_packed(*this) && s < num_sequences(*this); ++s) pairs += pairs_of_all_heads(*this, sequence_of(*this, s).band);
+  if (are_alike(*this)) pairs = batch * pairs_of_all_heads(*this, band);
+  for (index_t s = 0; !are_alike(*this) && s < num_sequences(*this); ++s) pairs += pairs_of_all_heads(*this, sequence_of(*this, s).band);
   return pairs * (op == Op::attention ? dim + value_dim : 3 * dim + 2 * value_dim);
 }
 
@@ -75,13 +81,29 @@ std::string to_string(const Problem& p) {
   return is_attention(p.op) ? text + text_of(p.attention) : text;
 }
 
+Band without_overhang(const Band& band) {
+  const auto cut = [](index_t side, index_t reach) { return side < kUnbounded ? smaller(side, reach) : reach; };
+  Band same = band;
+  same.left = cut(band.left, larger(band.rows + band.shift, 1));
+  same.right = cut(band.right, larger(band.cols - band.shift, 1));  // and at least 1 where it was: 0 means that nothing later is ever seen
+  return same;
+}
+
 index_t num_sequences(const Problem& p) { return is_packed(p) ? static_cast<index_t>(p.attention.cu_q.size()) - 1 : p.batch; }
 
 Sequence sequence_of(const Problem& p, index_t index) {
-  if (!is_packed(p)) return {index, {0, p.band.rows}, {0, p.band.cols}, p.band};
+  if (are_alike(p)) return {index, {0, p.band.rows}, {0, p.band.cols}, p.band};
+  const AttentionOptions& a = p.attention;
   const auto s = static_cast<std::size_t>(index);
-  const Range queries{p.attention.cu_q[s], p.attention.cu_q[s + 1]}, keys{p.attention.cu_k[s], p.attention.cu_k[s + 1]};
-  return {0, queries, keys, {queries.size(), keys.size(), p.band.left, p.band.right, keys.size() - queries.size()}};
+  if (is_packed(p)) {
+    const Range queries{a.cu_q[s], a.cu_q[s + 1]}, keys{a.cu_k[s], a.cu_k[s + 1]};
+    return {0, queries, keys, {queries.size(), keys.size(), p.band.left, p.band.right, keys.size() - queries.size()}};
+  }
+  Band band = p.band;
+  if (!a.key_lengths.empty()) band.cols = a.key_lengths[s];
+  if (!a.shifts.empty()) band.shift = a.shifts[s];
+  if (a.bias == AttentionOptions::Bias::none) band = without_overhang(band);  // as if it were alone: then it is also computed like that
+  return {index, {0, band.rows}, {0, band.cols}, band};
 }
 
 bool has_global_queries(const Problem& p, const Sequence& s) {

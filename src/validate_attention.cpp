@@ -70,10 +70,10 @@ std::string wrong_numbers(const AttentionInputs& in, const Sizes& n) {
 
 std::string wrong_offsets(const char* name, const std::vector<index_t>& cu, const char* total_name, index_t total) {
   const std::string what = std::string(name) + " ";
-  if (cu.front() != 0) return what + "begins with " + text(cu.front()) + "; it needs to begin with 0";
+  if (cu.front() < 0) return what + "begins with " + text(cu.front()) + "; it needs to begin with at least 0";
   for (std::size_t s = 1; s < cu.size(); ++s)
     if (cu[s] < cu[s - 1]) return what + "has " + text(cu[s]) + " after " + text(cu[s - 1]) + "; it needs to be non-decreasing";
-  if (cu.back() != total) return what + "ends with " + text(cu.back()) + "; it needs to end with " + total_name + ", " + text(total);
+  if (cu.back() > total) return what + "ends with " + text(cu.back()) + "; it needs to end with at most " + total_name + ", " + text(total);
   return "";
 }
 
@@ -87,6 +87,29 @@ std::string wrong_packing(const AttentionInputs& in, const Sizes& n) {
     return "query_offset is " + text(*in.window.query_offset) + "; it needs to be left out where sequences are packed (cu_q)";
   const std::string e = wrong_offsets("cu_q", in.cu_q, "the rows of q", n.lq);
   return e.empty() ? wrong_offsets("cu_k", in.cu_k, "the rows of k", n.lk) : e;
+}
+
+// A number for each entry of the batch.
+std::string wrong_entries(const char* name, const std::vector<index_t>& of, const Sizes& n, Range allowed, const std::string& need) {
+  if (of.empty()) return "";
+  if (static_cast<index_t>(of.size()) != n.b)
+    return std::string(name) + " has " + text(static_cast<index_t>(of.size())) + " values; it needs one for each of the " + text(n.b) +
+           " entries of the batch";
+  for (std::size_t b = 0; b < of.size(); ++b)
+    if (!allowed.contains(of[b]))
+      return std::string(name) + "[" + text(static_cast<index_t>(b)) + "] is " + text(of[b]) + "; it needs to be " + need;
+  return "";
+}
+
+std::string wrong_lengths_and_offsets(const AttentionInputs& in, const Sizes& n) {
+  if (in.key_lengths.empty() && in.query_offsets.empty()) return "";
+  const char* first = in.key_lengths.empty() ? "query_offset" : "key_lengths";
+  if (!in.cu_q.empty()) return std::string(first) + " is given for each entry; it needs to be left out where sequences are packed (cu_q)";
+  if (!in.query_offsets.empty() && in.window.query_offset)
+    return "query_offset is " + text(*in.window.query_offset) + " for all entries; it needs to be left out beside one for each";
+  const std::string e = wrong_entries("key_lengths", in.key_lengths, n, {0, n.lk + 1}, "from 0 to Lk, " + text(n.lk));
+  if (!e.empty()) return e;
+  return wrong_entries("query_offset", in.query_offsets, n, {-kUnbounded, kUnbounded + 1}, "from -2^60 to 2^60");
 }
 
 std::string wrong_bias_dtype(const char* name, const TensorView& t, DType dtype) {
@@ -124,6 +147,7 @@ std::string wrong_inputs(const AttentionInputs& in, const Sizes& n) {
   if (e.empty()) e = wrong_steps(in.window);
   if (e.empty()) e = wrong_numbers(in, n);
   if (e.empty()) e = wrong_packing(in, n);
+  if (e.empty()) e = wrong_lengths_and_offsets(in, n);
   if (e.empty()) e = wrong_bias(in, n);
   if (e.empty()) e = wrong_sinks(in, n);
   if (e.empty()) e = wrong_mask("key_mask", in.key_mask, n);
@@ -133,23 +157,31 @@ std::string wrong_inputs(const AttentionInputs& in, const Sizes& n) {
 
 DType dtype_of_lse(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
 
+// Beside halves the sums may be asked for as they are.
+DType dtype_of_out(const TensorView& out, DType dtype) { return out.dtype == DType::f32 && size_of(dtype) == 2 ? DType::f32 : dtype; }
+
 std::string wrong_lse(const char* name, const TensorView& t, DType dtype, const Sizes& n) {
   if (t.rank == 3 && t.dtype != dtype_of_lse(dtype))
     return std::string(name) + " is " + name_of(t.dtype) + "; it needs " + name_of(dtype_of_lse(dtype)) + " for q of " + name_of(dtype);
   return wrong_tensor(name, t, dtype_of_lse(dtype), "(B, H, Lq)", {n.b, n.h, n.lq});
 }
 
+bool is_split(const AttentionCall& call) { return call.op() == Op::attention && call.lse.rank == 4; }
+
 std::string wrong_outputs(const AttentionCall& call, const Sizes& n) {
-  const DType dtype = call.in.q.dtype;
+  const DType dtype = call.in.q.dtype, out_dtype = dtype_of_out(call.out, dtype);
   constexpr const char* letters = "(B, H, Lq, Dv)";
   if (call.op() == Op::attention) {
-    std::string e = wrong_output("out", call.out, dtype, letters, {n.b, n.h, n.lq, n.dv});
-    if (e.empty() && is_given(call.lse)) e = wrong_lse("lse", call.lse, dtype, n);
-    return e.empty() && is_given(call.lse) ? overlapping("lse", call.lse) : e;
+    std::string e = wrong_output("out", call.out, out_dtype, letters, {n.b, n.h, n.lq, n.dv});
+    if (!e.empty() || !is_given(call.lse)) return e;
+    e = is_split(call) ? wrong_tensor("lse", call.lse, dtype_of_lse(dtype), "(B, H, Lq, 2)", {n.b, n.h, n.lq, 2})
+                       : wrong_lse("lse", call.lse, dtype, n);
+    return e.empty() ? overlapping("lse", call.lse) : e;
   }
-  std::string e = wrong_tensor("out", call.out, dtype, letters, {n.b, n.h, n.lq, n.dv});
+  std::string e = wrong_tensor("out", call.out, out_dtype, letters, {n.b, n.h, n.lq, n.dv});
   if (e.empty()) e = wrong_lse("lse", call.lse, dtype, n);
-  if (e.empty()) e = wrong_tensor("d_out", *call.d_out, dtype, letters, {n.b, n.h, n.lq, n.dv});
+  if (e.empty() && out_dtype != dtype) e = wrong_dtype("d_out", *call.d_out, out_dtype, "out");
+  if (e.empty()) e = wrong_tensor("d_out", *call.d_out, out_dtype, letters, {n.b, n.h, n.lq, n.dv});
   return e.empty() && is_given(*call.d_lse) ? wrong_lse("d_lse", *call.d_lse, dtype, n) : e;
 }
 
@@ -180,16 +212,20 @@ std::string wrong_gradients(const AttentionCall& call) {
 
 // ---- what is filled in --------------------------------------------------------------------------------------------------------------
 
-// Sides no longer than any query can see, so that nothing computed from them wraps. With a bias they count slots, and stay.
+// With a bias, sides count its slots, and stay as they are.
 void fill_band(const AttentionInputs& in, const Sizes& n, Problem* p) {
-  Band& band = p->band;
-  band = {n.lq, n.lk, in.window.left, in.window.right, in.window.query_offset.value_or(n.lk - n.lq)};
+  AttentionOptions& a = p->attention;
+  p->band = {n.lq, n.lk, in.window.left, in.window.right, in.window.query_offset.value_or(n.lk - n.lq)};
+  a.cu_q = in.cu_q, a.cu_k = in.cu_k, a.key_lengths = in.key_lengths, a.shifts = in.query_offsets;
+  if (a.shifts.empty() && !in.window.query_offset)
+    for (const index_t length : a.key_lengths) a.shifts.push_back(length - n.lq);
   if (is_given(in.bias)) return;
-  const bool packed = !in.cu_q.empty();
-  const index_t before = packed ? n.lk : n.lq + band.shift, after = packed ? n.lq : n.lk - band.shift;
-  const auto cut = [](index_t side, index_t reach) { return side < kUnbounded ? smaller(side, reach) : reach; };
-  band.left = cut(band.left, larger(before, 1));
-  band.right = cut(band.right, larger(after, 1));  // and at least 1 where it was: 0 means that nothing later is ever seen
+  Band longest = without_overhang(p->band);
+  for (const index_t shift : a.shifts) {
+    const Band other = without_overhang({n.lq, n.lk, in.window.left, in.window.right, shift});
+    longest.left = larger(longest.left, other.left), longest.right = larger(longest.right, other.right);
+  }
+  p->band = longest;
 }
 
 // (H, W) as (B, H, Lq, W).
@@ -199,8 +235,9 @@ TensorView expanded_bias(const TensorView& bias, const Sizes& n) {
 }
 
 bool has_sequence_of_aligned_keys(const Problem& p) {
+  const AttentionOptions& a = p.attention;
   const auto is_aligned = [](const Band& band) { return band.rows == band.cols && band.shift == 0; };
-  if (p.attention.cu_q.empty()) return is_aligned(p.band);
+  if (a.cu_q.empty() && a.key_lengths.empty() && a.shifts.empty()) return is_aligned(p.band);
   for (index_t s = 0; s < num_sequences(p); ++s)
     if (is_aligned(sequence_of(p, s).band)) return true;
   return false;
@@ -214,7 +251,6 @@ void fill_options(const AttentionInputs& in, const Sizes& n, Problem* p) {
   if (is_given(in.bias)) a.bias = in.bias.rank == 2 ? AttentionOptions::Bias::per_slot : AttentionOptions::Bias::full;
   a.key_mask = in.key_mask.data != nullptr, a.sinks = is_given(in.sinks), a.global_mask = in.global_mask.data != nullptr;
   a.global_tokens = smaller(in.global_tokens, n.lk);
-  a.cu_q = in.cu_q, a.cu_k = in.cu_k;
   a.global_queries = (a.global_mask || a.global_tokens > 0) && p->band.right > 0 && has_sequence_of_aligned_keys(*p);
 }
 
@@ -241,6 +277,7 @@ std::string wrong(const AttentionCall& call, Problem* problem, Args* args) {
   problem->op = call.op(), problem->dtype = call.in.q.dtype, problem->batch = n.b, problem->heads = n.h, problem->dim = n.d;
   fill_band(call.in, n, problem);
   fill_options(call.in, n, problem);
+  problem->attention.wide_out = call.out.dtype != call.in.q.dtype, problem->attention.split_lse = is_given(call.lse) && is_split(call);
   fill_args(call, n, &args->attention);
   return wrong_dilation(call.in.window, call.out, problem);
 }

@@ -25,18 +25,23 @@ struct AttentionInputs {
   index_t global_tokens = 0;  // the same for the first so many keys (of each sequence); not beside global_mask
   double dropout_p = 0;
   std::uint64_t dropout_seed = 0;
-  // Packed sequences: s holds queries [cu_q[s], cu_q[s + 1]) and keys likewise; both empty for a batch of equal lengths.
+  // Packed sequences: s holds queries [cu_q[s], cu_q[s + 1]) and keys likewise; both empty for a batch. Rows in front of the first and
+  // behind the last are not read: 0 in out and in all gradients, -inf in lse.
   std::vector<index_t> cu_q{}, cu_k{};
+  // Of each entry of the batch; empty: all alike. Keys from key_lengths[b] on are not read, and have gradients 0; without an offset
+  // the last query is aligned with key key_lengths[b] - 1. query_offsets stand for window.query_offset.
+  std::vector<index_t> key_lengths{}, query_offsets{};
 };
 
-// out (B, H, Lq, Dv), q's dtype; lse (B, H, Lq), f32 (f64 for f64), natural logarithm without the sink; without data it is not written.
+// out (B, H, Lq, Dv), q's dtype or f32 beside halves; lse (B, H, Lq), f32 (f64 for f64), natural logarithm without the sink; without data
+// it is not written. An lse of (B, H, Lq, 2) takes it in two: the highest score, and the log of the sum of exp(score - highest).
 Status window_attention(const AttentionInputs&, const TensorView& out, const TensorView& lse, const RunOptions& = {});
 
 struct AttentionGradients {  // d_q, d_k, d_v like q, k, v; d_bias and d_sinks like bias and sinks. Those without data are not computed
   TensorView d_q{}, d_k{}, d_v{}, d_bias{}, d_sinks{};
 };
 
-// out and lse are those of the forward call with the same inputs; d_out like out; d_lse like lse, or without data (zeros).
+// out and lse, in one number, are those of the forward call with the same inputs; d_out like out; d_lse like lse, or without data (zeros).
 Status window_attention_backward(const AttentionInputs&, const TensorView& out, const TensorView& lse, const TensorView& d_out,
                                  const TensorView& d_lse, const AttentionGradients&, const RunOptions& = {});
 

@@ -33,9 +33,12 @@ struct AttentionOptions {
   double scale = 1, softcap = 0, dropout_p = 0;
   Bias bias = Bias::none;
   bool key_mask = false, sinks = false, global_mask = false;
+  bool wide_out = false;   // out and its gradient in f32 beside halves
+  bool split_lse = false;  // forward: lse in two, the highest score and the log of the sum beside it
   index_t global_tokens = 0;     // at most Lk
   bool global_queries = false;   // the symmetric rule holds in some sequence: a global token's query sees every key
-  std::vector<index_t> cu_q = {}, cu_k = {};  // packed sequences; empty: `batch` sequences of equal lengths
+  std::vector<index_t> cu_q = {}, cu_k = {};  // packed sequences; empty: `batch` sequences of Lq queries
+  std::vector<index_t> key_lengths = {}, shifts = {};  // of each of these; empty: those of the band
   friend bool operator==(const AttentionOptions&, const AttentionOptions&) = default;
 };
 
@@ -102,6 +105,8 @@ struct Sequence {
   Range queries, keys;  // their rows there
   Band band;            // queries.size() x keys.size()
 };
+// The same pairs with sides no longer than any query can see, so that nothing computed from them wraps.
+Band without_overhang(const Band& band);
 index_t num_sequences(const Problem& problem);
 Sequence sequence_of(const Problem& problem, index_t index);
 // Whether the queries of global tokens see every key of this sequence.

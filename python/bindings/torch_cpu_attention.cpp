@@ -21,12 +21,13 @@ using Reals = std::vector<double>;
 
 constexpr int kRank = 4;                                // (B, H, L, n), and B = 1 for packed sequences
 constexpr int kHeadsInside[kRank] = {0, 2, 1, 3};       // stored as (B, L, H, n)
-enum : std::size_t { left, right, heads_inside, first_dilation };  // Numbers
+enum : std::size_t { left, right, form, first_dilation };  // Numbers
+enum : std::int64_t { heads_inside = 1, wide_out = 2, split_lse = 4 };                   // form: a sum of these
 enum : std::size_t { softcap, dropout_p, scale };                                        // Reals; the last may be missing
 
 struct Given {  // the arguments that both operators have
   const Tensor &q, &k, &v;
-  const MaybeTensor &bias, &sinks, &key_mask, &global_mask, &cu_q, &cu_k, &seed;
+  const MaybeTensor &bias, &sinks, &key_mask, &global_mask, &cu_q, &cu_k, &seed, &key_lengths, &offsets;
   const Numbers& band;
   std::int64_t shift, global_tokens;
   const Reals& reals;
@@ -63,18 +64,23 @@ std::vector<index_t> copy_of(const Tensor& tensor) {
   return numbers;
 }
 
-std::vector<index_t> bounds_of(const Tensor& cu, const char* name, index_t total) {
+std::vector<index_t> numbers_of(const Tensor& tensor, const char* name) {
   using enum torch::headeronly::ScalarType;
-  require(cu.scalar_type() == Int || cu.scalar_type() == Long, name, "of another dtype", "int32 or int64");
-  require(cu.dim() == 1 && cu.size(0) >= 1, name, "of another shape", "(number of sequences + 1,)");
-  const std::vector<index_t> bounds = cu.scalar_type() == Int ? copy_of<std::int32_t>(cu) : copy_of<std::int64_t>(cu);
+  require(tensor.scalar_type() == Int || tensor.scalar_type() == Long, name, "of another dtype", "int32 or int64");
+  require(tensor.dim() == 1, name, "a tensor of " + std::to_string(tensor.dim()) + " dims", "one of 1 dim");
+  return tensor.scalar_type() == Int ? copy_of<std::int32_t>(tensor) : copy_of<std::int64_t>(tensor);
+}
+
+std::vector<index_t> bounds_of(const Tensor& cu, const char* name, index_t total) {
+  const std::vector<index_t> bounds = numbers_of(cu, name);
+  require(!bounds.empty(), name, "of another shape", "(number of sequences + 1,)");
   const auto fall = std::is_sorted_until(bounds.begin(), bounds.end());
   if (fall != bounds.end()) {
     require(false, name, std::to_string(*fall) + " after " + std::to_string(*(fall - 1)), "a sequence that never falls");
   }
-  require(bounds.front() == 0, name, "a sequence from " + std::to_string(bounds.front()), "one from 0");
-  require(bounds.back() == total, name, "a sequence to " + std::to_string(bounds.back()),
-          ("one to the number of rows, " + std::to_string(total)).c_str());
+  require(bounds.front() >= 0, name, "a sequence from " + std::to_string(bounds.front()), "one from 0 or later");
+  require(bounds.back() <= total, name, "a sequence to " + std::to_string(bounds.back()),
+          ("one to at most the number of rows, " + std::to_string(total)).c_str());
   return bounds;
 }
 
@@ -82,7 +88,7 @@ std::vector<index_t> bounds_of(const Tensor& cu, const char* name, index_t total
 
 void set_band(const Given& given, AttentionInputs* inputs) {
   const Numbers& band = given.band;
-  require(band.size() >= first_dilation, "band", "a list of " + std::to_string(band.size()), "(left, right, heads_inside, *dilation)");
+  require(band.size() >= first_dilation, "band", "a list of " + std::to_string(band.size()), "(left, right, form, *dilation)");
   inputs->window = {band[left], band[right], {band.begin() + first_dilation, band.end()}, given.shift};
   inputs->global_tokens = given.global_tokens;
 }
@@ -110,6 +116,19 @@ void set_sequences(const Given& given, AttentionInputs* inputs) {
           ("as long as cu_seqlens_q, " + std::to_string(inputs->cu_q.size())).c_str());
 }
 
+void set_entries(const Given& given, AttentionInputs* inputs) {
+  const auto numbers = [&](const Tensor& tensor, const char* name) {
+    std::vector<index_t> of_entries = numbers_of(tensor, name);
+    require(static_cast<index_t>(of_entries.size()) == inputs->q.shape[0], name, "of length " + std::to_string(of_entries.size()),
+            ("a number for each of the " + std::to_string(inputs->q.shape[0]) + " entries of the batch").c_str());
+    return of_entries;
+  };
+  if (given.key_lengths) inputs->key_lengths = numbers(*given.key_lengths, "key_lengths");
+  if (!given.offsets) return;
+  inputs->window.query_offset.reset();
+  inputs->query_offsets = numbers(*given.offsets, "query_offset");
+}
+
 AttentionInputs inputs_of(const Given& given) {
   AttentionInputs inputs;
   inputs.q = view_of_rank(given.q, "q", kRank);
@@ -118,6 +137,7 @@ AttentionInputs inputs_of(const Given& given) {
   set_band(given, &inputs);
   set_reals(given, &inputs);
   set_sequences(given, &inputs);
+  set_entries(given, &inputs);
   if (given.bias) inputs.bias = view_of(*given.bias, "bias");
   if (given.sinks) inputs.sinks = view_of_sinks(*given.sinks);
   const index_t batch = inputs.q.shape[0], num_keys = inputs.k.shape[2];
@@ -140,7 +160,9 @@ RunOptions options_for(const AttentionInputs& inputs) {
 
 // ---- results ---------------------------------------------------------------------------------------------------------------------
 
-const int* order_of(const Given& given) { return given.band[heads_inside] ? kHeadsInside : nullptr; }
+bool has_form(const Given& given, std::int64_t which) { return (given.band[form] & which) != 0; }
+
+const int* order_of(const Given& given) { return has_form(given, heads_inside) ? kHeadsInside : nullptr; }
 
 // A gradient shaped as `like`; without elements where it is not wanted.
 Tensor gradient(const Given& given, const TensorView& like, bool wanted, const int* order, TensorView* view) {
@@ -156,27 +178,28 @@ Tensor gradient(const Given& given, const TensorView& like, bool wanted, const i
 
 std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Tensor& v, const MaybeTensor& bias, const MaybeTensor& sinks,
                                      const MaybeTensor& key_mask, const MaybeTensor& global_mask, const MaybeTensor& cu_q,
-                                     const MaybeTensor& cu_k, const MaybeTensor& seed, const Numbers& band, std::int64_t shift,
-                                     std::int64_t global_tokens, const Reals& reals) {
-  const Given given{q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, band, shift, global_tokens, reals};
+                                     const MaybeTensor& cu_k, const MaybeTensor& seed, const MaybeTensor& key_lengths,
+                                     const MaybeTensor& offsets, const Numbers& band, std::int64_t shift, std::int64_t global_tokens,
+                                     const Reals& reals) {
+  const Given given{q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, key_lengths, offsets, band, shift, global_tokens, reals};
   const AttentionInputs inputs = inputs_of(given);
   TensorView out_view = inputs.q, lse_view = inputs.q;
   out_view.shape[3] = inputs.v.shape[3];
-  lse_view.rank = 3, lse_view.dtype = inputs.q.dtype == DType::f64 ? DType::f64 : DType::f32;
+  const DType sums = inputs.q.dtype == DType::f64 ? DType::f64 : DType::f32;
+  if (has_form(given, wide_out)) out_view.dtype = sums;
+  lse_view.rank = has_form(given, split_lse) ? 4 : 3, lse_view.shape[3] = 2, lse_view.dtype = sums;
   Tensor out = allocate(q, &out_view, order_of(given)), lse = allocate(q, &lse_view);
   check(window_attention(inputs, out_view, lse_view, options_for(inputs)));
   return {std::move(out), std::move(lse)};
 }
 
 // Bit n of `wanted` asks for the n-th result.
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(const Tensor& d_out, const MaybeTensor& d_lse, const Tensor& out,
-                                                                      const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
-                                                                      const MaybeTensor& bias, const MaybeTensor& sinks,
-                                                                      const MaybeTensor& key_mask, const MaybeTensor& global_mask,
-                                                                      const MaybeTensor& cu_q, const MaybeTensor& cu_k,
-                                                                      const MaybeTensor& seed, const Numbers& band, std::int64_t shift,
-                                                                      std::int64_t global_tokens, const Reals& reals, std::int64_t wanted) {
-  const Given given{q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, band, shift, global_tokens, reals};
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
+    const Tensor& d_out, const MaybeTensor& d_lse, const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
+    const MaybeTensor& bias, const MaybeTensor& sinks, const MaybeTensor& key_mask, const MaybeTensor& global_mask, const MaybeTensor& cu_q,
+    const MaybeTensor& cu_k, const MaybeTensor& seed, const MaybeTensor& key_lengths, const MaybeTensor& offsets, const Numbers& band,
+    std::int64_t shift, std::int64_t global_tokens, const Reals& reals, std::int64_t wanted) {
+  const Given given{q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, key_lengths, offsets, band, shift, global_tokens, reals};
   const AttentionInputs inputs = inputs_of(given);
   const auto wants = [&](int result) { return (wanted >> result & 1) != 0; };
   require(!wants(3) || bias, "wanted", std::to_string(wanted), "without bit 3 where there is no bias");
@@ -195,7 +218,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(const Tens
 
 const std::string kGiven =
     "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? sinks, Tensor? key_mask, Tensor? global_mask, Tensor? cu_q, Tensor? cu_k, "
-    "Tensor? seed, int[] band, SymInt shift, SymInt global_tokens, float[] reals";
+    "Tensor? seed, Tensor? key_lengths, Tensor? offsets, int[] band, SymInt shift, SymInt global_tokens, float[] reals";
 const std::string kAttention = "attention(" + kGiven + ") -> (Tensor out, Tensor lse)";
 const std::string kBackward = "attention_backward(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, " + kGiven +
                               ", int wanted) -> (Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_bias, Tensor d_sinks)";

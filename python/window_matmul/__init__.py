@@ -7,12 +7,14 @@ from ._load import version as __version__
 from .attention import window_attention, window_attention_varlen
 from .cache import RollingCache
 from .functional import unwindow_matmul, window_matmul, window_softmax
+from .states import merge_states
 from .window import Window
 
 __all__ = [
     "RollingCache",
     "Window",
     "__version__",
+    "merge_states",
     "nn",
     "unwindow_matmul",
     "window_attention",

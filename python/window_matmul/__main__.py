@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from . import __version__
-from ._load import cuda_facts, cuda_kernels, facts, kernels, why_no_cuda
+from ._load import cuda_facts, cuda_kernels, facts, kernels, why_no_cuda, why_not_built
 
 _OPS = ("band_out", "band_in", "band_in_transposed", "softmax", "softmax_backward", "attention", "attention_backward")
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -38,7 +38,8 @@ def _kernel_lines(kernels: Callable[[str, str], dict[str, str]]) -> list[str]:
 def _gpu_lines() -> list[str]:
     """What there is, and for each GPU the rows that take it."""
     if why_no_cuda:
-        return [f"none: {why_no_cuda}"]
+        built = why_not_built()
+        return [f"none: {why_no_cuda}", *([f"kernels       {built}"] if built and built not in why_no_cuda else [])]
     lines = []
     for name, value in cuda_facts().items():
         lines.append(f"{name:14}{value}")

@@ -24,15 +24,22 @@ def _load() -> None:
     torch.ops.load_library(paths[0])
 
 
+def why_not_built() -> str:
+    """ "not built (...)" where this package has no CUDA kernels, else "": known when configured, or written down when nvcc failed."""
+    if written := _find("why_no_cuda.txt"):
+        return f"not built ({written[0].read_text().strip()})"
+    said = kernels("band_out", "float32")["cuda.sm80"]
+    return said if said.startswith("not built") else ""
+
+
 def _load_cuda() -> str:
     """Loads the CUDA kernels where torch can have tensors for them. Returns "", or why there are none."""
     if torch.version.cuda is None:
         return f"this torch, {torch.__version__}, is built without CUDA"
     paths = _find(_CUDA_LIBRARY)
     if not paths:
-        said = kernels("band_out", "float32")["cuda.sm80"]
         missing = f"{_CUDA_LIBRARY} is in none of {list(_folders)}"
-        return f"the CUDA kernels of this window_matmul are {said}" if said.startswith("not built") else missing
+        return f"the CUDA kernels of this window_matmul are {why_not_built()}" if why_not_built() else missing
     try:
         torch.ops.load_library(paths[0])
     except OSError as error:

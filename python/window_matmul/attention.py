@@ -8,11 +8,12 @@ A query that sees no key gives 0, a log-sum-exp of -inf, and no gradient. What a
 
 from typing import Literal, overload
 
+import torch
 from torch import Tensor
 
-from ._attention.arguments import as_bounds, as_flag, as_operands, as_options, as_reals, check_heads, draw_seed
+from ._attention.arguments import as_bounds, as_entries, as_flag, as_form, as_operands, as_options, as_reals, check_heads, draw_seed
 from ._attention.autograd import attention
-from ._band.arguments import as_offset, as_window
+from ._band.arguments import as_window
 from .functional import Dilation, WindowSize
 
 AnyWindow = WindowSize | tuple[int | None, int | None] | None
@@ -28,13 +29,15 @@ def window_attention(
     dilation: Dilation = 1,
     scale: float | None = None,
     key_mask: Tensor | None = None,
+    key_lengths: Tensor | None = None,
     bias: Tensor | None = None,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
     global_tokens: int | Tensor | None = None,
     dropout_p: float = 0.0,
-    query_offset: int | None = None,
+    query_offset: int | Tensor | None = None,
     return_lse: Literal[False] = False,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor: ...
 
 
@@ -48,13 +51,15 @@ def window_attention(
     dilation: Dilation = 1,
     scale: float | None = None,
     key_mask: Tensor | None = None,
+    key_lengths: Tensor | None = None,
     bias: Tensor | None = None,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
     global_tokens: int | Tensor | None = None,
     dropout_p: float = 0.0,
-    query_offset: int | None = None,
+    query_offset: int | Tensor | None = None,
     return_lse: Literal[True],
+    out_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -67,13 +72,15 @@ def window_attention(
     dilation: Dilation = 1,
     scale: float | None = None,
     key_mask: Tensor | None = None,
+    key_lengths: Tensor | None = None,
     bias: Tensor | None = None,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
     global_tokens: int | Tensor | None = None,
     dropout_p: float = 0.0,
-    query_offset: int | None = None,
+    query_offset: int | Tensor | None = None,
     return_lse: bool = False,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Attention of each query to the keys of its window: ``softmax(scale * q @ k.mT + bias) @ v`` over these.
 
@@ -89,23 +96,27 @@ def window_attention(
         dilation: distance of neighbouring taps, at least 1; or one for each head. A `Window` brings its own.
         scale: factor of the scores; by default 1 / sqrt(D). Needed where D is 0.
         key_mask: (B, Lk) bool; True for keys that may be seen.
+        key_lengths: (B,), int32 or int64, on q's device: entry b has key_lengths[b] keys, from 0 to Lk. What k, v and masks hold behind
+            them is not looked at; gradients are 0 there.
         bias: (H, W) or (B, H, Lq, W) with W = left + 1 + right, q's dtype or float32: added to the scores, slot by slot. -inf hides the
             key. Needs a bounded window.
         softcap: above 0, scores become softcap * tanh(score / softcap), before the bias.
         sinks: (H,), q's dtype or float32: for each head one more logit in the denominator of the softmax, without a value.
         global_tokens: keys that every query sees (once, and with the bias of its slot where one is in the window): the first so many, or
             a bool mask (B, Lk). Where Lq == Lk, query_offset is 0 or None and right > 0, the queries of these tokens see every key.
-            With right = 0 a global key is seen by queries from its own place on.
+            With right = 0 a global key is seen by queries from its own place on. Lengths and offsets are those of the entry.
         dropout_p: the probability to drop a weight of the softmax; the others are divided by 1 - dropout_p. The seed is drawn from
             torch's default generator, so torch.manual_seed decides it; 0 draws nothing.
-        query_offset: the key aligned with query 0; by default Lk - Lq.
+        query_offset: the key aligned with query 0; by default Lk - Lq, or key_lengths[b] - Lq. An int, or one for each entry: (B,),
+            int32 or int64, on q's device.
         return_lse: also return the log-sum-exp of the scores of each query (natural logarithm, without the sink).
+        out_dtype: None for q's dtype, or torch.float32: where q is bfloat16 or float16, the sums as they are, for `merge_states`.
 
     Returns:
-        (B, H, Lq, Dv) of q's dtype, contiguous, or where q is a transposed (B, Lq, H, D) tensor laid out as that is; gradients of q, k, v
-        likewise. With return_lse also (B, H, Lq), float32 (float64 for float64). Differentiable once, in reverse mode, for q, k, v, bias
-        and sinks, also through the log-sum-exp; window_matmul, window_softmax and unwindow_matmul are differentiable to any order. Under
-        autocast q, k, v and bias are cast to its dtype, which the result has; sinks and float64 are left alone.
+        (B, H, Lq, Dv) of q's dtype or `out_dtype`, contiguous, or where q is a transposed (B, Lq, H, D) tensor laid out as that is;
+        gradients of q, k, v likewise. With return_lse also (B, H, Lq), float32 (float64 for float64). Differentiable once, in reverse mode,
+        for q, k, v, bias and sinks, also through the log-sum-exp; window_matmul, window_softmax and unwindow_matmul are differentiable to
+        any order. Under autocast q, k, v and bias are cast to its dtype, which the result has; sinks and float64 are left alone.
 
     Raises:
         TypeError: an argument of a wrong type, or a tensor of a wrong dtype.
@@ -116,6 +127,8 @@ def window_attention(
     >>> q, k, v = torch.zeros(3, 1, 1, 4, 2)
     >>> window_attention(q, k, v + torch.arange(4.0).view(4, 1), (1, 0))[0, 0, :, 0]
     tensor([0.0000, 0.5000, 1.5000, 2.5000])
+    >>> window_attention(q[:, :, :1], k, v + torch.arange(4.0).view(4, 1), (1, 0), key_lengths=torch.tensor([3]))[0, 0, :, 0]
+    tensor([1.5000])
 
     Source: the windows and global tokens of Beltagy, Peters and Cohan, "Longformer: The Long-Document Transformer" (arXiv:2004.05150);
     computed in tiles as by Dao et al., "FlashAttention" (arXiv:2205.14135). Sinks as in gpt-oss (arXiv:2508.10925), softcap as in Gemma 2
@@ -127,11 +140,11 @@ def window_attention(
         check_heads(dilation, q)
     reals = as_reals(scale, softcap, dropout_p, q.shape[3])
     bias, sinks, key_mask, global_mask, count = as_options(q, k, (left, right), bias, sinks, key_mask, global_tokens)
-    shift = k.shape[2] - q.shape[2] if query_offset is None else as_offset(query_offset)
+    lengths, offsets, shift = as_entries(key_lengths, query_offset, q, k)
     with_lse = as_flag("return_lse", return_lse)
     seed = draw_seed(reals[1], q.device)
-    band = (left, right, int(q.stride(1) < q.stride(2)), *taps)
-    out, lse = attention(q, k, v, bias, sinks, key_mask, global_mask, None, None, seed, band, shift, count, reals)
+    band = (left, right, as_form(q, out_dtype), *taps)
+    out, lse = attention(q, k, v, bias, sinks, key_mask, global_mask, None, None, seed, lengths, offsets, band, shift, count, reals)
     return (out, lse) if with_lse else out
 
 
@@ -153,6 +166,7 @@ def window_attention_varlen(
     global_tokens: int | Tensor | None = None,
     dropout_p: float = 0.0,
     return_lse: Literal[False] = False,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor: ...
 
 
@@ -174,6 +188,7 @@ def window_attention_varlen(
     global_tokens: int | Tensor | None = None,
     dropout_p: float = 0.0,
     return_lse: Literal[True],
+    out_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -194,6 +209,7 @@ def window_attention_varlen(
     global_tokens: int | Tensor | None = None,
     dropout_p: float = 0.0,
     return_lse: bool = False,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`window_attention` of sequences of several lengths, packed one after the other. Each sees itself alone.
 
@@ -204,15 +220,16 @@ def window_attention_varlen(
         q: (total_q, H, D), any strides; float32, float64, bfloat16 or float16.
         k: (total_k, Hkv, D), q's dtype and device. H is a multiple of Hkv.
         v: (total_k, Hkv, Dv), likewise.
-        cu_seqlens_q: (number of sequences + 1,), int32 or int64, on q's device: from 0 to total_q, never falling.
-        cu_seqlens_k: likewise from 0 to total_k.
+        cu_seqlens_q: (number of sequences + 1,), int32 or int64, on q's device: within 0 to total_q, never falling. Rows in front of the
+            first sequence and behind the last are not looked at; out and gradients are 0 there, the log-sum-exp -inf.
+        cu_seqlens_k: likewise within 0 to total_k.
         key_mask: (total_k,) bool.
         bias: (H, W) or (H, total_q, W).
         global_tokens: the first so many keys of each sequence, or a bool mask (total_k,).
 
     Returns:
-        (total_q, H, Dv) of q's dtype, contiguous, or where q is a transposed (H, total_q, D) tensor laid out as that is. With return_lse
-        also (H, total_q), float32 (float64 for float64).
+        (total_q, H, Dv) of q's dtype or `out_dtype`, contiguous, or where q is a transposed (H, total_q, D) tensor laid out as that is.
+        With return_lse also (H, total_q), float32 (float64 for float64).
 
     Raises:
         TypeError: an argument of a wrong type, or a tensor of a wrong dtype.
@@ -240,7 +257,7 @@ def window_attention_varlen(
     bias = bias[None] if bias is not None and bias.ndim == 3 else bias
     key_mask = None if key_mask is None else key_mask[None]
     global_mask = None if global_mask is None else global_mask[None]
-    band = (left, right, int(q.stride(1) < q.stride(2)), *taps)
-    out, lse = attention(q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, band, 0, count, reals)
+    band = (left, right, as_form(q, out_dtype), *taps)
+    out, lse = attention(q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, None, None, band, 0, count, reals)
     out = out.transpose(1, 2).squeeze(0)
     return (out, lse.squeeze(0)) if with_lse else out

@@ -2,7 +2,7 @@
 """Memory of constant size, written in place. See `_cache/ring.py` for where a token lies.
 
 A query that sees every token in the cache needs them in no order: one new token is written first, and attends over the memory as it lies.
-A few new tokens attend over each run of slots in place, and the parts are merged by their log-sum-exps. For many, a copy of the past in
+A few new tokens attend over each run of slots in place, and the parts are joined by their maxima and sums. For many, a copy of the past in
 order is cheap. docs/design.md has the reasons.
 """
 
@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from ._attention.arguments import as_reals
+from ._attention.arguments import as_form, as_options, as_reals
 from ._attention.autograd import attention
-from ._band.arguments import UNBOUNDED
-from ._cache.arguments import Sizes, as_causal, as_device, as_rows, check_attend, check_state
+from ._attention.ops import SPLIT_LSE, WIDE_OUT
+from ._band.arguments import UNBOUNDED, as_window
+from ._cache.arguments import Sizes, as_causal, as_crops, as_device, as_lengths, as_rows, check_attend, check_state
 from ._cache.merge import merge
 from ._cache.ring import Ring
-from .attention import window_attention
 from .functional import WindowSize
 from .window import Window
 
@@ -39,6 +40,7 @@ class RollingCache:
         window_size: a pair (left, 0), or a `Window` (with its dilation); left bounded.
         value_head_dim: Dv; by default D.
         num_pinned: how many of the first tokens stay visible for good (attention sinks).
+        spare: how many of the last tokens `crop` may forget again; so many more are kept.
         dtype: of keys and values; by default torch's default dtype.
         device: where they lie; by default torch's default device.
 
@@ -69,20 +71,22 @@ class RollingCache:
         *,
         value_head_dim: int | None = None,
         num_pinned: int = 0,
+        spare: int = 0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         value_head_dim = head_dim if value_head_dim is None else value_head_dim
         dtype = torch.get_default_dtype() if dtype is None else dtype
-        sizes = Sizes(batch_size, num_kv_heads, head_dim, value_head_dim, as_causal(window_size), num_pinned, dtype)
+        sizes = Sizes(batch_size, num_kv_heads, head_dim, value_head_dim, as_causal(window_size), num_pinned, spare, dtype)
         self._sizes = sizes
         device = as_device(device)
-        self._ring = Ring(sizes.num_pinned, sizes.reach + 1)
+        self._ring = Ring(sizes.num_pinned, sizes.reach + 1 + sizes.spare, sizes.spare)
         with torch.inference_mode(False):  # else no call outside of inference mode could write it
             slots = sizes.batch_size, sizes.num_kv_heads, self._ring.slots
             self._keys = torch.zeros(*slots, sizes.head_dim, dtype=sizes.dtype, device=device)
             self._values = torch.zeros(*slots, sizes.value_head_dim, dtype=sizes.dtype, device=device)
         self._lengths = [0] * sizes.batch_size
+        self._cropped = [0] * sizes.batch_size  # tokens behind these lengths that were appended once, and took the slots of older ones
 
     @property
     def window(self) -> Window:
@@ -99,7 +103,7 @@ class RollingCache:
 
     @property
     def nbytes(self) -> int:
-        """The memory of keys and values, whatever the length: B * Hkv * (left * dilation + 1 + num_pinned) * (D + Dv) elements."""
+        """The memory of keys and values, whatever the length: B * Hkv * (left * dilation + 1 + spare + num_pinned) * (D + Dv) elements."""
         return self._keys.nbytes + self._values.nbytes
 
     def __repr__(self) -> str:
@@ -116,6 +120,7 @@ class RollingCache:
         softcap: float = 0.0,
         sinks: Tensor | None = None,
         bias: Tensor | None = None,
+        lengths: Sequence[int] | Tensor | None = None,
     ) -> Tensor:
         """Appends n tokens and lets their queries attend; one token does it without copying the cache.
 
@@ -124,6 +129,7 @@ class RollingCache:
             k: (B, Hkv, n, D).
             v: (B, Hkv, n, Dv).
             scale, softcap, sinks, bias: as in `window_attention`; bias is (H, left + 1) or (B, H, n, left + 1).
+            lengths: (B,) ints: of row b only the first lengths[b] tokens are appended; the outputs of its others are 0. By default all n.
 
         Returns:
             (B, H, n, Dv). n may be 0, and larger than the window. Under torch.compile each length is a new graph: better left outside.
@@ -134,87 +140,127 @@ class RollingCache:
             After an error the cache is as it was.
         """
         q, k, v = check_attend(self._sizes, self._keys.device, (q, k, v), sinks, bias)
-        if q.shape[2] == 1 and bias is None and self.window.dilation == 1:
-            return self._attend_one(q, k, v, sinks, as_reals(scale, softcap, 0.0, q.shape[3]))
-        attend = self._attend_in_place if q.shape[2] <= _FEW else self._attend_to_copy
+        new = q.shape[2]
+        counts = [new] * len(self._lengths) if lengths is None else as_lengths(lengths, len(self._lengths), new)
+        reals = as_reals(scale, softcap, 0.0, q.shape[3])
+        if new == 1 and bias is None and self.window.dilation == 1:
+            return self._attend_one(q, k, v, sinks, reals, counts)
+        bias = as_options(q, k, (self._sizes.left, 0), bias, None, None, None).bias
         outs = []
-        for rows, length in self._equal_rows():
-            row_bias = bias[rows] if bias is not None and bias.ndim == 4 else bias
-            options = {"scale": scale, "softcap": softcap, "sinks": sinks, "bias": row_bias}
-            outs.append(attend(rows, length, (q[rows], k[rows], v[rows]), options))
-        self._append(k, v)
+        for rows, length, count in self._equal_rows(counts):
+            few = tuple(x[rows, :, :count] for x in (q, k, v))
+            row_bias = bias[rows, :, :count] if bias is not None and bias.ndim == 4 else bias
+            attend = self._attend_in_place if count <= _FEW else self._attend_to_copy
+            out = attend(rows, length, few, sinks, row_bias, reals)
+            outs.append(out if count == new else pad(out, (0, 0, 0, new - count)))
+        self._append(k, v, counts)
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
-    def _attend_one(self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, reals: tuple[float, ...]) -> Tensor:
-        """The new token takes its slot, whose token no later query looks at, and its query sees all that is in use then. Every argument has
+    def _attend_one(self, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, reals: tuple[float, ...], counts: list[int]) -> Tensor:
+        """The new token takes its slot, whose token no later query looks at, and its query sees what is in use then. Every argument has
         been checked: past the checks of `window_attention`, which cost as much as attending to some hundred tokens."""
-        self._write(k, v)
-        used = [min(length + 1, self._ring.slots) for length in self._lengths]
+        self._write(k, v, counts)
+        used = [min(length + count, self._ring.slots) for length, count in zip(self._lengths, counts, strict=True)]
         most = max(used, default=0)
-        mask = torch.arange(most, device=q.device) < torch.tensor(used, device=q.device)[:, None] if min(used, default=0) < most else None
+        mask = self._seen(used)
         keys, values = self._keys, self._values
         if most < self._ring.slots:
             keys, values = keys.narrow(2, 0, most), values.narrow(2, 0, most)
-        band = (UNBOUNDED, UNBOUNDED, int(q.stride(1) < q.stride(2)))
-        out, _ = attention(q, keys, values, None, sinks, mask, None, None, None, None, band, most - 1, 0, reals)
-        self._lengths = [length + 1 for length in self._lengths]
+        band = (UNBOUNDED, UNBOUNDED, as_form(q, None))
+        out, _ = attention(q, keys, values, None, sinks, mask, None, None, None, None, None, None, band, most - 1, 0, reals)
+        self._count(counts)
+        if 0 in counts:
+            out = out.masked_fill(torch.tensor(counts, device=q.device)[:, None, None, None] == 0, 0.0)
         return out
 
-    def _write(self, k: Tensor, v: Tensor) -> None:
-        """One token (B, Hkv, 1, D) a row into its slot."""
-        slots = [self._ring.slot(length) for length in self._lengths]
-        if len(set(slots)) == 1:
+    def _seen(self, used: list[int]) -> Tensor | None:
+        """Which slots the next token of each row sees, (B, most), of those in use; None for all."""
+        most, device, ring = max(used, default=0), self._keys.device, self._ring
+        slots = torch.arange(most, device=device) if ring.spare or min(used, default=0) < most else None
+        if slots is None:
+            return None
+        seen = slots < torch.tensor(used, device=device)[:, None]
+        if ring.spare:
+            newest = torch.tensor([ring.slot(length) for length in self._lengths], device=device)[:, None]
+            seen &= (slots < ring.pinned) | ((newest - slots) % ring.size <= ring.reach)
+        return seen
+
+    def _write(self, k: Tensor, v: Tensor, counts: list[int]) -> None:
+        """One token (B, Hkv, 1, D) a row into its slot, in the rows that have one."""
+        slots = [self._ring.slot(length) for length, count in zip(self._lengths, counts, strict=True) if count]
+        if len(slots) == len(counts) and len(set(slots)) == 1:
             self._keys.narrow(2, slots[0], 1).copy_(k)
             self._values.narrow(2, slots[0], 1).copy_(v)
         else:
-            rows = range(len(slots))
-            self._keys[rows, :, slots], self._values[rows, :, slots] = k[:, :, 0], v[:, :, 0]
+            rows = [row for row, count in enumerate(counts) if count]
+            self._keys[rows, :, slots], self._values[rows, :, slots] = k[rows, :, 0], v[rows, :, 0]
 
-    def _attend_in_place(self, rows: slice, length: int, qkv: tuple[Tensor, Tensor, Tensor], options: dict[str, Any]) -> Tensor:
-        """Part by part."""
+    def _attend_in_place(
+        self, rows: slice, length: int, qkv: tuple[Tensor, ...], sinks: Tensor | None, bias: Tensor | None, reals: tuple[float, ...]
+    ) -> Tensor:
+        """Part by part, rounded when they have been joined."""
         q, k, v = qkv
-        sinks = options.pop("sinks")
+        left, _, taps = as_window(self.window, 1)
+        band = (left, 0, as_form(q, None) | WIDE_OUT | SPLIT_LSE, *taps)
+
+        def part(token: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+            """Of keys from `token` on; queries are those from token `length` on."""
+            pinned = max(self.num_pinned - token, 0)
+            out, lse = attention(q, keys, values, bias, None, None, None, None, None, None, None, None, band, length - token, pinned, reals)
+            return out, lse
+
         parts = []
         for token, slot, count in self._ring.past(length) if q.shape[2] else ():
             run = slice(slot, slot + count)
-            keys, values = self._keys[rows, :, run], self._values[rows, :, run]
-            parts.append(_attention_with_lse(q, keys, values, self.window, options | self._place(token, length)))
-        parts.append(_attention_with_lse(q, k, v, self.window, options | self._place(length, length)))
-        return merge(parts, sinks)
+            parts.append(part(token, self._keys[rows, :, run], self._values[rows, :, run]))
+        parts.append(part(length, k, v))
+        return merge(parts, sinks, q.dtype)
 
-    def _place(self, token: int, length: int) -> dict[str, Any]:
-        """How keys from `token` on lie to queries from token `length` on."""
-        return {"query_offset": length - token, "global_tokens": max(self.num_pinned - token, 0)}
-
-    def _attend_to_copy(self, rows: slice, length: int, qkv: tuple[Tensor, Tensor, Tensor], options: dict[str, Any]) -> Tensor:
+    def _attend_to_copy(
+        self, rows: slice, length: int, qkv: tuple[Tensor, ...], sinks: Tensor | None, bias: Tensor | None, reals: tuple[float, ...]
+    ) -> Tensor:
         """Between the pinned tokens and the ring's, tokens may be missing: pinned ones come nearer, but never into a window."""
         q, k, v = qkv
         past = [slice(slot, slot + count) for _, slot, count in self._ring.past(length)]
         keys = torch.cat([*(self._keys[rows, :, run] for run in past), k], 2) if past else k
         values = torch.cat([*(self._values[rows, :, run] for run in past), v], 2) if past else v
-        out = window_attention(q, keys, values, self.window, global_tokens=self.num_pinned, **options)
-        assert isinstance(out, Tensor)
+        left, _, taps = as_window(self.window, 1)
+        band, shift = (left, 0, as_form(q, None), *taps), keys.shape[2] - q.shape[2]
+        out, _ = attention(q, keys, values, bias, sinks, None, None, None, None, None, None, None, band, shift, self.num_pinned, reals)
         return out
 
-    def _append(self, k: Tensor, v: Tensor) -> None:
-        new = k.shape[2]
-        for rows, length in self._equal_rows():
+    def _append(self, k: Tensor, v: Tensor, counts: list[int]) -> None:
+        for rows, length, new in self._equal_rows(counts):
             for token, slot, count in self._ring.kept(length, length + new):
                 tokens, slots = slice(token - length, token - length + count), slice(slot, slot + count)
                 self._keys[rows, :, slots] = k[rows, :, tokens]
                 self._values[rows, :, slots] = v[rows, :, tokens]
-        self._lengths = [length + new for length in self._lengths]
+        self._count(counts)
 
-    def _equal_rows(self) -> list[tuple[slice, int]]:
-        """Neighbouring rows of equal length; without rows, none of them."""
-        runs = [list(run) for _, run in groupby(range(len(self._lengths)), key=self._lengths.__getitem__)]
-        return [(slice(run[0], run[-1] + 1), self._lengths[run[0]]) for run in runs] or [(slice(0, 0), 0)]
+    def _count(self, counts: list[int]) -> None:
+        self._lengths = [length + count for length, count in zip(self._lengths, counts, strict=True)]
+        self._cropped = [max(cropped - count, 0) for cropped, count in zip(self._cropped, counts, strict=True)]
+
+    def _equal_rows(self, counts: list[int]) -> list[tuple[slice, int, int]]:
+        """Neighbouring rows of equal length and number of new tokens; without rows, none of them."""
+        alike = list(zip(self._lengths, counts, strict=True))
+        runs = [list(run) for _, run in groupby(range(len(alike)), key=alike.__getitem__)]
+        return [(slice(run[0], run[-1] + 1), *alike[run[0]]) for run in runs] or [(slice(0, 0), 0, 0)]
 
     # ---- rows and states ----------------------------------------------------------------------------------------------------------------
     def reset(self, rows: int | Sequence[int] | Tensor | None = None) -> None:
         """Forgets the tokens of these rows: numbers of rows or a bool tensor (B,); by default of all."""
         for row in range(len(self._lengths)) if rows is None else as_rows("rows", rows, len(self._lengths)):
-            self._lengths[row] = 0
+            self._lengths[row] = self._cropped[row] = 0
+
+    def crop(self, n: int | Sequence[int] | Tensor) -> None:
+        """Forgets the last n tokens of every row, or n[b] of row b, as if they had not been appended: tokens of a draft that were refused.
+
+        Possible for the last `spare` tokens that were appended, the constructor's argument; more are a ValueError, and change nothing.
+        """
+        counts = as_crops(n, self._lengths, self._cropped, self._sizes.spare)
+        self._lengths = [length - count for length, count in zip(self._lengths, counts, strict=True)]
+        self._cropped = [cropped + count for cropped, count in zip(self._cropped, counts, strict=True)]
 
     def reorder(self, indices: Sequence[int] | Tensor) -> None:
         """Row b becomes what row indices[b] was, as beam search asks for; B numbers. Rows that stay are not copied."""
@@ -228,24 +274,20 @@ class RollingCache:
             for memory in (self._keys, self._values):
                 memory[moved, :, :used] = memory[[sources[row] for row in moved], :, :used]
         self._lengths = [self._lengths[source] for source in sources]
+        self._cropped = [self._cropped[source] for source in sources]
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything, for `load_state_dict` of a cache made with the same arguments. torch.save takes it."""
         return {name: x.clone() if isinstance(x, Tensor) else x for name, x in self._state().items()}
 
     def _state(self) -> dict[str, Any]:
-        state = {"keys": self._keys, "values": self._values, "lengths": list(self._lengths)}
-        return state | {"left": self.window.left, "dilation": self.window.dilation, "num_pinned": self.num_pinned}
+        state = {"keys": self._keys, "values": self._values, "lengths": list(self._lengths), "cropped": list(self._cropped)}
+        window = {"left": self.window.left, "dilation": self.window.dilation}
+        return state | window | {"num_pinned": self.num_pinned, "spare": self._sizes.spare}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes back to a state; one that does not fit is a TypeError or ValueError, and changes nothing."""
-        keys, values, lengths = check_state(state, self._state())
+        keys, values, lengths, cropped = check_state(state, self._state())
         self._keys.copy_(keys)
         self._values.copy_(values)
-        self._lengths = lengths
-
-
-def _attention_with_lse(q: Tensor, k: Tensor, v: Tensor, window: Window, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    part = window_attention(q, k, v, window, return_lse=True, **options)
-    assert isinstance(part, tuple)
-    return part
+        self._lengths, self._cropped = lengths, cropped

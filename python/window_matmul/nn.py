@@ -6,13 +6,14 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from ._attention.arguments import as_flag, as_reals
-from ._band.arguments import as_dilation, to_window
-from ._cache.arguments import as_size
+from ._band.arguments import as_autocast, as_dilation, to_window
+from ._cache.arguments import as_device, as_size
+from ._integers import as_positive
 from ._rotary import check_base, turn, turns
 from .attention import AnyWindow, window_attention
 from .cache import RollingCache
 from .functional import Dilation
-from .window import Window, as_positive
+from .window import Window
 
 Device = torch.device | str | None
 
@@ -113,6 +114,9 @@ class WindowAttention(nn.Module):
 
     def reset_parameters(self) -> None:
         """As torch.nn.MultiheadAttention starts; relative_bias and sinks start from 0."""
+        if not isinstance(self.out_proj, nn.Linear):
+            kind = type(self.out_proj)
+            raise TypeError(f"out_proj is of type {kind.__name__} of {kind.__module__}; it needs to be a torch.nn.Linear to be reset")
         for weight in (self.in_proj_weight, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight):
             if weight is not None:
                 nn.init.xavier_uniform_(weight)
@@ -176,25 +180,33 @@ class WindowAttention(nn.Module):
         assert isinstance(out, Tensor)
         return out
 
-    def new_cache(self, batch_size: int, *, dtype: torch.dtype | None = None) -> RollingCache:
+    def new_cache(self, batch_size: int, *, dtype: torch.dtype | None = None, device: Device = None) -> RollingCache:
         """An empty cache for `forward`; the window needs right = 0 and a bounded left, and all heads one dilation.
 
-        dtype is that of the projected keys: by default autocast's where it is on, else the parameters'.
+        Args:
+            batch_size: B of the x to come.
+            dtype: of the projected keys; by default autocast's where it is on, else that of the weight they are projected with. Where that
+                is not the keys' own (weights that are cast in forward), it is to be given.
+            device: likewise; by default that of the weight.
         """
         if isinstance(self.dilation, tuple):
             raise ValueError(f"dilation is {self.dilation!r}; a cache needs one for all heads")
-        weight = self.out_proj.weight
-        if dtype is None and weight.dtype != torch.float64 and torch.is_autocast_enabled(weight.device.type):
-            dtype = torch.get_autocast_dtype(weight.device.type)
+        weight = self.k_proj_weight if self.in_proj_weight is None else self.in_proj_weight
+        where = as_device(weight.device if device is None and weight is not None else device)
         return RollingCache(
             batch_size,
             self.num_kv_heads,
             self.head_dim,
             self.window,
             num_pinned=self.global_tokens,
-            dtype=weight.dtype if dtype is None else dtype,
-            device=weight.device,
+            dtype=self._dtype_of_keys(weight, where) if dtype is None else dtype,
+            device=where,
         )
+
+    def _dtype_of_keys(self, weight: Tensor | None, device: torch.device) -> torch.dtype:
+        """Nothing is asked of out_proj: it may have been replaced by a module that keeps its weight elsewhere, or as integers."""
+        known = (x.dtype for x in (weight, *self.parameters()) if x is not None and x.is_floating_point())
+        return as_autocast(torch.empty(0, dtype=next(known, torch.get_default_dtype()), device=device)).dtype
 
     def _check_cache(self, cache: RollingCache, key_mask: Tensor | None, global_tokens: int | Tensor | None) -> None:
         if not isinstance(cache, RollingCache):

@@ -1,46 +1,10 @@
 # python/window_matmul/window.py: `Window`, which keys a query sees, and the windows of other projects translated into it.
 """A window says how many keys before and after the aligned key are seen. The aligned key itself always is."""
 
-import operator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-
-def as_int(name: str, value: object, need: str = "an int") -> int:
-    """An int from whatever is one (numpy's too, but no bool), else TypeError."""
-    if type(value) is int:
-        return value
-    try:
-        if not isinstance(value, bool) and str(getattr(value, "dtype", "")) != "torch.bool":
-            return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        pass
-    raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it needs to be {need}")
-
-
-def as_side(name: str, value: object) -> int | None:
-    """How far a window reaches on one side: None and -1 mean unbounded."""
-    if value is None:
-        return None
-    need = "an int of at least 0, or None or -1 for unbounded"
-    side = as_int(name, value, need)
-    if side < -1:
-        raise ValueError(f"{name} is {side}; it needs to be {need}")
-    return None if side == -1 else side
-
-
-def as_positive(name: str, value: object, need: str = "an int of at least 1") -> int:
-    number = as_int(name, value, need)
-    if number < 1:
-        raise ValueError(f"{name} is {number}; it needs to be {need}")
-    return number
-
-
-def _peer_size(name: str, value: object) -> int | None:
-    """A peer's window size: at least 1; None and -1 mean unbounded."""
-    need = "an int of at least 1, or None or -1 for unbounded"
-    unbounded = value is None or as_int(name, value, need) == -1
-    return None if unbounded else as_positive(name, value, need)
+from ._integers import as_count_of_keys, as_flag, as_int, as_peer_size, as_positive, as_side
 
 
 @dataclass(frozen=True)
@@ -93,7 +57,7 @@ class Window:
 
         Source: sliding_window_overlay in transformers/masking_utils.py: key > query - sliding_window.
         """
-        size = _peer_size("sliding_window", sliding_window)
+        size = as_peer_size("sliding_window", sliding_window)
         return cls(None if size is None else size - 1, 0)
 
     @classmethod
@@ -107,7 +71,7 @@ class Window:
 
         Source: transformers/models/modernbert/modeling_modernbert.py; flash-attention is called with that number less 1 on each side.
         """
-        size = _peer_size("sliding_window", sliding_window)
+        size = as_peer_size("sliding_window", sliding_window)
         return cls(None, None) if size is None else cls(size - 1, size - 1)
 
     @classmethod
@@ -119,7 +83,7 @@ class Window:
 
         Source: LongformerSelfAttention in transformers/models/longformer/modeling_longformer.py.
         """
-        size = _peer_size("attention_window", attention_window)
+        size = as_peer_size("attention_window", attention_window)
         if size is None:
             return cls(None, None)
         if size % 2 != 0:
@@ -136,26 +100,21 @@ class Window:
         Source: LongformerConfig in github.com/allenai/longformer, longformer/longformer.py.
         """
         side = as_side("attention_window", attention_window)
-        return cls(side, 0 if _flag("autoregressive", autoregressive) else side, dilation)
+        return cls(side, 0 if as_flag("autoregressive", autoregressive) else side, dilation)
 
     @classmethod
     def from_flash_attn(cls, window_size: tuple[int | None, int | None], *, causal: bool = False) -> "Window":
-        """flash-attention's `window_size=(left, right)` beside its `causal`.
+        """flash-attention's `window_size=(left, right)` beside its `causal`, which sets the right side to 0 whatever was given.
 
-        >>> Window.from_flash_attn((128, -1), causal=True)
-        Window(left=128, right=0, dilation=1)
+        >>> Window.from_flash_attn((4095, 4095), causal=True)
+        Window(left=4095, right=0, dilation=1)
+
+        -1 is unbounded there (in its CuTe version None is; negatives are offsets). Aligned at the end, as here.
 
         Source: flash_attn_func in github.com/Dao-AILab/flash-attention, flash_attn/flash_attn_interface.py.
         """
-        if not isinstance(window_size, tuple | list) or len(window_size) != 2:
-            error = ValueError if isinstance(window_size, tuple | list) else TypeError
-            raise error(f"window_size is {window_size!r}; it needs to be a pair (left, right)")
-        left, right = as_side("window_size[0]", window_size[0]), as_side("window_size[1]", window_size[1])
-        if not _flag("causal", causal):
-            return cls(left, right)
-        if right:
-            raise ValueError(f"window_size is {window_size!r} with causal=True; its right side needs to be 0 or -1")
-        return cls(left, 0)
+        left, right = _pair("window_size", window_size)
+        return cls(left, 0 if as_flag("causal", causal) else right)
 
     @classmethod
     def from_cudnn(cls, left_bound: int | None, right_bound: int | None) -> "Window":
@@ -166,7 +125,7 @@ class Window:
 
         Source: diagonal_band_left_bound and diagonal_band_right_bound in github.com/NVIDIA/cudnn-frontend, docs/operations/Attention.md.
         """
-        left = _peer_size("left_bound", left_bound)
+        left = as_peer_size("left_bound", left_bound)
         return cls(None if left is None else left - 1, as_side("right_bound", right_bound))
 
     @classmethod
@@ -191,16 +150,129 @@ class Window:
 
         Source: LocalAttention in github.com/lucidrains/local-attention, local_attention/local_attention.py.
         """
-        size = _peer_size("window_size", window_size)
+        size = as_peer_size("window_size", window_size)
         if look_forward is None:
-            look_forward = 0 if _flag("causal", causal) else 1
+            look_forward = 0 if as_flag("causal", causal) else 1
         back, forward = as_int("look_backward", look_backward), as_int("look_forward", look_forward)
         if back < 0 or forward < 0:
             raise ValueError(f"look_backward and look_forward are {back} and {forward}; they need to be at least 0")
-        if _flag("causal", causal) and forward > 0:
+        if as_flag("causal", causal) and forward > 0:
             raise ValueError(f"look_forward is {forward} with causal=True; it needs to be 0 or None")
         left, right = (0 if looks == 0 else None if size is None else size * looks for looks in (back, forward))
         return cls(left, right)
+
+    @classmethod
+    def from_transformer_engine(cls, window_size: tuple[int | None, int | None]) -> "Window":
+        """Transformer Engine's `window_size=(left, right)`: (-1, -1) is no window, (-1, 0) its causal mask.
+
+        >>> Window.from_transformer_engine((128, 0))
+        Window(left=128, right=0, dilation=1)
+
+        Aligned at the end, as here, with its masks of the bottom right; the others are aligned at the start: pass `query_offset=0`.
+
+        Source: DotProductAttention in github.com/NVIDIA/TransformerEngine, transformer_engine/pytorch/attention.
+        """
+        return cls(*_pair("window_size", window_size))
+
+    @classmethod
+    def from_xformers(cls, window_left: int | None, window_right: int | None) -> "Window":
+        """xFormers' LocalAttentionFromBottomRightMask: keys on each side, aligned at the end, as here. -1 and None are unbounded.
+
+        >>> Window.from_xformers(128, 64)
+        Window(left=128, right=64, dilation=1)
+
+        Source: github.com/facebookresearch/xformers, xformers/ops/fmha/attn_bias.py.
+        """
+        return cls(as_side("window_left", window_left), as_side("window_right", window_right))
+
+    @classmethod
+    def from_onnx(cls, left_window_size: int | None = -1, right_window_size: int | None = -1) -> "Window":
+        """ONNX Attention's window (opset 25): keys on each side; -1, its default, is unbounded; 0 is none on that side.
+
+        >>> Window.from_onnx(4, 0)
+        Window(left=4, right=0, dilation=1)
+
+        Aligned at the start, behind the past keys: pass `query_offset=` their number, 0 without a cache. `is_causal` is a right side of 0.
+
+        Source: Attention-25 in github.com/onnx/onnx, docs/Operators.md; onnx/reference/ops/op_attention.py.
+        """
+        return cls(as_side("left_window_size", left_window_size), as_side("right_window_size", right_window_size))
+
+    @classmethod
+    def from_onnxruntime(cls, local_window_size: int | None) -> "Window":
+        """The `local_window_size` of ONNX Runtime's GroupQueryAttention: that many keys, the query's own included; causal.
+
+        >>> Window.from_onnxruntime(128)
+        Window(left=127, right=0, dilation=1)
+
+        So it counts from release 1.24 on; before, one key more was seen: give it one more. -1 is unbounded. 0 has meant no window, the
+        query's own key and no key at all, by release: a ValueError. Aligned at the end of the cache, as here.
+
+        Source: com.microsoft.GroupQueryAttention in github.com/microsoft/onnxruntime, docs/ContribOperators.md.
+        """
+        size = as_peer_size("local_window_size", local_window_size)
+        return cls(None if size is None else size - 1, 0)
+
+    @classmethod
+    def from_jax(cls, local_window_size: int | tuple[int, int] | None, *, is_causal: bool = False) -> "Window":
+        """jax.nn.dot_product_attention's `local_window_size`, keys on each side or (left, right), beside its `is_causal`.
+
+        >>> Window.from_jax(3, is_causal=True)
+        Window(left=3, right=0, dilation=1)
+
+        Aligned at the start: pass `query_offset=0` where Lq != Lk. None is no window; 0 is the query's own key. -1 is an offset there, not
+        unbounded: (2, -1) leaves the query's own key out, which is `query_offset` and no window: a ValueError.
+
+        Source: github.com/jax-ml/jax, jax/_src/nn/functions.py.
+        """
+        pair = local_window_size if isinstance(local_window_size, tuple | list) else (local_window_size, local_window_size)
+        if len(pair) != 2:
+            raise ValueError(f"local_window_size is {local_window_size!r}; it needs to be an int, a pair (left, right) or None")
+        if local_window_size is None:
+            left = right = None
+        else:
+            left, right = (as_count_of_keys("local_window_size", side) for side in pair)
+        return cls(left, 0 if as_flag("is_causal", is_causal) else right)
+
+    @classmethod
+    def from_keras(cls, sliding_window: int | None, *, causal: bool = False) -> "Window":
+        """The `sliding_window` of Keras' attention layers: |i - j| < sliding_window, beside `use_causal_mask`.
+
+        >>> Window.from_keras(4)
+        Window(left=3, right=3, dilation=1)
+
+        Aligned at the start: pass `query_offset=0` where Lq != Lk. None is no window; 0 and -1 are refused there and here.
+
+        Source: github.com/keras-team/keras, keras/src/layers/attention/grouped_query_attention.py.
+        """
+        side = None if sliding_window is None else as_positive("sliding_window", sliding_window, "an int of at least 1 or None") - 1
+        return cls(side, 0 if as_flag("causal", causal) else side)
+
+    @classmethod
+    def from_mlx(cls, window_size: int | None) -> "Window":
+        """The `window_size` of mlx-lm's causal mask: that many keys, the query's own included. None is no window.
+
+        >>> Window.from_mlx(4)
+        Window(left=3, right=0, dilation=1)
+
+        Aligned by its `offset`, the number of past keys: at the end, as here. 0 and -1 would hide every key there: a ValueError.
+
+        Source: create_causal_mask in github.com/ml-explore/mlx-lm, mlx_lm/models/base.py.
+        """
+        size = None if window_size is None else as_positive("window_size", window_size, "an int of at least 1 or None")
+        return cls(None if size is None else size - 1, 0)
+
+    @classmethod
+    def from_hf_longt5(cls, local_radius: int) -> "Window":
+        """Hugging Face LongT5's `local_radius` (of encoders, so Lq == Lk): that many keys on each side; 0 is the query's own alone.
+
+        >>> Window.from_hf_longt5(127)
+        Window(left=127, right=127, dilation=1)
+
+        Source: LongT5LocalAttention in transformers/models/longt5/modeling_longt5.py.
+        """
+        radius = as_count_of_keys("local_radius", local_radius)
+        return cls(radius, radius)
 
     @classmethod
     def from_natten(cls, *_: Any, **__: Any) -> NoReturn:
@@ -214,7 +286,8 @@ class Window:
         )
 
 
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it needs to be True or False")
-    return value
+def _pair(name: str, sides: object) -> tuple[int | None, int | None]:
+    if not isinstance(sides, tuple | list) or len(sides) != 2:
+        error = ValueError if isinstance(sides, tuple | list) else TypeError
+        raise error(f"{name} is {sides!r}; it needs to be a pair (left, right)")
+    return as_side(f"{name}[0]", sides[0]), as_side(f"{name}[1]", sides[1])

@@ -1,5 +1,7 @@
-// src/cpu/scratch.cpp: one buffer a thread, freed when the thread ends; and memory that is freed with its owner.
+// src/cpu/scratch.cpp: a small buffer that a thread keeps, a large one for as long as it is used; and memory that is freed with its owner.
 #include "cpu/scratch.hpp"
+
+#include <sys/mman.h>
 
 #include <cstdlib>
 #include <string>
@@ -7,8 +9,9 @@
 namespace window_matmul::cpu {
 namespace {
 
-constexpr std::size_t kAlignment = 64, kKept = std::size_t{4} << 20;
+constexpr std::size_t kAlignment = 64;
 
+// Freed when the thread ends.
 struct Buffer {
   void* data = nullptr;
   std::size_t bytes = 0;
@@ -18,19 +21,31 @@ struct Buffer {
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer() { std::free(data); }
 
-  void resize(std::size_t wanted) {
+  void* of(std::size_t wanted) {
+    if (data != nullptr && wanted <= bytes) return data;
     std::free(data);
     data = std::aligned_alloc(kAlignment, (wanted + kAlignment - 1) / kAlignment * kAlignment);
     bytes = data == nullptr ? 0 : wanted;
+    return data;
   }
 };
 
+thread_local Buffer kept;
+
+// Straight from the system: malloc would keep what is freed for the next time.
+void* map(std::size_t bytes) {
+  void* const data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) return nullptr;
+  madvise(data, bytes, MADV_HUGEPAGE);
+  return data;
+}
+
 }  // namespace
 
-void* thread_scratch(std::size_t bytes) {
-  thread_local Buffer buffer;
-  if (buffer.data == nullptr || bytes > buffer.bytes || (buffer.bytes > kKept && bytes <= kKept)) buffer.resize(bytes);
-  return buffer.data;
+Scratch::Scratch(std::size_t bytes) : mapped_(bytes > kKeptScratch ? bytes : 0), data_(mapped_ > 0 ? map(bytes) : kept.of(bytes)) {}
+
+Scratch::~Scratch() {
+  if (mapped_ > 0 && data_ != nullptr) munmap(data_, mapped_);
 }
 
 void Free::operator()(std::byte* memory) const { std::free(memory); }

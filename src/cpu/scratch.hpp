@@ -12,10 +12,24 @@ namespace window_matmul::cpu {
 
 constexpr index_t element_bytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }  // of sums and of packed operands
 
-// Fresh pages for each call would cost more than small problems take.
-// At least `bytes` of memory of this thread, 64-byte aligned, valid until its next call; null if there is none.
-// What exceeds 4 MiB is given back by the next smaller request.
-void* thread_scratch(std::size_t bytes);
+constexpr std::size_t kKeptScratch = std::size_t{4} << 20;
+
+// Memory for the items of a call that one thread runs, 64-byte aligned. Fresh pages for each call would cost more than small problems take:
+// up to kKeptScratch is kept by the thread, and there is one such object at a time. What takes more goes back to the system with its
+// object: it holds sums of d_k and d_v that each of many queries adds to, beside which its pages cost little.
+class Scratch {
+ public:
+  explicit Scratch(std::size_t bytes);
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch();
+
+  void* data() const { return data_; }  // null if there is no memory
+
+ private:
+  std::size_t mapped_;
+  void* data_;
+};
 
 struct Free {
   void operator()(std::byte* memory) const;
@@ -31,10 +45,10 @@ Status run_items(const Executor& executor, RunStats* stats, index_t count, std::
   std::atomic<index_t> multiply_adds{0};
   std::atomic<bool> no_memory{false};
   executor.for_each_range(count, [&](index_t begin, index_t end) {
-    void* scratch = thread_scratch(bytes);
-    if (scratch == nullptr) return no_memory.store(true);
+    const Scratch scratch(bytes);
+    if (scratch.data() == nullptr) return no_memory.store(true);
     index_t done = 0;
-    for (index_t item = begin; item < end; ++item) f(item, scratch, &done);
+    for (index_t item = begin; item < end; ++item) f(item, scratch.data(), &done);
     multiply_adds += done;
   });
   if (stats != nullptr) stats->work_items += count, stats->multiply_adds += multiply_adds;

@@ -18,7 +18,9 @@ void attend(const Problem& problem, const AttentionArgs& args, const Head& head,
     for (std::size_t n = 0; n < sum.size(); ++n) sum[n] += p * v(seen.key, static_cast<index_t>(n));
   }
   for (std::size_t n = 0; n < sum.size(); ++n) out.set(i, static_cast<index_t>(n), sum[n]);
-  if (args.lse.data != nullptr) lse.set(i, 0, row.lse);
+  if (args.lse.data == nullptr) return;
+  lse.set(i, 0, problem.attention.split_lse ? row.highest : row.lse);
+  if (problem.attention.split_lse) lse.set(i, 1, std::log(row.sum));
 }
 
 }  // namespace

@@ -98,10 +98,11 @@ class Backward {
       if (problem_.attention.bias == AttentionOptions::Bias::full && args_.d_bias.data != nullptr)
         head_.of_queries(args_.d_bias).set(i, slot, d_score);
     }
-    const double d_product = problem_.attention.scale * head_.slope_of_cap(head_.capped_score(i, j)) * d_score;
+    const long double d_product =
+        static_cast<long double>(problem_.attention.scale) * head_.slope_of_cap(head_.capped_score(i, j)) * d_score;
     for (index_t n = 0; n < problem_.dim; ++n) {
-      d_q[static_cast<std::size_t>(n)] += d_product * k_(j, n);
-      sums.d_k.add(j, n, d_product * q_(i, n));
+      d_q[static_cast<std::size_t>(n)] += static_cast<double>(d_product * k_(j, n));
+      sums.d_k.add(j, n, static_cast<double>(d_product * q_(i, n)));
     }
   }
 

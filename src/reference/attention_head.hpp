@@ -1,6 +1,7 @@
 // src/reference/attention_head.hpp: what one head of one sequence sees, and how strongly: the definitions that forward and backward share.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -33,7 +34,7 @@ struct SeenKey {
 struct Row {
   std::vector<SeenKey> seen;  // empty where nothing is seen
   double lse = kMinusInfinity;   // without the sink
-  double highest = 0, sum = 1;   // of the scores, of exp(score - highest)
+  double highest = kMinusInfinity, sum = 1;  // of the scores, of exp(score - highest)
   double share = 1, sink_share = 0;  // of the keys and of the sink in the softmax
 
   double p_without_sink(double score) const { return std::exp(score - highest) / sum; }
@@ -75,13 +76,13 @@ class Head {
     return is_global(j) && (band().right > 0 || j <= i + band().shift);
   }
 
-  // scale q.k, capped; without the bias.
+  // scale q.k, capped; without the bias. No product of three operands leaves a long double.
   double capped_score(index_t i, index_t j) const {
     const AttentionOptions& a = problem_.attention;
-    double s = 0;
-    for (index_t n = 0; n < problem_.dim; ++n) s += q_(i, n) * k_(j, n);
+    long double s = 0;
+    for (index_t n = 0; n < problem_.dim; ++n) s += static_cast<long double>(q_(i, n)) * k_(j, n);
     s *= a.scale;
-    return a.softcap > 0 ? a.softcap * std::tanh(s / a.softcap) : s;
+    return static_cast<double>(a.softcap > 0 ? a.softcap * std::tanh(s / a.softcap) : s);
   }
   // The derivative of the capped score by the score before capping.
   double slope_of_cap(double capped) const {
@@ -146,7 +147,9 @@ inline Row Head::row(index_t i) const {
   row.highest = highest, row.sum = 0;
   for (const SeenKey& s : row.seen) row.sum += std::exp(s.score - highest);
   row.lse = highest + std::log(row.sum);
-  row.share = 1 / (1 + std::exp(sink() - row.lse)), row.sink_share = 1 / (1 + std::exp(row.lse - sink()));
+  // Not 1 - share of the other: beside a share near 1 that of the other is lost.
+  const double top = std::max(highest, sink()), keys = row.sum * std::exp(highest - top), own = sink() == top ? 1 : std::exp(sink() - top);
+  row.share = keys / (keys + own), row.sink_share = own / (keys + own);
   return row;
 }
 

@@ -68,6 +68,22 @@ TEST_P(AttentionComplexity, GrowsLinearlyWithTheWindow) {
   EXPECT_NEAR(static_cast<double>(steps[1]) / static_cast<double>(steps[0]), 2, 0.2) << "so many keys more, then twice as many";
 }
 
+TEST_P(AttentionComplexity, KeysBehindTheLengthOfAnEntryCostNothing) {
+  const auto executed = [&](const AttentionCase& c) {
+    AttentionTrial trial(taken(c), 1);
+    trial.give_results_of_forward(zeros_of(c));
+    RunStats stats;
+    RunOptions counted = options();
+    counted.stats = &stats;
+    EXPECT_EQ(trial.run(op(), counted).message(), "");
+    return stats.multiply_adds;
+  };
+  AttentionCase c{.queries = 64, .keys = 64, .dim = kDim, .value_dim = kDim, .window = {kUnbounded, kUnbounded}};
+  const index_t alone = executed(c);
+  c.keys = longer(), c.key_lengths = {64};
+  EXPECT_EQ(executed(c), alone);
+}
+
 WINDOW_MATMUL_TEST_EACH_ATTENTION(AttentionComplexity);
 
 }  // namespace

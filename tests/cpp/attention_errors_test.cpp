@@ -117,6 +117,15 @@ TEST_P(AttentionErrors, DType) {
   expect_refusal({": k is float32", "the dtype of q, float16"}, [](AttentionCall& call) { call.in.q.dtype = DType::f16; });
 }
 
+TEST_P(AttentionErrors, DTypeOfWideOutputs) {
+  AttentionCase c = right_case();
+  c.dtype = DType::bf16, c.wide_out = true;
+  expect_refusal({": out is float64", "the dtype of q, bfloat16"}, [](AttentionCall& call) { call.out.dtype = DType::f64; }, c);
+  if (GetParam() == Op::attention) return;
+  expect_refusal({": d_out is bfloat16", "the dtype of out, float32"}, [](AttentionCall& call) { call.d_out.dtype = DType::bf16; }, c);
+  expect_refusal({": lse has 4 dims", "3, (B, H, Lq)"}, [](AttentionCall& call) { call.lse.rank = 4; }, c);
+}
+
 TEST_P(AttentionErrors, DTypeOfDoubles) {
   const auto spoil = [](AttentionCall& call) {
     for (const auto& [name, t] : call.tensors()) t->dtype = DType::f64;
@@ -210,15 +219,30 @@ TEST_P(AttentionErrors, PackedSequences) {
   refuse({"cu_q has 3 values", "cu_k has 0"}, [](AttentionCall& c) { c.in.cu_k = {}; });
   refuse({"cu_q has 0 values", "cu_k has 3"}, [](AttentionCall& c) { c.in.cu_q = {}; });
   refuse({"cu_q has 3 values", "cu_k has 2"}, [](AttentionCall& c) { c.in.cu_k = {0, 6}; });
-  refuse({"cu_q begins with 1", "with 0"}, [](AttentionCall& c) { c.in.cu_q[0] = 1; });
-  refuse({"cu_k begins with -1", "with 0"}, [](AttentionCall& c) { c.in.cu_k[0] = -1; });
+  refuse({"cu_q begins with -1", "with at least 0"}, [](AttentionCall& c) { c.in.cu_q[0] = -1; });
+  refuse({"cu_k begins with " + std::to_string(kMin), "with at least 0"}, [](AttentionCall& c) { c.in.cu_k[0] = kMin; });
   refuse({"cu_q has 5 after 6", "non-decreasing"}, [](AttentionCall& c) { c.in.cu_q[1] = 6; });
   refuse({"cu_k has -2 after 0", "non-decreasing"}, [](AttentionCall& c) { c.in.cu_k[1] = -2; });
-  refuse({"cu_q ends with 4", "the rows of q, 5"}, [](AttentionCall& c) { c.in.cu_q[2] = 4; });
-  refuse({"cu_k ends with 7", "the rows of k, 6"}, [](AttentionCall& c) { c.in.cu_k[2] = 7; });
-  refuse({"cu_q ends with 0", "5"}, [](AttentionCall& c) { c.in.cu_q = c.in.cu_k = {0}; });
+  refuse({"cu_q ends with 6", "at most the rows of q, 5"}, [](AttentionCall& c) { c.in.cu_q[2] = 6; });
+  refuse({"cu_k ends with 7", "at most the rows of k, 6"}, [](AttentionCall& c) { c.in.cu_k[2] = 7; });
+  refuse({"cu_q ends with 7", "5"}, [](AttentionCall& c) { c.in.cu_q = c.in.cu_k = {7}; });
   refuse({"query_offset is 0", "left out"}, [](AttentionCall& c) { c.in.window.query_offset = 0; });
   expect_refusal({"q (2, 4, 5, 3)", "dim 0 needs to be 1"}, [](AttentionCall& c) { c.in.cu_q = {0, 5}, c.in.cu_k = {0, 6}; });
+}
+
+TEST_P(AttentionErrors, LengthsAndOffsetsOfEntries) {
+  expect_refusal({"key_lengths has 1 values", "each of the 2 entries"}, [](AttentionCall& c) { c.in.key_lengths = {3}; });
+  expect_refusal({"key_lengths[1] is 7", "from 0 to Lk, 6"}, [](AttentionCall& c) { c.in.key_lengths = {6, 7}; });
+  expect_refusal({"key_lengths[0] is -1", "from 0 to Lk, 6"}, [](AttentionCall& c) { c.in.key_lengths = {-1, kMin}; });
+  expect_refusal({"query_offset has 3 values", "each of the 2 entries"}, [](AttentionCall& c) { c.in.query_offsets = {1, 2, 3}; });
+  for (const index_t bad : {kMin, kMax, kUnbounded + 1, -kUnbounded - 1})
+    expect_refusal({"query_offset[1] is " + std::to_string(bad), "2^60"}, [=](AttentionCall& c) { c.in.query_offsets = {0, bad}; });
+  expect_refusal({"query_offset is 4", "beside one for each"}, [](AttentionCall& c) {
+    c.in.window.query_offset = 4;
+    c.in.query_offsets = {1, 2};
+  });
+  expect_refusal({"key_lengths is given", "left out", "cu_q"}, [](AttentionCall& c) { c.in.key_lengths = {3}; }, packed_case());
+  expect_refusal({"query_offset is given", "left out", "cu_q"}, [](AttentionCall& c) { c.in.query_offsets = {3}; }, packed_case());
 }
 
 TEST_P(AttentionErrors, BiasAndSinks) {

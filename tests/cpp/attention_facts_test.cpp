@@ -155,6 +155,31 @@ TEST_P(AttentionFacts, PackedSequencesAreSeparateCalls) {
   }
 }
 
+// The maximum and the log of the sum; together the log-sum-exp, and where nothing is seen -inf and 0. The output is the same.
+TEST_P(AttentionFacts, LogSumExpInTwo) {
+  if (is_backward()) return;
+  for (const AttentionCase& c : attention_scenes(true)) {
+    AttentionTrial trial(taken(c), 1);
+    const AttentionResults want = trial.expected(op());
+    const AttentionValues<double> x = trial.values();
+    AttentionResults errors = AttentionTolerance(trial.c, x).errors();
+    Tensor split(trial.lse.dtype(), {c.batch, c.heads, c.queries, 2}, Role::output, {}, Around::canaries);
+    ASSERT_EQ(window_attention(trial.inputs(), trial.out.view(), split.view(), options()).message(), "");
+    const AttentionDefinition<double> definition(c, x);
+    for_each_row(c, [&](index_t s, index_t h, index_t i) {
+      const auto at = definition.row_at(s, h, i);
+      const auto row = definition.row(s, h, i);
+      double highest = -kInf;
+      for (const auto& key : row.keys) highest = std::max(highest, key.score);
+      const double error = errors.lse[static_cast<std::size_t>(at)];
+      ASSERT_LE(misfit(split[2 * at], stored(split.dtype(), highest, error)), 1) << text(c);
+      ASSERT_LE(misfit(split[2 * at + 1], stored(split.dtype(), row.keys.empty() ? 0 : row.lse - highest, error)), 1) << text(c);
+      trial.lse.set(at, want.lse[static_cast<std::size_t>(at)]);
+    });
+    ASSERT_EQ(trial.first_difference(op(), want, errors, zeros_of(c)), "") << text(c);
+  }
+}
+
 TEST_P(AttentionFacts, DroppingEverythingGivesZero) {
   AttentionTrial trial(
       taken({.heads = 2, .queries = 9, .keys = 9, .dim = 4, .value_dim = 4, .window = {2, 2}, .dropout_p = 1, .with_lse = false}), 1);
@@ -209,7 +234,7 @@ TEST_P(AttentionFacts, WideWindowsAreWorkForSeveralThreads) {
   if (is_reference(row())) return;  // it has no threads
   for (const Window& window : {Window{kUnbounded, kUnbounded}, Window{kUnbounded, 0}, Window{600, 200}}) {
     AttentionTrial trial(taken({.heads = 2, .queries = 1200, .keys = 1200, .dim = 8, .value_dim = 8, .window = window}), 1);
-    trial.give_results_of_forward(trial.from_reference(Op::attention));
+    trial.give_results_of_forward(trial.from_reference());
     std::vector<std::byte> serial;
     for (const Executor& executor : {Executor{}, thread_executor(3), one_by_one_backwards()}) {
       for (Tensor* t : trial.outputs(op()))

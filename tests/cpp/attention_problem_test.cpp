@@ -37,9 +37,13 @@ std::vector<Problem> variations() {
                             [](AttentionOptions& a) { a.global_mask = true; },
                             [](AttentionOptions& a) { a.global_tokens = 3; },
                             [](AttentionOptions& a) { a.global_queries = true; },
+                            [](AttentionOptions& a) { a.wide_out = true; },
+                            [](AttentionOptions& a) { a.split_lse = true; },
                             [](AttentionOptions& a) { a.cu_q = {0, 1, 40}; },
                             [](AttentionOptions& a) { a.cu_q = {0, 2, 40}; },
-                            [](AttentionOptions& a) { a.cu_k = {0, 2, 40}; }};
+                            [](AttentionOptions& a) { a.cu_k = {0, 2, 40}; },
+                            [](AttentionOptions& a) { a.key_lengths = {1, 2}; },
+                            [](AttentionOptions& a) { a.shifts = {1, 2}; }};
   std::vector<Problem> all;
   for (const Change change : changes) {
     all.push_back(kProblem);
@@ -77,6 +81,9 @@ TEST(AttentionProblem, IsOneLineThatNamesTheOptionsInUse) {
   EXPECT_EQ(to_string(p),
             "attention_backward float32 batch=5 heads=6 queries=40 keys=50 dim=7 window=(3,2) shift=10 dilation=2 kv_heads=1 value_dim=2 "
             "scale=1 softcap=30 dropout_p=0.1 bias=full key_mask sinks global_tokens=4 global_queries cu_q=0,7,40 cu_k=0,9,50");
+  p = kProblem;
+  p.attention.key_lengths = {9, 50}, p.attention.shifts = {-31, 10};
+  EXPECT_EQ(to_string(p), plain + " key_lengths=9,50 shifts=-31,10");
 }
 
 // The problem that a right call makes.
@@ -120,7 +127,9 @@ TEST(AttentionProblem, SequencesAreThoseOfTheCase) {
       EXPECT_EQ(sequence.batch, piece.batch);
       EXPECT_EQ(sequence.queries, (Range{piece.first_query, piece.first_query + piece.queries}));
       EXPECT_EQ(sequence.keys, (Range{piece.first_key, piece.first_key + piece.keys}));
-      EXPECT_EQ(sequence.band, (Band{piece.queries, piece.keys, p.band.left, p.band.right, piece.shift}));
+      const Band band{piece.queries, piece.keys, p.band.left, p.band.right, piece.shift};
+      const bool alone = !c.key_lengths.empty() || !c.query_offsets.empty();
+      EXPECT_EQ(sequence.band, alone && c.bias_rank == 0 ? without_overhang(band) : band) << text(c);
       const bool both_ways = piece.queries == piece.keys && piece.shift == 0 && c.window.right > 0;
       EXPECT_EQ(has_global_queries(p, sequence) && c.keys > 0, both_ways && (c.global_mask || c.global_tokens > 0) && c.keys > 0)
           << text(c);

@@ -3,8 +3,8 @@
 // With u the roundoff of sums, a score of D products errs by (D + 8) u times their magnitude, its exponential by as much relatively, and a
 // row of n keys by (n + 16) u more; the sum that it is divided by errs likewise: hence twice that. Every output is a sum of products of
 // such probabilities with given numbers: its error is at most the sum of their magnitudes times the relative error of the row that each
-// comes from. Backward may start from `out` as it was rounded. Where a row of the table rounds weights, and the gradients of scores, to
-// bf16 before it multiplies them, each of them errs by half a unit of its last place more.
+// comes from. Backward may start from `out` as it was rounded. Where a row of the table multiplies weights, and the gradients of scores, as
+// sums of two bf16, the first of them cut off and the second rounded, each of them errs by twice the square of the roundoff of bf16 more.
 #pragma once
 
 #include "attention_definition.hpp"
@@ -88,7 +88,7 @@ class AttentionTolerance {
     }
   }
 
-  double of_weight() const { return c_.rounds_weights ? format_of(DType::bf16).roundoff : 0; }
+  double of_weight() const { return c_.rounds_weights ? 2 * format_of(DType::bf16).roundoff * format_of(DType::bf16).roundoff : 0; }
   double d_out(index_t s, index_t h, index_t i, index_t n) const { return at(x_.d_out, definition_.out_at(s, h, i) + n); }
 
   const AttentionCase& c_;

@@ -64,7 +64,9 @@ class Tensor {
     memory_ = around == Around::canaries ? plain_memory(bytes_, std::align_val_t{kGuard}) : fenced_memory(bytes_, around);
     // Around inputs lie NaNs of every dtype, so that a stray read shows in the result; around outputs lies what no kernel writes.
     std::memset(memory_.get(), role_ == Role::input ? 0xFF : 0xA5, bytes_);
-    for (index_t i = 0; i < size(); ++i) std::memset(at(i), 0xFF, element);
+    if (role_ == Role::output) {
+      for (index_t i = 0; i < size(); ++i) std::memset(at(i), 0xFF, element);
+    }
     watch();
   }
 
@@ -139,8 +141,8 @@ class Tensor {
       }
       offsets_ = std::move(longer);
     }
-    lowest_ = *std::min_element(offsets_.begin(), offsets_.end());
-    highest_ = *std::max_element(offsets_.begin(), offsets_.end()) + 1;
+    lowest_ = 0, highest_ = 1;
+    for (std::size_t d = 0; d < shape_.size(); ++d) (strides_[d] < 0 ? lowest_ : highest_) += (shape_[d] - 1) * strides_[d];
   }
 
   std::size_t byte_of(index_t offset) const { return static_cast<std::size_t>(offset) * size_of(dtype_); }

@@ -144,13 +144,12 @@ class Trial {
     }
   }
 
-  // NaN wherever the definition does not look; then numbers wherever it does (elements may share memory).
+  // Numbers wherever the definition looks; the NaN that the tensors are made of elsewhere.
   void fill_used(std::uint64_t seed) {
     Flags in_x(static_cast<std::size_t>(x.size())), in_y(static_cast<std::size_t>(y.size()));
     mark_used(in_x, in_y);
     Random random(seed);
     const auto fill = [&](Tensor& t, const Flags& flags, double low, double high) {
-      for (index_t i = 0; i < t.size(); ++i) t.set(i, kNaN);
       for (index_t i = 0; i < t.size(); ++i) {
         if (flags[static_cast<std::size_t>(i)]) t.set(i, random.between(low, high));
       }

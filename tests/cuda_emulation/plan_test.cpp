@@ -65,7 +65,7 @@ TEST(Plan, ThreadsOfASoftmaxRow) {
 
 // Aligned vectors of a line lie `phase` elements before where they are asked for, whatever the stride.
 TEST(Plan, PhasesReachAlignment) {
-  for (const std::uintptr_t element : {2, 4, 8})
+  for (const std::uintptr_t element : {2u, 4u, 8u})
     for (index_t stride = -20; stride <= 20; ++stride)
       for (std::uintptr_t address = 4096; address < 4096 + 64; address += element) {
         const std::uintptr_t alignment = row_alignment(stride, element);

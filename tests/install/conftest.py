@@ -9,6 +9,8 @@ import pytest
 
 from commands import ROOT, SITE_PACKAGES, run
 
+sys.path.append(str(ROOT / "scripts"))  # what builds run is tested as it is
+
 
 @pytest.fixture(scope="session")
 def wheel() -> Path:

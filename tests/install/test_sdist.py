@@ -45,7 +45,9 @@ def test_builds_the_same_wheel(
     source = tmp_path / sdist.name.removesuffix(".tar.gz")
     if (ROOT / "build/cuda").exists():  # nvcc's objects of the same sources, which take minutes
         shutil.copytree(ROOT / "build/cuda", source / "build/cuda")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", source, PIP_NO_INDEX="1")
+    build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", source)
+    strict = "--config-setting=cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR=ON"  # as in the Makefile, so that ccache has the objects
+    run(*build, strict, PIP_NO_INDEX="1", CCACHE_BASEDIR=str(source))
     (built,) = (tmp_path / "dist").iterdir()
     assert built.name == wheel.name
     assert sorted(zipfile.ZipFile(built).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())

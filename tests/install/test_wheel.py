@@ -31,7 +31,17 @@ def library(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytes
 
 
 def test_one_wheel_for_every_python(wheel: Path) -> None:
-    assert re.fullmatch(r"window_matmul-\d+\.\d+\.\d+-py3-none-linux_x86_64\.whl", wheel.name)
+    assert re.fullmatch(r"window_matmul-\d+\.\d+\.\d+-py3-none-manylinux_2_\d+_x86_64\.whl", wheel.name)
+
+
+def test_its_tag_is_the_glibc_that_it_needs(wheel: Path) -> None:
+    """auditwheel looks at the symbols; that libtorch_cpu.so comes with torch it cannot know."""
+    said = " ".join(run(sys.executable, "-m", "auditwheel", "show", wheel).split())
+    platform = wheel.stem.rpartition("-")[2]
+    assert f'constrains the platform tag to "{platform}"' in said or f'following platform tag: "{platform}"' in said, said
+    names = zipfile.ZipFile(wheel).namelist()
+    metadata = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith(".dist-info/WHEEL"))).decode()
+    assert re.findall(r"^Tag: (.*)$", metadata, re.MULTILINE) == [f"py3-none-{platform}"]
 
 
 def test_version_is_the_header_s(wheel: Path) -> None:

@@ -37,13 +37,16 @@ class Case:
     key_mask: bool = False
     global_tokens: int | None = None
     global_mask: bool = False
+    key_lengths: bool = False
+    offsets: bool = False  # a query_offset of each entry
 
     def __str__(self) -> str:
         rule = self.rule
         parts = [f"{self.batch}x{self.heads}/{self.kv_heads}:{self.queries}x{self.keys}x{self.dim}->{self.value_dim}"]
         parts += [f"window={rule.left}+{rule.right}"]
         parts += [f"dilation={rule.dilation}"] * (rule.dilation != 1) + [f"offset={rule.query_offset}"] * (rule.query_offset is not None)
-        for name in ("scale", "softcap", "bias", "wide_bias", "hides", "sinks", "key_mask", "global_tokens", "global_mask"):
+        names = ("scale", "softcap", "bias", "wide_bias", "hides", "sinks", "key_mask", "global_tokens", "global_mask", "key_lengths")
+        for name in (*names, "offsets"):
             value = getattr(self, name)
             parts += [name if value is True else f"{name}={value}"] * (value not in (None, "", False) and value != 0.0)
         return ",".join(parts)
@@ -74,6 +77,12 @@ class Case:
             tensors["key_mask"] = torch.rand(self.batch, self.keys) < 0.7
         if self.global_mask:
             tensors["global_tokens"] = torch.rand(self.batch, self.keys) < 0.25
+        if self.key_lengths:  # the first entry has as many keys as queries where it can
+            lengths = torch.randint(self.keys + 1, (self.batch,))
+            tensors["key_lengths"] = lengths.index_fill(0, torch.arange(min(self.batch, 1)), min(self.queries, self.keys)).int()
+        if self.offsets:  # and is aligned with these
+            offsets = torch.randint(-self.queries - 2, self.keys + 3, (self.batch,))
+            tensors["query_offset"] = offsets.index_fill(0, torch.arange(min(self.batch, 1)), 0)
         return tensors
 
     def numbers(self) -> dict[str, Any]:
@@ -109,8 +118,10 @@ def check_case(
     kept: Tensor | None = None,
     through_lse: bool = True,
     call: Callable[..., tuple[Tensor, Tensor]] | None = None,
+    out_dtype: torch.dtype | None = None,
 ) -> None:
-    """Results and all gradients within their bounds. `call` stands for case.ours; `layout` is how q, k, v and d_out lie in memory."""
+    """Results and all gradients within their bounds. `call` stands for case.ours, whose output is of `out_dtype`; `layout` is how q, k, v
+    and d_out lie in memory."""
     plain = case.tensors(dtype)
     ours = leaves({name: layout(x) if name in "qkv" else x for name, x in plain.items()})
     out, lse = (call or case.ours)(ours)
@@ -120,7 +131,7 @@ def check_case(
     scale = case.dim**-0.5 if case.scale is None else case.scale
     known: dict[str, Any] = plain | {"scale_value": scale}
     allowed = attention_oracle.bounds(dense, d_out, d_lse, known, case.rule, kept)
-    check(out, dense.out.detach(), allowed.out, dtype)
+    check(out, dense.out.detach(), allowed.out, out_dtype or dtype)
     check(lse, dense.lse.detach(), allowed.lse, torch.float64 if dtype == torch.float64 else torch.float32)
     count = 2 if through_lse else 1
     got = gradients((out, lse)[:count], ours, (layout(d_out), d_lse)[:count])
@@ -156,6 +167,11 @@ def _cases() -> list[Case]:
         replace(same, global_mask=True, rule=Rule(None, None)),
         replace(same, global_tokens=4, bias="slots", hides=True, key_mask=True),
     ]
+    for own in ({"key_lengths": True}, {"offsets": True}, {"key_lengths": True, "offsets": True}):
+        cases += [replace(base, batch=3, bias=bias, **own) for bias in ("", "slots", "full")]
+        cases += [replace(base, batch=3, rule=rule, global_tokens=2, **own) for rule in (Rule(2, 1), Rule(None, 0), Rule(1, 1, (1, 3)))]
+        cases += [replace(base, batch=3, queries=2, kv_heads=1, rule=Rule(None, None), sinks=True, key_mask=True, global_mask=True, **own)]
+    cases += [replace(base, key_lengths=True, rule=Rule(2, 1, query_offset=1))]
     cases += [replace(base, kv_heads=1), replace(base, heads=6, kv_heads=2), replace(base, heads=6, kv_heads=3, sinks=True, bias="slots")]
     cases += [replace(base, dim=d, value_dim=dv) for d, dv in ((1, 1), (17, 5), (64, 64), (5, 33), (130, 96))]
     everything = Case(Rule(2, 1, (1, 2)), 9, 9, 2, 2, 1, 5, 6, 0.7, 2.0, "full", False, True, True, True, None, True)
@@ -175,6 +191,7 @@ OPTIONS_TOGETHER = [
     Case(Rule(1, 2, (1, 3)), bias="full", key_mask=True),
     Case(Rule(2, 1), 9, 9, bias="slots", sinks=True, global_mask=True, scale=0.5),
     Case(Rule(2, 1), 9, 9, global_tokens=3),
+    Case(Rule(None, 1), batch=3, key_lengths=True, offsets=True),
 ]
 CASES = _cases()
 EMPTY = [
@@ -204,12 +221,13 @@ def random_cases(draw: st.DrawFn) -> Case:
     dilation = draw(distances) if draw(st.booleans()) else tuple(draw(distances) for _ in range(kv_heads * group))
     offset = draw(st.none() | st.none() | st.integers(-queries - 4, keys + 4))
     dim = draw(dims)
+    own = draw(st.sampled_from(["", "", "key_lengths", "offsets", "both"]))
     what_is_global = draw(st.sampled_from(["", "", "number", "mask"]))
     return Case(
-        Rule(draw(side), draw(st.just(0) | side), dilation, offset),
+        Rule(draw(side), draw(st.just(0) | side), dilation, None if own in ("offsets", "both") else offset),
         queries,
         keys,
-        batch=draw(st.integers(1, 2)),
+        batch=draw(st.integers(1, 3)),
         heads=kv_heads * group,
         kv_heads=kv_heads,
         dim=dim,
@@ -223,4 +241,6 @@ def random_cases(draw: st.DrawFn) -> Case:
         key_mask=draw(st.booleans()),
         global_tokens=draw(st.integers(0, keys + 2)) if what_is_global == "number" else None,
         global_mask=what_is_global == "mask",
+        key_lengths=own in ("key_lengths", "both"),
+        offsets=own in ("offsets", "both"),
     )

@@ -32,27 +32,45 @@ class Rule:
     def shift(self, queries: int, keys: int) -> int:
         return keys - queries if self.query_offset is None else self.query_offset
 
-    def taps(self, heads: int, queries: int, keys: int) -> tuple[Tensor, Tensor]:
-        """(H, Lq, Lk): whether the window of query i holds key j, and at which tap t."""
+    def taps(self, heads: int, queries: int, keys: int, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(H, Lq, Lk), or (B, H, Lq, Lk) with a shift (B, 1, 1, 1): whether the window of query i holds key j, and at which tap t."""
         steps = torch.tensor([self.dilation] * heads if isinstance(self.dilation, int) else self.dilation, dtype=torch.int64)[:, None, None]
-        offset = torch.arange(keys) - torch.arange(queries)[:, None] - self.shift(queries, keys)
+        offset = torch.arange(keys) - torch.arange(queries)[:, None] - (self.shift(queries, keys) if shift is None else shift)
         tap = offset // steps
         inside = tap * steps == offset
         for bound, beyond in ((self.left, lambda b: tap < -b), (self.right, lambda b: tap > b)):
             inside = inside if bound is None else inside & ~beyond(bound)
         return inside, tap
 
-    def visible(self, heads: int, queries: int, keys: int, is_global: Tensor | None) -> Tensor:
-        """(B or 1, H, Lq, Lk). `is_global` (B, Lk)."""
-        inside = self.taps(heads, queries, keys)[0][None]
+    def visible(self, places: Places, heads: int, queries: int, keys: int, is_global: Tensor | None) -> Tensor:
+        """(B, H, Lq, Lk). `is_global` (B, Lk)."""
+        seen = self.taps(heads, queries, keys, places.shift)[0]
+        exists = torch.arange(keys) < places.lengths
         if is_global is None:
-            return inside
-        shift = self.shift(queries, keys)
+            return seen & exists
         columns = is_global[:, None, None, :]
         if self.right == 0:
-            columns = columns & (torch.arange(keys) <= torch.arange(queries)[:, None] + shift)
-        seen = inside | columns
-        return seen | is_global[:, None, :, None] if queries == keys and shift == 0 and self.right != 0 else seen
+            columns = columns & (torch.arange(keys) <= torch.arange(queries)[:, None] + places.shift)
+        seen = seen | columns
+        symmetric = (places.lengths == queries) & (places.shift == 0)
+        if self.right != 0 and bool(symmetric.any()):
+            seen = seen | (symmetric & torch.nn.functional.pad(is_global, (0, max(queries - keys, 0)))[:, None, :queries, None])
+        return seen & exists
+
+
+@dataclass(frozen=True)
+class Places:
+    """Of each entry, (B, 1, 1, 1)."""
+
+    lengths: Tensor
+    shift: Tensor
+
+
+def places(rule: Rule, batch: int, queries: int, keys: int, lengths: Tensor | None, offsets: Tensor | None) -> Places:
+    lengths = torch.full((batch,), keys) if lengths is None else lengths
+    if offsets is None:
+        offsets = lengths - queries if rule.query_offset is None else torch.full((batch,), rule.query_offset)
+    return Places(lengths.long()[:, None, None, None], offsets.long()[:, None, None, None])
 
 
 @dataclass
@@ -81,8 +99,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, rule: Rule, *, kept: Tensor | None =
     if cap := options.get("softcap", 0.0):
         scores = cap * torch.tanh(scores / cap)
         slope = 1 - (scores.detach() / cap) ** 2
-    added, hidden = _bias_of(options.get("bias"), rule, batch, heads, queries, keys)
-    visible = rule.visible(heads, queries, keys, global_mask(options.get("global_tokens"), batch, keys)) & ~hidden
+    where = places(rule, batch, queries, keys, options.get("key_lengths"), options.get("query_offset"))
+    added, hidden = _bias_of(options.get("bias"), rule, where, batch, heads, queries, keys)
+    visible = rule.visible(where, heads, queries, keys, global_mask(options.get("global_tokens"), batch, keys)) & ~hidden
     if (key_mask := options.get("key_mask")) is not None:
         visible = visible & key_mask[:, None, None, :]
     visible = visible.expand(batch, heads, queries, keys)
@@ -97,12 +116,12 @@ def global_mask(global_tokens: Any, batch: int, keys: int) -> Tensor | None:
     return (torch.arange(keys) < global_tokens).expand(batch, keys)
 
 
-def _bias_of(bias: Tensor | None, rule: Rule, batch: int, heads: int, queries: int, keys: int) -> tuple[Tensor, Tensor]:
+def _bias_of(bias: Tensor | None, rule: Rule, where: Places, batch: int, heads: int, queries: int, keys: int) -> tuple[Tensor, Tensor]:
     """What is added to each score, and which keys a bias of -inf hides. A gather by slot."""
     shape = (batch, heads, queries, keys)
     if bias is None:
         return torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.bool)
-    inside, tap = rule.taps(heads, queries, keys)
+    inside, tap = rule.taps(heads, queries, keys, where.shift)
     slot = torch.where(inside, tap + rule.left, 0).expand(shape)
     wide = (bias[None, :, None, :] if bias.ndim == 2 else bias).double().expand(*shape[:3], rule.width)
     values = wide.gather(-1, slot)
@@ -152,7 +171,7 @@ class Errors:
 
 
 def rounds_weights(dtype: torch.dtype) -> bool:
-    """Whether the row that runs this dtype rounds weights, and the gradients of scores, before it multiplies them."""
+    """Whether the row that runs this dtype multiplies weights, and the gradients of scores, as sums of two bf16."""
     rows = backends("attention", str(dtype).removeprefix("torch."))
     return (os.environ.get("WINDOW_MATMUL_BACKEND") or rows[0]) == "cpu.amx"
 
@@ -170,7 +189,7 @@ def bounds(dense: Dense, d_out: Tensor, d_lse: Tensor | None, tensors: dict[str,
     d_out = d_out.detach().double().abs()
     u, terms = 2 * rounding_of_sums(dtype), _terms(q, k, v, group)
     weight = u * (terms + (q.shape[3] + 8) * _worst_score(dense) + 2 * _finite(dense.lse))
-    of_weight = ROUNDING[dtype] * 1.01 if rounds_weights(dtype) else 0.0
+    of_weight = 2 * ROUNDING[dtype] ** 2 * 1.01 if rounds_weights(dtype) else 0.0  # cut off, then rounded
     errors = _errors(dense, d_out, d_lse, wide_v, ROUNDING[dtype] * 1.01, weight, kept)
     tiny = smallest(dtype) + 4 * terms * torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).tiny
     scale = abs(tensors["scale_value"])
@@ -192,7 +211,8 @@ def bounds(dense: Dense, d_out: Tensor, d_lse: Tensor | None, tensors: dict[str,
         v=rounded(errors.kept.mT, (errors.kept * (weight + of_weight)).mT, d_out, shared=True),
     )
     if (bias := tensors.get("bias")) is not None:
-        result.bias = _bound_of_bias(bias, rule, errors.d_score, errors.d_score_error + u * terms * errors.d_score) + tiny
+        where = places(rule, q.shape[0], q.shape[2], k.shape[2], tensors.get("key_lengths"), tensors.get("query_offset"))
+        result.bias = _bound_of_bias(bias, rule, where, errors.d_score, errors.d_score_error + u * terms * errors.d_score) + tiny
     if (sinks := tensors.get("sinks")) is not None:
         result.sinks = _bound_of_sinks(sinks, dense, errors, u * terms) + tiny
     return result
@@ -233,9 +253,9 @@ def _bound_of_sinks(sinks: Tensor, dense: Dense, errors: Errors, of_sum: float) 
     return error.sum((0, 2)) + own.sum((0, 2)) * ROUNDING[sinks.dtype] * 1.01
 
 
-def _bound_of_bias(bias: Tensor, rule: Rule, size: Tensor, error: Tensor) -> Tensor:
+def _bound_of_bias(bias: Tensor, rule: Rule, where: Places, size: Tensor, error: Tensor) -> Tensor:
     """Scores' gradients and errors, gathered from their keys into slots."""
-    inside, tap = rule.taps(*size.shape[1:])
+    inside, tap = rule.taps(*size.shape[1:], where.shift)
     slot = torch.where(inside, tap + rule.left, rule.width).expand(size.shape)
     sizes, errors = (x.new_zeros(*x.shape[:3], rule.width + 1).scatter_add(-1, slot, x)[..., :-1] for x in (size, error))
     if bias.ndim == 2:

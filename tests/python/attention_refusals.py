@@ -11,7 +11,8 @@ import torch
 from window_matmul import window_attention, window_attention_varlen
 
 FUNCTIONS = {f.__name__: f for f in (window_attention, window_attention_varlen)}
-TENSORS = ("q", "k", "v", "bias", "sinks", "key_mask", "global_tokens")
+TENSORS = ("q", "k", "v", "bias", "sinks", "key_mask", "global_tokens", "key_lengths", "query_offset")
+INTEGERS = ("key_lengths", "query_offset", "cu_seqlens_q", "cu_seqlens_k")
 ALL = (*TENSORS, "cu_seqlens_q", "cu_seqlens_k")
 NEED = r"(?s)(need|must)"
 by_function = pytest.mark.parametrize("name", FUNCTIONS)
@@ -28,6 +29,8 @@ def good(name: str) -> dict[str, Any]:
     arguments |= {"key_mask": torch.ones(masks, dtype=torch.bool), "global_tokens": torch.zeros(masks, dtype=torch.bool)}
     if name == "window_attention_varlen":
         arguments |= {"cu_seqlens_q": torch.tensor([0, 6, 12]), "cu_seqlens_k": torch.tensor([0, 8, 16])}
+    else:
+        arguments |= {"key_lengths": torch.tensor([8, 5]), "query_offset": torch.tensor([2, -1])}
     return arguments | {"window_size": (2, 1)}
 
 

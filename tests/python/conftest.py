@@ -1,9 +1,12 @@
 """tests/python/conftest.py: runs each kernel test on every row of the kernel table that this machine has.
 
-The fixture `backend` is such a row. Where the user has set WINDOW_MATMUL_BACKEND, it is that row alone, for every test.
-The marker `best_backend` is on tests that are costly or do not depend on the kernel: they run on the best row only. So
-    pytest tests/python                                                             everything, kernel tests on all rows
-    WINDOW_MATMUL_BACKEND=cpu.scalar pytest tests/python -m "not best_backend"      what another row can get wrong, in little time
+The fixture `backend` is such a row. Tests without it run on each row too: once as the library chooses, then with WINDOW_MATMUL_BACKEND set
+to each other row, in the same process: the library reads the variable at each call. Where the user has set it, it is that row for all.
+The marker `best_backend` is on tests that are costly or do not depend on the kernel: they run on the best row only. The marker `long` is on
+tests that take a processor more than some seconds: files that hold one are begun first, so that none is left over for one process alone.
+    pytest tests/python                                     everything
+    pytest tests/python --tenth                             the telling tenth: see `pytest_collection_modifyitems`
+    WINDOW_MATMUL_BACKEND=cpu.scalar pytest tests/python    one row
 """
 
 from __future__ import annotations
@@ -37,8 +40,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("same examples every time")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tenth", action="store_true", help="each test once or twice, none that is long")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "best_backend: costly, or independent of the kernel: runs on the best row only")
+    config.addinivalue_line("markers", "long: takes a processor more than some seconds: begun first, and left out by --tenth")
 
 
 def pytest_report_header() -> str:
@@ -46,22 +54,51 @@ def pytest_report_header() -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    only_best = metafunc.definition.get_closest_marker("best_backend") is not None
+    rows = rows_of(metafunc.module)
+    of_bf16 = [row for row in rows_of(metafunc.module, "bfloat16") if row not in rows]  # and of nothing else
     if "backend" in metafunc.fixturenames:
-        only_best = metafunc.definition.get_closest_marker("best_backend") is not None
-        rows = rows_of(metafunc.module)
-        some = [row for row in rows_of(metafunc.module, "bfloat16") if row not in rows]  # of bf16 alone
-        metafunc.parametrize("backend", rows[:1] if only_best else some + rows, indirect=True)
+        metafunc.parametrize("backend", rows[:1] if only_best else of_bf16 + rows, indirect=True)
+    elif not only_best:
+        others = ["", *(rows if of_bf16 else rows[1:])]
+        metafunc.parametrize("another_backend", others, ids=lambda row: row or "any row", indirect=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A row of bf16 alone runs the tests whose parameter says bf16."""
+def parameters_of(item: pytest.Item) -> dict[str, object]:
+    return dict(item.callspec.params) if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
 
-    def is_taken(item: pytest.Item) -> bool:
-        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        dtype = str(parameters.get("dtype", torch.float32)).removeprefix("torch.")
-        return "backend" not in parameters or parameters["backend"] in rows_of(item.module, dtype)
 
+def is_taken(item: pytest.Item) -> bool:
+    """Whether the row runs what this test asks for: a row of bf16 alone, where its parameter says bf16."""
+    parameters = parameters_of(item)
+    rows = rows_of(getattr(item, "module", None), str(parameters.get("dtype", torch.float32)).removeprefix("torch."))
+    if not rows:
+        return False
+    return parameters.get("backend", rows[0]) in rows and (parameters.get("another_backend") or rows[-1]) in (*rows[1:], rows[-1])
+
+
+def is_of_best_row(item: pytest.Item) -> bool:
+    parameters = parameters_of(item)
+    return all(parameters.get(name, row) == row for name, row in (("backend", ROWS[0]), ("another_backend", "")))
+
+
+def telling(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Each test that is not long, on its best row, with the first and the last of its parameters."""
+    of_test: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if is_of_best_row(item) and item.get_closest_marker("long") is None:
+            of_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return {item for of_one in of_test.values() for item in (of_one[0], of_one[-1])}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    long = {item.path for item in items if item.get_closest_marker("long") is not None}
     items[:] = [item for item in items if is_taken(item)]
+    items.sort(key=lambda item: item.path not in long)
+    if config.getoption("--tenth"):
+        chosen = telling(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = [item for item in items if item in chosen]
 
 
 @pytest.fixture
@@ -69,6 +106,13 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """The kernel row under test; the library reads the variable at each call."""
     monkeypatch.setenv(VARIABLE, request.param)
     return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def another_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row of a test that does not ask for it; the variable stays as it is for the best one."""
+    if row := getattr(request, "param", ""):
+        monkeypatch.setenv(VARIABLE, row)
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ class Shape:
     dim: int = 4
     value_dim: int = 3
     pinned: int = 0
+    spare: int = 0
     dtype: torch.dtype = torch.float64
 
     @property
@@ -34,7 +35,7 @@ class Shape:
 
     def cache(self) -> RollingCache:
         sizes = self.batch, self.kv_heads, self.dim, self.window
-        return RollingCache(*sizes, value_head_dim=self.value_dim, num_pinned=self.pinned, dtype=self.dtype)
+        return RollingCache(*sizes, value_head_dim=self.value_dim, num_pinned=self.pinned, spare=self.spare, dtype=self.dtype)
 
     def tokens(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
         sizes = (self.heads, self.dim), (self.kv_heads, self.dim), (self.kv_heads, self.value_dim)
@@ -56,21 +57,22 @@ class Decoder:
         _, k, v = self.shape.tokens(0)
         self.keys, self.values = list(k), list(v)
 
-    def feed(self, n: int, options: dict[str, Any] | None = None) -> None:
+    def feed(self, n: int, options: dict[str, Any] | None = None, lengths: list[int] | None = None) -> None:
         """n tokens through both; what they give is equal to rounding, row by row."""
         q, k, v = self.shape.tokens(n)
-        self.attend(q, k, v, options or {})
+        self.attend(q, k, v, options or {}, lengths)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> None:
-        out = self.cache.attend(q, k, v, **options)
-        assert out.shape == (*q.shape[:3], v.shape[3])
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any], lengths: list[int] | None = None) -> None:
+        out = self.cache.attend(q, k, v, **options, **({} if lengths is None else {"lengths": lengths}))
+        assert out.shape == (*q.shape[:3], v.shape[3]) and out.dtype == q.dtype
         for row in range(self.shape.batch):
-            self.keys[row], self.values[row] = torch.cat([self.keys[row], k[row]], 1), torch.cat([self.values[row], v[row]], 1)
-            one = slice(row, row + 1)
+            one, new = slice(row, row + 1), q.shape[2] if lengths is None else lengths[row]
+            self.keys[row] = torch.cat([self.keys[row], k[row, :, :new]], 1)
+            self.values[row] = torch.cat([self.values[row], v[row, :, :new]], 1)
             bias = options.get("bias")
-            row_options = options | {"bias": bias[one] if bias is not None and bias.ndim == 4 else bias}
+            row_options = options | {"bias": bias[one, :, :new] if bias is not None and bias.ndim == 4 else bias}
             exact = window_attention(
-                q[one],
+                q[one, :, :new],
                 self.keys[row][None],
                 self.values[row][None],
                 (self.shape.window.left, 0),
@@ -78,20 +80,27 @@ class Decoder:
                 global_tokens=self.shape.pinned,
                 **row_options,
             )
-            check(out[one], exact.double(), self.bound(row), self.shape.dtype)
+            check(out[one, :, :new], exact.double(), self.bound(row), self.shape.dtype)
+            assert (out[row, :, new:] == 0).all()
         lengths = [keys.shape[1] for keys in self.keys]
         assert self.cache.length == (lengths if len(set(lengths)) > 1 else max(lengths, default=0))
 
     def bound(self, row: int) -> float:
-        """Both are averages of the values, rounded once (of parts: twice), whose weights differ by the rounding of scores and sums."""
+        """Both are averages of the values, rounded once, whose weights differ by the rounding of scores and sums."""
         sums = ROUNDING[torch.float64 if self.shape.dtype == torch.float64 else torch.float32]
         largest = float(self.values[row].double().abs().max()) if self.values[row].numel() else 0.0
-        return largest * (4 * ROUNDING[self.shape.dtype] + 200 * sums)
+        return largest * (2 * ROUNDING[self.shape.dtype] + 200 * sums)
 
     def reset(self, rows: list[int]) -> None:
         self.cache.reset(rows)
         for row in rows:
             self.keys[row], self.values[row] = self.keys[row][:, :0], self.values[row][:, :0]
+
+    def crop(self, numbers: list[int]) -> None:
+        self.cache.crop(numbers if len(set(numbers)) > 1 else max(numbers, default=0))
+        for row, n in enumerate(numbers):
+            kept = self.keys[row].shape[1] - n
+            self.keys[row], self.values[row] = self.keys[row][:, :kept], self.values[row][:, :kept]
 
     def reorder(self, indices: list[int]) -> None:
         self.cache.reorder(indices)

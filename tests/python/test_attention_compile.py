@@ -17,7 +17,7 @@ from attention_oracle import Rule
 from window_matmul import Window, window_attention, window_attention_varlen
 
 OPERATOR = "attention"
-pytestmark = pytest.mark.best_backend
+pytestmark = [pytest.mark.best_backend, pytest.mark.long]
 by_case = pytest.mark.parametrize("case", OPTIONS_TOGETHER, ids=str)
 
 
@@ -201,6 +201,7 @@ def calls(case: Case, grad: bool) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     dilation = [case.rule.dilation] if isinstance(case.rule.dilation, int) else case.rule.dilation
     is_mask = isinstance(t.get("global_tokens"), Tensor)
     options = [t.get("bias"), t.get("sinks"), t.get("key_mask"), t["global_tokens"] if is_mask else None, None, None, None]
+    options += [t.get("key_lengths"), t.get("query_offset")]
     sides = (1 << 60 if side is None else side for side in case.window)
     numbers = [*sides, 0, *dilation], case.keys - case.queries, case.global_tokens or 0
     given = (t["q"], t["k"], t["v"], *options, *numbers, [case.softcap, 0.0] + [case.scale] * (case.scale is not None))

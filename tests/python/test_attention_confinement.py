@@ -99,6 +99,18 @@ def test_padding(backend: str, dtype: torch.dtype) -> None:
             dirty = everything(case, {n: x.masked_fill(hidden, garbage) if n in "kv" else x for n, x in tensors.items()}, d_out)
             assert all(torch.equal(clean[name], dirty[name]) for name in clean)
         assert not clean["d_k"][hidden.expand_as(clean["d_k"])].any() and not clean["d_v"][hidden.expand_as(clean["d_v"])].any()
+    for options in ({"global_mask": True, "sinks": True}, {"offsets": True, "bias": "slots", "key_mask": True}):
+        case = replace(CASES[0], batch=3, keys=40, key_lengths=True, **options)
+        tensors = case.tensors(dtype)
+        d_out = torch.randn(case.batch, case.heads, case.queries, case.value_dim).to(dtype)
+        behind = torch.arange(case.keys) >= tensors["key_lengths"][:, None]
+        clean = everything(case, tensors, d_out)
+        masks = {n: x ^ behind for n, x in tensors.items() if x.dtype == torch.bool}
+        for garbage in GARBAGE:
+            poisoned = {n: tensors[n].masked_fill(behind[:, None, :, None], garbage) for n in "kv"}
+            dirty = everything(case, tensors | masks | poisoned, d_out)
+            assert all(torch.equal(clean[name], dirty[name]) for name in clean)
+        assert not any(clean[f"d_{n}"].transpose(1, 2)[behind].any() for n in "kv")
     case = Case(Rule(2, 1), 9, 9, batch=1, heads=1, kv_heads=1, bias="full")
     tensors = case.tensors(dtype)
     inside, tap = case.rule.taps(1, 9, 9)

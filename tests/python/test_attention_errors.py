@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from attention_refusals import FUNCTIONS, by_function, good, refused
-from window_matmul import Window, window_attention_varlen
+from window_matmul import Window, window_attention, window_attention_varlen
 
 OPERATOR = "attention"
 pytestmark = pytest.mark.best_backend
@@ -70,6 +70,12 @@ def test_a_window_with_a_dilation_beside_another(name: str) -> None:
 @pytest.mark.parametrize("offset", [True, 1.0, "2", (1,), np.float64(1)], ids=repr)
 def test_query_offset_of_a_wrong_type(offset: Any) -> None:
     refused(TypeError, "window_attention", "query_offset", repr(offset), query_offset=offset)
+
+
+def test_an_offset_that_is_one_number_in_a_tensor_is_an_int() -> None:
+    arguments = good("window_attention")
+    plain, tensor = (window_attention(**(arguments | {"query_offset": offset})) for offset in (1, torch.tensor(1)))
+    assert torch.equal(plain, tensor)
 
 
 @pytest.mark.parametrize("offset", [2**63, -(2**61)], ids=repr)
@@ -150,8 +156,9 @@ def test_arguments_that_are_not_there(name: str) -> None:
     positional = [arguments[key] for key in ("q", "k", "v", "cu_seqlens_q", "cu_seqlens_k", "window_size") if key in arguments]
     with pytest.raises(TypeError, match="positional"):
         FUNCTIONS[name](*positional, 1)  # options are keywords
-    with pytest.raises(TypeError, match="query_offset"):
-        window_attention_varlen(**good("window_attention_varlen"), query_offset=0)
+    for option in ("query_offset", "key_lengths"):
+        with pytest.raises(TypeError, match=option):
+            window_attention_varlen(**good("window_attention_varlen"), **{option: None})
 
 
 @by_function

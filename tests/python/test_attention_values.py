@@ -73,6 +73,36 @@ def test_every_way_to_write_a_window(backend: str) -> None:
         assert torch.equal(window_attention(q, k, v, window, **options), dilated)
 
 
+@by_dtype
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(Rule(None, None), 40, 700, batch=3, key_lengths=True, offsets=True, global_tokens=3),
+        Case(Rule(9, None, 2), 70, 70, batch=3, heads=4, key_lengths=True, global_mask=True, sinks=True),
+        Case(Rule(None, 0), 3, 1600, batch=3, heads=4, key_lengths=True, softcap=2.0),
+        Case(Rule(4, 3), 30, 30, batch=3, key_lengths=True, offsets=True, bias="full"),
+    ],
+    ids=str,
+)
+def test_entries_are_calls_of_their_own(backend: str, case: Case, dtype: torch.dtype) -> None:
+    """With as many keys and the offset as an int: bit for bit."""
+    tensors = leaves(case.tensors(dtype))
+    lengths = tensors["key_lengths"].tolist()
+    offsets = tensors["query_offset"].tolist() if case.offsets else [None] * case.batch
+    out, lse = case.ours(tensors)
+    got = gradients((out,), tensors, (torch.ones_like(out),))
+    for b, (length, offset) in enumerate(zip(lengths, offsets, strict=True)):
+        one = {
+            n: x.detach() if n == "sinks" else x[b : b + 1].detach() for n, x in tensors.items() if n not in ("key_lengths", "query_offset")
+        }
+        one = leaves({n: x[:, :, :length] if n in "kv" else x[:, :length] if x.dtype == torch.bool else x for n, x in one.items()})
+        alone = case.ours(one, query_offset=offset)
+        assert torch.equal(out[b], alone[0][0]) and torch.equal(lse[b], alone[1][0])
+        for name, x in gradients((alone[0],), one, (torch.ones_like(alone[0]),)).items():
+            if name != "sinks":
+                assert torch.equal(got[name][b, :, : x.shape[2]], x[0]), name
+
+
 def test_full_attention_is_that_of_torch(backend: str) -> None:
     q, k, v = torch.randn(3, 2, 3, 20, 8, dtype=torch.float64)
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)

@@ -129,6 +129,45 @@ def test_random_sequences(backend: str, call: dict[str, Any], dtype: torch.dtype
     check_packed(**call, dtype=dtype, bounds=bounds)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("queries, keys", LENGTHS, ids=str)
+def test_rows_outside_the_sequences(backend: str, queries: list[int], keys: list[int], dtype: torch.dtype) -> None:
+    """NaN in front of the first sequence and behind the last: the same bits for all others; 0 for these, and -inf."""
+
+    def around(x: Tensor, dim: int, first: int, last: int) -> Tensor:
+        fills = torch.nan if x.is_floating_point() else True
+        front, back = (x.new_full((*x.shape[:dim], n, *x.shape[dim + 1 :]), fills) for n in (first, last))
+        return torch.cat([front, x, back], dim)
+
+    def results(tensors: dict[str, Tensor], d: tuple[Tensor, Tensor], first_q: int, first_k: int, **options: Any) -> dict[str, Tensor]:
+        leaf = {name: x.clone().requires_grad_() if name in DIFFERENTIABLE else x for name, x in tensors.items()}
+        ends = {"cu_seqlens_q": bounds_of(queries) + first_q, "cu_seqlens_k": bounds_of(keys) + first_k}
+        out, lse = window_attention_varlen(**leaf, **ends, window_size=(2, 1), return_lse=True, **options)
+        names = [name for name in DIFFERENTIABLE if name in leaf]
+        return {"out": out, "lse": lse} | dict(zip(names, torch.autograd.grad((out, lse), [leaf[n] for n in names], d), strict=True))
+
+    for chosen, options in (({"full", "sinks", "key_mask"}, {"global_tokens": 2}), ({"slots", "global_mask"}, {"dropout_p": 0.5})):
+        tensors = tensors_of(sum(queries), sum(keys), 4, chosen, dtype)
+        d = tensors["q"].new_ones(sum(queries), HEADS, VALUE_DIM), torch.ones(HEADS, sum(queries)).to(dtype=_wide(dtype))
+        torch.manual_seed(1)
+        want = results(tensors, d, 0, 0, **options)
+        dims = {"q": 0, "k": 0, "v": 0, "key_mask": 0, "global_tokens": 0} | ({"bias": 1} if "full" in chosen else {})
+        slack = {name: (3, 2) if name in ("q", "bias") else (1, 4) for name in dims}
+        wide = {name: around(x, dims[name], *slack[name]) if name in dims else x for name, x in tensors.items()}
+        torch.manual_seed(1)
+        got = results(wide, (around(d[0], 0, 3, 2), around(d[1], 1, 3, 2)), 3, 1, **options)
+        for name, x in got.items():
+            dim, (first, last) = {"out": (0, (3, 2)), "lse": (1, (3, 2))}.get(name) or (dims.get(name, 0), slack.get(name, (0, 0)))
+            inside = x.narrow(dim, first, x.shape[dim] - first - last)
+            assert torch.equal(inside, want[name]), name
+            outside = torch.cat([x.narrow(dim, 0, first), x.narrow(dim, x.shape[dim] - last, last)], dim)
+            assert torch.equal(outside, torch.full_like(outside, -torch.inf if name == "lse" else 0.0)), name
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def test_results_lie_as_q_does(backend: str) -> None:
     q, k, v = torch.randn(3, 8, 2, 4)
     cu = bounds_of([3, 5])

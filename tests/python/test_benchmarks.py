@@ -198,6 +198,7 @@ def test_slope_of_a_power_law() -> None:
     assert plots.slope([(x, 3 * x**1.5) for x in (2.0, 5.0, 90.0)]) == pytest.approx(1.5)
 
 
+@pytest.mark.long
 def test_a_tiny_run_ends_with_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Cells in processes of their own; the one-thread part and the overhead in this one."""
     plan = [

@@ -46,11 +46,12 @@ def options_of(shape: Shape, n: int, choice: random.Random) -> dict[str, Any]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("seed", range(12))
 def test_random_lives(backend: str, seed: int, dtype: torch.dtype) -> None:
-    """Chunks, resets of some rows, reorders and options, in any order."""
+    """Chunks, ragged ones too, crops, resets of some rows, reorders, states and options, in any order."""
     choice = random.Random(seed)
     window = Window(choice.choice([0, 1, 4, 9]), 0, choice.choice([1, 1, 2, 3]))
     sizes = {"batch": choice.choice([1, 2, 3]), "kv_heads": choice.choice([1, 2]), "groups": choice.choice([1, 3])}
-    decoder = Decoder(Shape(window, **sizes, pinned=choice.choice([0, 0, 2, 5]), dtype=dtype))
+    spare = choice.choice([0, 1, 4, 20])
+    decoder = Decoder(Shape(window, **sizes, pinned=choice.choice([0, 0, 2, 5]), spare=spare, dtype=dtype))
     nbytes = decoder.cache.nbytes
     rows = range(decoder.shape.batch)
     for _ in range(20):
@@ -58,8 +59,15 @@ def test_random_lives(backend: str, seed: int, dtype: torch.dtype) -> None:
             decoder.reset(choice.sample(rows, choice.randint(0, len(rows))))
         if choice.random() < 0.15:
             decoder.reorder([choice.choice(rows) for _ in rows])
+        if choice.random() < 0.4:
+            ahead = [min(spare - c, k.shape[1]) for c, k in zip(decoder.cache.state_dict()["cropped"], decoder.keys, strict=True)]
+            decoder.crop([choice.randint(0, most) for most in ahead])
+        if choice.random() < 0.15:
+            state, decoder.cache = decoder.cache.state_dict(), decoder.shape.cache()
+            decoder.cache.load_state_dict(state)
         n = choice.choice([1, 1, 1, 0, 2, 5, 17, 30])
-        decoder.feed(n, options_of(decoder.shape, n, choice))
+        lengths = [choice.choice([n, n, 0, n // 2]) for _ in rows] if choice.random() < 0.4 else None
+        decoder.feed(n, options_of(decoder.shape, n, choice), lengths)
         assert decoder.cache.nbytes == nbytes
 
 
@@ -71,6 +79,78 @@ def test_rows_of_different_lengths(backend: str) -> None:
     for n in (1, 1, 2, 1, 20, 1):
         decoder.feed(n)
     assert decoder.cache.length == [35, 33, 30, 26]
+
+
+@pytest.mark.parametrize("spare", [1, 3, 16])
+@pytest.mark.parametrize("window", [Window(0, 0), Window(5, 0), Window(3, 0, 2)], ids=lambda w: f"{w.left},dilation={w.dilation}")
+def test_drafts_that_are_refused(backend: str, window: Window, spare: int) -> None:
+    """Drafts of `spare` tokens, some of which are forgotten: before and after the ring is full, and over pinned tokens."""
+    decoder = Decoder(Shape(window, batch=3, pinned=2, spare=spare))
+    for step in range(12):
+        decoder.feed(1 if step % 3 else spare)
+        decoder.feed(spare)
+        decoder.crop([(step * 5 + row * 3) % (spare + 1) for row in range(3)])
+    decoder.feed(1)
+    decoder.crop([1, 1, 1])
+    decoder.feed(40)
+
+
+@pytest.mark.parametrize("n", [1, 5, 20])
+def test_ragged_chunks(backend: str, n: int) -> None:
+    """Tokens behind a row's own are not looked at, and not appended."""
+    decoder = Decoder(Shape(Window(4, 0), batch=4, pinned=1))
+    for lengths in ([n, 0, n // 2, n], [0, 0, 0, 0], [n, n, n, n], [0, n, n, 1]):
+        q, k, v = decoder.shape.tokens(n)
+        for row, length in enumerate(lengths):
+            for x in (q, k, v):
+                x[row, :, length:] = torch.nan
+        decoder.attend(q, k, v, {}, lengths)
+    decoder.feed(3)
+    before = decoder.cache.state_dict()
+    one, other = (decoder.cache.attend(*[torch.ones_like(x) for x in decoder.shape.tokens(n)], lengths=x) for x in ([n, 0, 0, 0], None))
+    assert torch.equal(one[1:], torch.zeros_like(one[1:])) and other.isfinite().all()
+    decoder.cache.load_state_dict(before)
+    again = decoder.cache.attend(*[torch.ones_like(x) for x in decoder.shape.tokens(n)], lengths=torch.tensor([n, 0, 0, 0]))
+    assert torch.equal(one, again)
+
+
+# ---- parts that are joined ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_parts_are_rounded_once(backend: str, dtype: torch.dtype, n: int) -> None:
+    """The mean of 1, 1 + u, 1 + u in units of the last place is 1 + 2u/3, which is 1 + u: not 1, as of parts that were rounded."""
+    unit = torch.finfo(dtype).eps
+    zero, bias = torch.zeros(1, 1, 1, 1, dtype=dtype), torch.zeros(1, 3, dtype=dtype)
+    cache = RollingCache(1, 1, 1, (2, 0), dtype=dtype)
+    cache.attend(zero, zero, zero + 1)
+    zeros = zero.expand(1, 1, n, 1)
+    out = cache.attend(zero, zero, zero + 1 + unit, bias=bias)
+    out = cache.attend(zeros, zeros, zeros + 1 + unit, bias=bias)
+    assert out[0, 0, 0, 0] == 1 + unit
+
+
+@pytest.mark.parametrize("n", [1, 3, 20])
+@pytest.mark.parametrize("sink", [torch.inf, -torch.inf, -1e9, 1e9])
+def test_sinks_at_the_ends(backend: str, n: int, sink: float) -> None:
+    """As `window_attention` has it: all of a row for an infinite one, nothing for one of -inf."""
+    for window, options in ((Window(3, 0), {}), (Window(3, 0), {"bias": torch.zeros(4, 4).double()}), (Window(2, 0, 2), {})):
+        decoder = Decoder(Shape(window, pinned=1))
+        decoder.feed(5)
+        decoder.feed(n, options | {"sinks": torch.tensor([sink, 0.0, sink, 1.0]).double()})
+
+
+@pytest.mark.parametrize("n", [1, 3, 20])
+@pytest.mark.parametrize("low", [-1e9, -3e38, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_whole_row_of_a_low_bias(backend: str, dtype: torch.dtype, low: float, n: int) -> None:
+    """Beside it the log of a sum is lost: parts are not joined by log-sum-exps. A sink as low is one key more."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for window in (Window(5, 0), Window(4, 0, 2)):
+        decoder = Decoder(Shape(window, dtype=dtype))
+        for chunk in (7, 4, n):
+            q, k, v = decoder.shape.tokens(chunk)
+            options = {"bias": torch.full((4, window.width or 0), low, dtype=wide), "sinks": torch.tensor([low, 0.0, low, -1e30]).to(wide)}
+            decoder.attend(q * 0, k, v, options)
 
 
 def test_layouts(backend: str) -> None:
@@ -117,9 +197,10 @@ def test_masked_tokens_of_shorter_rows_are_not_seen(backend: str) -> None:
 @pytest.mark.parametrize("window", WINDOWS, ids=repr)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_nbytes(backend: str, window: Window, dtype: torch.dtype) -> None:
-    cache = Shape(window, batch=3, kv_heads=5, dim=7, value_dim=11, pinned=13, dtype=dtype).cache()
-    assert window.left is not None
-    assert cache.nbytes == 3 * 5 * (window.left * window.dilation + 1 + 13) * (7 + 11) * dtype.itemsize
+    for spare in (0, 6):
+        cache = Shape(window, batch=3, kv_heads=5, dim=7, value_dim=11, pinned=13, spare=spare, dtype=dtype).cache()
+        assert window.left is not None
+        assert cache.nbytes == 3 * 5 * (window.left * window.dilation + 1 + spare + 13) * (7 + 11) * dtype.itemsize
 
 
 class Largest(TorchDispatchMode):

@@ -45,6 +45,9 @@ MADE: list[tuple[type[Exception], dict[str, Any], str]] = [
     (ValueError, {"value_head_dim": -4}, "value_head_dim is -4"),
     (ValueError, {"num_pinned": -1}, "num_pinned is -1"),
     (TypeError, {"num_pinned": torch.ones(3, dtype=torch.bool)}, "num_pinned is"),
+    (ValueError, {"spare": -1}, "spare is -1"),
+    (TypeError, {"spare": 1.5}, "spare is 1.5"),
+    (ValueError, {"spare": 2**60}, f"spare={2**60}.*bytes"),
     (ValueError, {"window_size": 3}, r"window_size is 3.*right = 0"),
     (ValueError, {"window_size": (3, 1)}, r"window_size is \(3, 1\).*right = 0"),
     (ValueError, {"window_size": (3, None)}, r"window_size is \(3, None\).*right = 0"),
@@ -115,6 +118,26 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], str]] = [
     (ValueError, {"bias": torch.zeros(4, 5, dtype=torch.float64, requires_grad=True)}, "bias requires grad"),
     (TypeError, {"bias": torch.zeros(4, 5, dtype=torch.int64)}, "bias.*int64"),
     (TypeError, {"sinks": torch.zeros(4, dtype=torch.int64)}, "sinks.*int64"),
+    (TypeError, {"lengths": 1}, r"lengths is 1 \(int\).*each of the 3 rows"),
+    (TypeError, {"lengths": torch.ones(3)}, "lengths is torch.float32.*each of the 3 rows"),
+    (TypeError, {"lengths": torch.ones(3, dtype=torch.bool)}, "lengths is torch.bool"),
+    (TypeError, {"lengths": [1, 1.0, 0]}, r"lengths\[1\] is 1.0"),
+    (ValueError, {"lengths": [1, 1]}, "lengths holds 2.*3 rows"),
+    (ValueError, {"lengths": torch.ones(3, 1, dtype=torch.int64)}, r"lengths is \(3, 1\).*\(3,\)"),
+    (ValueError, {"lengths": [0, -1, 0]}, r"lengths\[1\] is -1"),
+    (ValueError, {"lengths": [0, 0, 99]}, r"lengths\[2\] is 99.*at most \d+"),
+]
+CROPS: list[tuple[type[Exception], Any, str]] = [
+    (ValueError, -1, "n is -1"),
+    (ValueError, 4, "n is 4.*at most 3.*spare=3"),
+    (ValueError, [0, 1, 4], r"n\[2\] is 4.*at most 3.*spare=3"),
+    (ValueError, [0, 1], "n holds 2.*3 rows"),
+    (ValueError, torch.zeros(3, 1, dtype=torch.int64), r"n is \(3, 1\)"),
+    (TypeError, 1.0, "n is 1.0"),
+    (TypeError, None, "n is None"),
+    (TypeError, [0, 1.5, 0], r"n\[1\] is 1.5"),
+    (TypeError, torch.ones(3), "n is torch.float32"),
+    (TypeError, torch.ones(3, dtype=torch.bool), "n is torch.bool"),
 ]
 
 
@@ -137,6 +160,35 @@ def test_a_refused_call_changes_nothing(n: int, lengths: str) -> None:
             decoder.cache.attend(*SHAPE.tokens(n), **options)
         assert raised.type is error and same(before, decoder.cache.state_dict()), says
     decoder.feed(n)
+
+
+@pytest.mark.parametrize("error, n, says", CROPS, ids=lambda x: str(x)[:40])
+def test_a_refused_crop_changes_nothing(error: type[Exception], n: Any, says: str) -> None:
+    decoder = filled(Shape(Window(4, 0), batch=3, pinned=2, spare=3))
+    before = decoder.cache.state_dict()
+    with pytest.raises(error, match=says) as raised:
+        decoder.cache.crop(n)
+    assert raised.type is error and same(before, decoder.cache.state_dict())
+    decoder.crop([3, 0, 1])
+    with pytest.raises(ValueError, match=r"n is 1.*at most 0.*3 of which row 0 has forgotten before"):
+        decoder.cache.crop(1)
+    decoder.crop([0, 3, 2])
+    assert decoder.cache.length == 6
+    decoder.feed(5)
+
+
+def test_crops_of_what_is_not_there() -> None:
+    decoder = filled(Shape(Window(4, 0), batch=3, spare=3), tokens=2)
+    with pytest.raises(ValueError, match=r"n is 3.*at most 2, the tokens that row 0 has"):
+        decoder.cache.crop(3)
+    decoder.crop([2, 2, 2])
+    decoder.reset([1])
+    decoder.feed(4)
+    decoder.cache.crop(torch.tensor(3))
+    assert decoder.cache.length == 1
+    with pytest.raises(ValueError, match=r"n is 1.*at most 0.*spare=0"):
+        filled().cache.crop(1)
+    filled().cache.crop(0)
 
 
 ROWS: list[tuple[type[Exception], Any, str]] = [
@@ -232,6 +284,9 @@ STATES: list[tuple[type[Exception], Callable[[dict[str, Any]], Any], str]] = [
     (ValueError, lambda s: s | {"left": 5}, "left is 5.*4"),
     (ValueError, lambda s: s | {"dilation": 2}, "dilation is 2.*1"),
     (ValueError, lambda s: s | {"num_pinned": 0}, "num_pinned is 0.*2"),
+    (ValueError, lambda s: s | {"spare": 1}, "spare is 1.*0"),
+    (ValueError, lambda s: s | {"cropped": [0, 1, 0]}, r"cropped is \[0, 1, 0\].*at most 0"),
+    (ValueError, lambda s: s | {"cropped": 0}, "cropped is 0.*3 ints"),
     (TypeError, lambda s: s | {"keys": s["keys"].float()}, "keys is torch.float32.*float64"),
     (TypeError, lambda s: s | {"values": [1]}, "values is list"),
     (ValueError, lambda s: s | {"values": s["values"][:1]}, r"values is \(1, .*\(3, "),

@@ -15,7 +15,7 @@ from torch.func import grad, vmap
 from attention import NAMES, OPERATORS, attend, attend_by_oracle, inputs, loss
 from window_matmul import Window, unwindow_matmul, window_matmul, window_softmax
 
-pytestmark = pytest.mark.best_backend
+pytestmark = [pytest.mark.best_backend, pytest.mark.long]
 by_operator = pytest.mark.parametrize("name, ours, theirs, make", OPERATORS, ids=NAMES)
 
 

@@ -163,9 +163,12 @@ try:
     torch.ops.window_matmul._cuda_kernels("band_out", "float32", 0)
 except RuntimeError as error:
     said = str(error)
-assert "driver" in said or "device" in said, said
 facts = _load.cuda_facts()
-assert facts["driver"] == "none" or facts["driver"].startswith("for CUDA "), facts
+if facts["driver"] == "none":
+    why = "there is no NVIDIA driver; the CUDA kernels need one for CUDA "
+    assert why in said and facts["GPUs"].startswith("none: " + why), (said, facts)
+else:
+    assert facts["driver"].startswith("for CUDA ") and ("driver" in said or "device" in said), (said, facts)
 assert facts["runtime"].startswith("CUDA ") and "sm_80" in facts["compiled for"], facts
 """)
 

@@ -133,6 +133,7 @@ def test_goals_are_judged() -> None:
     assert {bar.verdict for bar in report.bars(empty)} == {"not measured"}
 
 
+@pytest.mark.long
 def test_a_tiny_run_ends_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = [GpuCase(op, 64, 16, "fp32", **SMALL) for op in PAIR] + [GpuCase("window", 60, 16, "fp32", **SMALL)]
     said: list[str] = []

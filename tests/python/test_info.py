@@ -63,9 +63,12 @@ def test_processor(info: str) -> None:
 def test_gpus(info: str) -> None:
     lines = info.partition("\nGPUs\n")[2].partition("\n\n")[0].splitlines()
     if _load.why_no_cuda:
-        assert lines == [f"  none: {_load.why_no_cuda}"]
+        assert lines[0] == f"  none: {_load.why_no_cuda}"
+        built = _load.why_not_built()
+        assert lines[1:] == ([f"  kernels       {built}"] if built and built not in lines[0] else [])
     else:
         facts = _load.cuda_facts()
+        assert facts["driver"] != "none" or facts["GPUs"].startswith("none: there is no NVIDIA driver; the CUDA kernels need one for CUDA ")
         assert facts.keys() >= {"runtime", "driver", "compiled for"}
         assert all(any(name in line and value in line for line in lines) for name, value in facts.items())
 

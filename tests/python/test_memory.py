@@ -13,7 +13,7 @@ import pytest
 
 from child import run
 
-pytestmark = pytest.mark.best_backend
+pytestmark = [pytest.mark.best_backend, pytest.mark.long]
 MIB = 2**20
 A_THREAD = 4 * MIB  # what kernels may keep for themselves
 A_RESULT = 2 * MIB  # a large result may be rounded up to huge pages

@@ -19,7 +19,7 @@ from text_lm import attention, bound, broken, checks, cost, model, pictures, tex
 
 from window_matmul import RollingCache
 
-pytestmark = pytest.mark.best_backend
+pytestmark = [pytest.mark.best_backend, pytest.mark.long]
 
 STEPS = 6
 SPEED = re.compile(r"[\d,]+ bytes/s")

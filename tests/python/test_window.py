@@ -131,6 +131,35 @@ CONVERTED: list[tuple[str, tuple[Any, ...], dict[str, Any], Window]] = [
     ("from_flash_attn", ((128, 0),), {"causal": True}, Window(128, 0)),
     ("from_flash_attn", ((-1, -1),), {"causal": True}, Window(None, 0)),
     ("from_flash_attn", ((0, 0),), {"causal": True}, Window(0, 0)),
+    ("from_flash_attn", ((4095, 4095),), {"causal": True}, Window(4095, 0)),
+    ("from_transformer_engine", ((3, 4),), {}, Window(3, 4)),
+    ("from_transformer_engine", ((-1, -1),), {}, Window(None, None)),
+    ("from_transformer_engine", ((-1, 0),), {}, Window(None, 0)),
+    ("from_xformers", (3, 4), {}, Window(3, 4)),
+    ("from_xformers", (-1, 0), {}, Window(None, 0)),
+    ("from_onnx", (3, 4), {}, Window(3, 4)),
+    ("from_onnx", (-1, 0), {}, Window(None, 0)),
+    ("from_onnx", (), {}, Window(None, None)),
+    ("from_onnx", (), {"right_window_size": 0}, Window(None, 0)),
+    ("from_onnxruntime", (128,), {}, Window(127, 0)),
+    ("from_onnxruntime", (1,), {}, Window(0, 0)),
+    ("from_onnxruntime", (-1,), {}, Window(None, 0)),
+    ("from_jax", (3,), {}, Window(3, 3)),
+    ("from_jax", (3,), {"is_causal": True}, Window(3, 0)),
+    ("from_jax", ((3, 4),), {}, Window(3, 4)),
+    ("from_jax", ((3, 4),), {"is_causal": True}, Window(3, 0)),
+    ("from_jax", (0,), {}, Window(0, 0)),
+    ("from_jax", (None,), {}, Window(None, None)),
+    ("from_jax", (None,), {"is_causal": True}, Window(None, 0)),
+    ("from_keras", (4,), {}, Window(3, 3)),
+    ("from_keras", (4,), {"causal": True}, Window(3, 0)),
+    ("from_keras", (1,), {}, Window(0, 0)),
+    ("from_keras", (None,), {"causal": True}, Window(None, 0)),
+    ("from_mlx", (4,), {}, Window(3, 0)),
+    ("from_mlx", (1,), {}, Window(0, 0)),
+    ("from_mlx", (None,), {}, Window(None, 0)),
+    ("from_hf_longt5", (127,), {}, Window(127, 127)),
+    ("from_hf_longt5", (0,), {}, Window(0, 0)),
     ("from_cudnn", (128, 0), {}, Window(127, 0)),
     ("from_cudnn", (1, 5), {}, Window(0, 5)),
     ("from_cudnn", (None, 0), {}, Window(None, 0)),
@@ -160,7 +189,8 @@ def test_converters_count_keys_as_the_peer_does(size: int) -> None:
     assert Window.from_hf_bidirectional(size).width == 2 * size - 1
     assert Window.from_hf_longformer(2 * size).width == 2 * size + 1
     assert Window.from_flashinfer(size).width == size + 1
-    assert Window.from_cudnn(size, 0).width == size
+    assert Window.from_cudnn(size, 0).width == Window.from_onnxruntime(size).width == Window.from_mlx(size).width == size
+    assert Window.from_keras(size).width == 2 * size - 1
 
 
 WRONG: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any], str]] = [
@@ -178,12 +208,35 @@ WRONG: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any], str]] =
     (ValueError, "from_allenai_longformer", (256,), {"dilation": 0}, "dilation.*0"),
     (TypeError, "from_allenai_longformer", (256,), {"autoregressive": "yes"}, "autoregressive.*yes"),
     (TypeError, "from_allenai_longformer", (2.5,), {}, "attention_window.*2.5"),
-    (ValueError, "from_flash_attn", ((3, 4),), {"causal": True}, "causal"),
+    (ValueError, "from_flash_attn", ((3, -2),), {"causal": True}, "window_size.*-2"),
     (ValueError, "from_flash_attn", ((-2, 0),), {}, "window_size.*-2"),
     (ValueError, "from_flash_attn", ((1, 2, 3),), {}, "window_size.*1, 2, 3"),
     (TypeError, "from_flash_attn", (5,), {}, "window_size.*5"),
     (TypeError, "from_flash_attn", ((1.5, 2),), {}, "window_size.*1.5"),
     (TypeError, "from_flash_attn", ((1, 0),), {"causal": 1.0}, "causal"),
+    (ValueError, "from_transformer_engine", ((-2, 0),), {}, "window_size.*-2"),
+    (TypeError, "from_transformer_engine", (128,), {}, "window_size.*128"),
+    (ValueError, "from_xformers", (-2, 0), {}, "window_left.*-2"),
+    (TypeError, "from_xformers", (1, 2.0), {}, "window_right.*2.0"),
+    (ValueError, "from_onnx", (-2, 0), {}, "left_window_size.*-2"),
+    (ValueError, "from_onnx", (3, -2), {}, "right_window_size.*-2"),
+    (TypeError, "from_onnx", ((3, 4),), {}, "left_window_size"),
+    (ValueError, "from_onnxruntime", (0,), {}, "local_window_size.*0"),
+    (ValueError, "from_onnxruntime", (-2,), {}, "local_window_size.*-2"),
+    (TypeError, "from_onnxruntime", (128.0,), {}, "local_window_size"),
+    (ValueError, "from_jax", (-1,), {}, "local_window_size.*-1"),
+    (ValueError, "from_jax", ((2, -1),), {}, "local_window_size.*-1"),
+    (ValueError, "from_jax", ((2, -1),), {"is_causal": True}, "local_window_size.*-1"),
+    (ValueError, "from_jax", ((1, 2, 3),), {}, "local_window_size.*1, 2, 3"),
+    (TypeError, "from_jax", ((2, None),), {}, "local_window_size.*None"),
+    (TypeError, "from_jax", (2,), {"is_causal": 1}, "is_causal"),
+    (ValueError, "from_keras", (0,), {}, "sliding_window.*0"),
+    (ValueError, "from_keras", (-1,), {}, "sliding_window.*-1"),
+    (TypeError, "from_keras", (4,), {"causal": None}, "causal"),
+    (ValueError, "from_mlx", (0,), {}, "window_size.*0"),
+    (ValueError, "from_mlx", (-1,), {}, "window_size.*-1"),
+    (ValueError, "from_hf_longt5", (-1,), {}, "local_radius.*-1"),
+    (TypeError, "from_hf_longt5", (None,), {}, "local_radius.*None"),
     (ValueError, "from_cudnn", (0, 0), {}, "left_bound.*0"),
     (ValueError, "from_cudnn", (-7, 0), {}, "left_bound.*-7"),
     (ValueError, "from_cudnn", (5, -2), {}, "right_bound.*-2"),
@@ -209,7 +262,8 @@ def test_converters_refuse(error: type[Exception], name: str, args: tuple[Any, .
 
 
 def test_options_of_converters_are_keywords() -> None:
-    for name, args in (("from_allenai_longformer", (4, 2)), ("from_flash_attn", ((4, 0), True)), ("from_local_attention", (4, True))):
+    calls = [("from_allenai_longformer", (4, 2)), ("from_flash_attn", ((4, 0), True)), ("from_local_attention", (4, True))]
+    for name, args in (*calls, ("from_jax", (4, True)), ("from_keras", (4, True))):
         with pytest.raises(TypeError):
             getattr(Window, name)(*args)
 

@@ -61,7 +61,7 @@ def flash_attn() -> Iterator[tuple[str, Window, Rule]]:
     window_size[1]] inclusive", -1 is infinite; causal is aligned to the bottom right corner."""
     for left in (-1, 0, 3, 20):
         for right in (-1, 0, 2, 20):
-            for causal in (False, True) if right < 1 else (False,):
+            for causal in (False, True):
 
                 def rule(p: int, j: int, left: int = left, right: int = right, causal: bool = causal) -> bool:
                     return (left == -1 or j >= p - left) and (right == -1 or j <= p + right) and not (causal and j > p)
@@ -86,6 +86,82 @@ def flashinfer() -> Iterator[tuple[str, Window, Rule]]:
         yield f"{left}", Window.from_flashinfer(left), lambda p, j, left=left: j <= p and (left == -1 or p - left <= j)
 
 
+def both_sides(peer: Callable[[int, int], Window]) -> Iterator[tuple[str, Window, Rule]]:
+    """Keys from p - left to p + right, -1 unbounded."""
+    for left in (-1, 0, 3, 20):
+        for right in (-1, 0, 2, 20):
+
+            def rule(p: int, j: int, left: int = left, right: int = right) -> bool:
+                return (left == -1 or j >= p - left) and (right == -1 or j <= p + right)
+
+            yield f"{left},{right}", peer(left, right), rule
+
+
+def transformer_engine() -> Iterator[tuple[str, Window, Rule]]:
+    """Transformer Engine, DotProductAttention: a pair as flash-attention's."""
+    return both_sides(lambda left, right: Window.from_transformer_engine((left, right)))
+
+
+def xformers() -> Iterator[tuple[str, Window, Rule]]:
+    """xFormers, LocalAttentionFromBottomRightMask: likewise."""
+    return both_sides(Window.from_xformers)
+
+
+def onnx() -> Iterator[tuple[str, Window, Rule]]:
+    """ONNX, Attention-25: "p - left_window_size <= j <= p + right_window_size", where p counts the past; -1 disables a side."""
+    return both_sides(Window.from_onnx)
+
+
+def onnxruntime() -> Iterator[tuple[str, Window, Rule]]:
+    """ONNX Runtime 1.24 and newer, GroupQueryAttention: the last local_window_size keys up to the query's own; -1 is all of them."""
+    for size in (-1, *SIZES):
+        yield f"{size}", Window.from_onnxruntime(size), lambda p, j, size=size: j <= p and (size == -1 or p - j < size)
+
+
+def jax() -> Iterator[tuple[str, Window, Rule]]:
+    """JAX, dot_product_attention: local_window_size keys on each side, or (left, right); is_causal hides what comes later."""
+    for size in (None, 0, 1, 3, (0, 2), (3, 0), (20, 1)):
+        for causal in (False, True):
+            left, right = size if isinstance(size, tuple) else (size, size)
+
+            def rule(p: int, j: int, left: int | None = left, right: int | None = right, causal: bool = causal) -> bool:
+                return (left is None or right is None or p - left <= j <= p + right) and not (causal and j > p)
+
+            yield f"{size},{causal}", Window.from_jax(size, is_causal=causal), rule
+
+
+def keras() -> Iterator[tuple[str, Window, Rule]]:
+    """Keras, GroupQueryAttention: abs(i - j) < sliding_window, and beside it use_causal_mask."""
+    for size in (None, *SIZES):
+        for causal in (False, True):
+
+            def rule(p: int, j: int, size: int | None = size, causal: bool = causal) -> bool:
+                return (size is None or abs(p - j) < size) and not (causal and j > p)
+
+            yield f"{size},{causal}", Window.from_keras(size, causal=causal), rule
+
+
+def mlx() -> Iterator[tuple[str, Window, Rule]]:
+    """mlx-lm, create_causal_mask: p >= j, and p < j + window_size."""
+    for size in (None, *SIZES):
+        yield f"{size}", Window.from_mlx(size), lambda p, j, size=size: p >= j and (size is None or p < j + size)
+
+
+def hf_longt5() -> Iterator[tuple[str, Window, Rule]]:
+    """transformers, LongT5: blocks of local_radius + 1 queries see three blocks of keys, through its mask."""
+    from transformers.models.longt5 import modeling_longt5
+
+    for radius in (1, 2, 4, 9):
+        block = radius + 1
+        mask = modeling_longt5._get_local_attention_mask(torch.ones(1, 20, dtype=torch.long), block, torch.device("cpu"))[0, 0]
+
+        def rule(p: int, j: int, mask: torch.Tensor = mask, block: int = block) -> bool:
+            column = j - (p // block - 1) * block
+            return 0 <= column < 3 * block and bool(mask[p // block, p % block, column])
+
+        yield f"{radius}", Window.from_hf_longt5(radius), rule
+
+
 def local_attention() -> Iterator[tuple[str, Window, Rule]]:
     """lucidrains/local-attention with exact_windowsize: keys are masked where position > key + window_size * look_backward, where
     key - window_size * look_forward > position, and, if causal, where position < key."""
@@ -102,14 +178,15 @@ def local_attention() -> Iterator[tuple[str, Window, Rule]]:
                     yield f"{size},{back},{forward},{causal}", window, rule
 
 
-PEERS = [hf_causal, hf_bidirectional, hf_longformer, allenai_longformer, flash_attn, cudnn, flashinfer, local_attention]
+PEERS = [hf_causal, hf_bidirectional, hf_longformer, hf_longt5, allenai_longformer, flash_attn, transformer_engine, xformers, cudnn]
+PEERS += [flashinfer, onnx, onnxruntime, jax, keras, mlx, local_attention]
 
 
 @pytest.mark.parametrize("peer", PEERS)
 def test_who_sees_whom(peer: Callable[[], Iterator[tuple[str, Window, Rule]]]) -> None:
     pytest.importorskip("transformers")
     for name, window, rule in peer():
-        for queries, keys in LENGTHS:
+        for queries, keys in [(9, 9)] if peer is hf_longt5 else LENGTHS:  # its positions are those of one sequence
             shift = keys - queries
             theirs = [[rule(i + shift, j) for j in range(keys)] for i in range(queries)]
             assert [[window.contains(i, j, shift) for j in range(keys)] for i in range(queries)] == theirs, (name, window, queries, keys)

@@ -17,12 +17,15 @@ from .._band.arguments import (
     UNBOUNDED,
     as_autocast,
     as_count,
+    as_offset,
     check_beside,
     check_dense,
     check_device,
     check_fused_device,
     check_strided,
 )
+from .._integers import as_flag as as_flag
+from .ops import HEADS_INSIDE, WIDE_OUT
 
 _SEEDS = (1 << 63) - 1
 _LAYOUTS = {4: ("(B, H, Lq, D)", "(B, Hkv, Lk, D)", "(B, Hkv, Lk, Dv)"), 3: ("(total_q, H, D)", "(total_k, Hkv, D)", "(total_k, Hkv, Dv)")}
@@ -133,10 +136,15 @@ def _as_real(name: str, value: object, need: str) -> float:
         return math.nan
 
 
-def as_flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it needs to be True or False")
-    return value
+def as_form(q: Tensor, out_dtype: object) -> int:
+    """How the results are to be: laid out as q is, and in the sums' dtype where that is asked for."""
+    inside = HEADS_INSIDE if q.stride(1) < q.stride(2) else 0
+    if out_dtype is None or out_dtype is q.dtype:
+        return inside
+    if not isinstance(out_dtype, torch.dtype) or out_dtype is not torch.float32 or q.dtype is torch.float64:
+        need = "None or torch.float64" if q.dtype is torch.float64 else f"None, torch.float32 or the dtype of q, {q.dtype}"
+        raise TypeError(f"out_dtype is {out_dtype!r} beside q of {q.dtype}; it needs to be {need}")
+    return inside | WIDE_OUT
 
 
 def draw_seed(dropout_p: float, device: torch.device) -> Tensor | None:
@@ -218,11 +226,39 @@ def _as_global(global_tokens: int | Tensor | None, q: Tensor, mask_shape: tuple[
     return None, as_count("global_tokens", global_tokens, "an int of at least 0, a bool mask, or None", UNBOUNDED)
 
 
+def as_entries(
+    key_lengths: Tensor | None, query_offset: int | Tensor | None, q: Tensor, k: Tensor
+) -> tuple[Tensor | None, Tensor | None, int]:
+    """What each entry of the batch has of its own, key lengths and offsets, and the offset of all where there are none."""
+    lengths = None if key_lengths is None else _as_numbers("key_lengths", key_lengths, q)
+    if isinstance(query_offset, Tensor) and query_offset.ndim > 0:
+        return lengths, _as_numbers("query_offset", query_offset, q), 0
+    if query_offset is not None:
+        return lengths, None, as_offset(query_offset)
+    if lengths is None:
+        return None, None, k.shape[2] - q.shape[2]
+    return lengths, lengths - q.shape[2], 0
+
+
+def _as_numbers(name: str, numbers: Tensor, q: Tensor) -> Tensor:
+    """One for each entry. The values are checked where they are read, in the library."""
+    check_strided(name, numbers)
+    _check_integers(name, numbers)
+    if tuple(numbers.shape) != (q.shape[0],):
+        raise ValueError(f"{name} is {tuple(numbers.shape)}; it needs to be (B,), here ({q.shape[0]},)")
+    check_device(name, numbers, "q", q)
+    return numbers
+
+
+def _check_integers(name: str, numbers: Tensor) -> None:
+    if numbers.dtype is not torch.int32 and numbers.dtype is not torch.int64:
+        raise TypeError(f"{name} is {numbers.dtype}; it needs to be int32 or int64")
+
+
 def as_bounds(name: str, cu_seqlens: Tensor, q: Tensor) -> Tensor:
     """Where packed sequences begin and end. The values are checked where they are read, in the library."""
     check_strided(name, cu_seqlens)
-    if cu_seqlens.dtype is not torch.int32 and cu_seqlens.dtype is not torch.int64:
-        raise TypeError(f"{name} is {cu_seqlens.dtype}; it needs to be int32 or int64")
+    _check_integers(name, cu_seqlens)
     if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] == 0:
         raise ValueError(f"{name} is {tuple(cu_seqlens.shape)}; it needs to be (number of sequences + 1,)")
     check_device(name, cu_seqlens, "q", q)

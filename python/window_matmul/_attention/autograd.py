@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, is_grad_enabled
 from torch.nn import Parameter
 
-from .._band.autograd import function, is_watched, register_kernel, run_below
+from .. import _sharding as sharding
+from .._band.autograd import DIRECT, function, is_watched, register_kernel, run_below
 from . import ops
 from .ops import NUM_GRADIENTS, NUM_TENSORS, MaybeTensors, Tensors
 
@@ -44,6 +45,8 @@ def _gradients(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None, needs: tupl
         return (None,) * NUM_TENSORS
     out, lse, *tensors = ctx.saved_tensors
     d_out = torch.zeros_like(out) if d_out is None else d_out
+    if type(d_out) is not Tensor and sharding.is_loaded():
+        d_out, d_lse = sharding.gradients((d_out, d_lse), ctx.numbers[0])
     wanted = sum(need << n for n, need in enumerate(needs[:NUM_GRADIENTS]))
     gradients = _attention_backward(d_out, d_lse, out, lse, *tensors, *ctx.numbers, wanted)
     return *(g if need else None for g, need in zip(gradients, needs, strict=False)), *(None,) * (NUM_TENSORS - NUM_GRADIENTS)
@@ -89,14 +92,14 @@ def _direct_backward(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None) -> Ma
     return *_gradients(ctx, d_out, d_lse, ctx.needs_input_grad), *(None for _ in ctx.numbers)
 
 
-_recorded = function("attention", forward=_direct_forward, backward=_direct_backward)
+_recorded = function("attention", DIRECT, forward=_direct_forward, backward=_direct_backward)
 
 
 def attention(*args: Any) -> Tensors:
     """(*tensors, *numbers) -> out, lse."""
     tensors = args[:NUM_TENSORS]
     if is_watched() or not tensors[0].is_cpu or not _PLAIN.issuperset(map(type, tensors)):
-        return ops.attention(*args)  # type: ignore[no-any-return]
+        return ops.attention(*(sharding.prepare_attention(args, NUM_TENSORS) if sharding.is_loaded() else args))  # type: ignore[no-any-return]
     if is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
         return _recorded.apply(*args)  # type: ignore[no-any-return]
     return ops.direct_attention(*args)  # type: ignore[no-any-return]

@@ -5,9 +5,12 @@
     attention_backward  (d_out, d_lse or None, out, lse, *tensors, *numbers, wanted)  -> d_q, d_k, d_v, d_bias, d_sinks
 
 tensors  q (B, H, Lq, D), k (B, Hkv, Lk, D), v (B, Hkv, Lk, Dv), and for each option that is not used None: bias (H, W) or (B, H, Lq, W),
-         sinks (H,), key_mask and global_mask (B, Lk), cu_q and cu_k (packed sequences, B = 1), seed (one int64, for dropout)
-numbers  band: left, right, whether heads lie inside lengths in memory, then the dilation's; shift; global tokens;
+         sinks (H,), key_mask and global_mask (B, Lk), cu_q and cu_k (packed sequences, B = 1), seed (one int64, for dropout),
+         key_lengths (B,), offsets (B,), which stand for the shift
+numbers  band: left, right, the form of the results, then the dilation's; shift; global tokens;
          reals: softcap, dropout_p, then the scale if it is not 1 / sqrt(D)
+form     a sum of HEADS_INSIDE: results lie as (B, L, H, n); WIDE_OUT: out, and its gradient, in the sums' dtype; SPLIT_LSE, without
+         backward: lse is (B, H, Lq, 2), the highest score and the log of the sum of exp(score - highest)
 wanted   bit n asks for the n-th gradient; the others come back without elements
 """
 
@@ -23,10 +26,11 @@ from .._band.ops import check_size, library
 Tensors = tuple[Tensor, ...]
 MaybeTensors = tuple[Tensor | None, ...]
 
-NUM_TENSORS = 10
+NUM_TENSORS = 12
 NUM_GRADIENTS = 5
 _OTHERS = 4  # tensors that stand before q in attention_backward
 _BIAS, _SINKS, _CU_Q, _SEED = 3, 4, 7, 9  # places in `tensors`
+HEADS_INSIDE, WIDE_OUT, SPLIT_LSE = 1, 2, 4  # form
 
 attention = torch.ops.window_matmul.attention.default
 attention_backward = torch.ops.window_matmul.attention_backward.default
@@ -38,24 +42,25 @@ for _name in ("_attention", "_attention_backward"):
 
 
 # ---- results without data -----------------------------------------------------------------------------------------------------------
-def _empty(like: Tensor, shape: Sequence[int], heads_inside: int | bool) -> Tensor:
+def _empty(like: Tensor, shape: Sequence[int], heads_inside: int | bool, dtype: torch.dtype | None = None) -> Tensor:
     check_size(like, shape)
     if not heads_inside:
-        return like.new_empty(shape)
+        return like.new_empty(shape, dtype=dtype)
     batch, heads, length, last = shape
-    return like.new_empty(batch, length, heads, last).transpose(1, 2)
+    return like.new_empty(batch, length, heads, last, dtype=dtype).transpose(1, 2)
 
 
 def _fake_attention(*args: Any) -> Tensors:
     q, _, v = args[:3]
-    heads_inside = args[NUM_TENSORS][2]
-    dtype = torch.float64 if q.dtype is torch.float64 else torch.float32
-    return _empty(q, (*q.shape[:3], v.shape[3]), heads_inside), q.new_empty(q.shape[:3], dtype=dtype)
+    form = args[NUM_TENSORS][2]
+    sums = torch.float64 if q.dtype is torch.float64 else torch.float32
+    out = _empty(q, (*q.shape[:3], v.shape[3]), form & HEADS_INSIDE, sums if form & WIDE_OUT else q.dtype)
+    return out, q.new_empty((*q.shape[:3], 2) if form & SPLIT_LSE else q.shape[:3], dtype=sums)
 
 
 def _fake_backward(*args: Any) -> Tensors:
     likes, wanted = args[_OTHERS : _OTHERS + NUM_GRADIENTS], args[-1]
-    heads_inside = args[_OTHERS + NUM_TENSORS][2]
+    heads_inside = args[_OTHERS + NUM_TENSORS][2] & HEADS_INSIDE
     layouts = (heads_inside,) * 3 + (False,) * 2
     return tuple(
         _empty(like, like.shape, layout) if wanted >> n & 1 else likes[0].new_empty(0)

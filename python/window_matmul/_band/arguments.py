@@ -11,7 +11,8 @@ from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 
 from .. import _load
-from ..window import Window, as_int, as_positive, as_side
+from .._integers import as_int, as_positive, as_side
+from ..window import Window
 from .ops import HIGH, HIGHEST
 
 STRIDED = torch.strided

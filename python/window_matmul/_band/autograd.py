@@ -19,10 +19,11 @@ from torch._C import (
     _len_torch_dispatch_stack,
 )
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd import forward_ad
+from torch.autograd import Function, forward_ad
 from torch.autograd.function import _SingleLevelFunction
 from torch.compiler import is_dynamo_compiling
 
+from .. import _sharding as sharding
 from . import ops
 from .ops import Band
 
@@ -102,6 +103,8 @@ def _has_key(a: Tensor, band: Band) -> Tensor:
 def _visible(tensors: Tensors, band: Band) -> list[Tensor]:
     """The tensors with 0 in slots that have no key, whatever these hold; halves widened."""
     mask = _has_key(tensors[0], band)
+    if sharding.is_loaded():
+        mask = sharding.replicated(mask, tensors[0])
     return [torch.where(mask, x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, 0) for x in tensors]
 
 
@@ -128,10 +131,14 @@ def _softmax_backward_jvp(tangents: MaybeTensors, saved: Tensors, band: Band) ->
 
 
 # ---- registration -------------------------------------------------------------------------------------------------------------------
-def function(name: str, **methods: Callable[..., Any]) -> Any:
+def function(name: str, base: type = _SingleLevelFunction, **methods: Callable[..., Any]) -> Any:
     """An autograd.Function, with a name that `grad_fn` shows. No level between it and its base: PyTorch looks names up at each call."""
     body = {n: staticmethod(f) for n, f in methods.items()}
-    return new_class(name.title().replace("_", ""), (_SingleLevelFunction,), exec_body=lambda namespace: namespace.update(body))
+    return new_class(name.title().replace("_", ""), (base,), exec_body=lambda namespace: namespace.update(body))
+
+
+# Of calls that no transform watches. Before 2.14 the public Function asked for transforms once more, as long as a small call takes.
+DIRECT = Function if torch.__version__ >= "2.14" else _SingleLevelFunction
 
 
 def run_below(op: Any, keyset: Any, *args: Any) -> Any:
@@ -182,6 +189,8 @@ def _register(op: ops.Operator, derivative: Derivative) -> None:
         return output
 
     def backward(ctx: Any, g: Tensor) -> MaybeTensors:
+        if sharding.is_loaded():
+            g = sharding.gathered(g, g.ndim - 2)
         return None, None, *derivative.backward(g, ctx.saved_tensors, ctx.band, ctx.needs_input_grad[2:])
 
     def jvp(ctx: Any, _keyset: None, _numbers: None, *tangents: Tensor | None) -> Tensor:
@@ -209,11 +218,13 @@ def _differentiable(op: ops.Operator, derivative: Derivative) -> Operator:
         needs = ctx.needs_input_grad
         return *derivative.backward(g, ctx.saved_tensors, ctx.band, needs), *(None for _ in needs[tensors:])
 
-    recorded = function(op.full._opname, forward=forward, backward=backward)
+    recorded = function(op.full._opname, DIRECT, forward=forward, backward=backward)
 
     def call(*args: Any) -> Tensor:
         x, y = args[0], args[last]
         if is_watched() or type(x) is not Tensor or type(y) is not Tensor or not (x.is_cpu or x.is_cuda):
+            if sharding.is_loaded():
+                sharding.check(op.full._opname, args[:tensors])
             return op.full(*args[:tensors], *op.arguments(*args[tensors:]))  # type: ignore[no-any-return]
         if (x.requires_grad or y.requires_grad) and is_grad_enabled():
             return recorded.apply(*args)  # type: ignore[no-any-return]

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 
 from .._band.arguments import DTYPES, STRIDED, as_count, as_operand, check_fused_device, check_strided, to_window
-from ..window import Window, as_int, as_positive
+from .._integers import as_int, as_positive
+from ..window import Window
 
 _MAX_BYTES = 1 << 62  # what a size in bytes may be in torch, with room
 
@@ -23,17 +24,18 @@ class Sizes:
     value_head_dim: int
     window: Window
     num_pinned: int
+    spare: int
     dtype: torch.dtype
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "head_dim", "value_head_dim", "num_pinned"):
+        for name in ("batch_size", "head_dim", "value_head_dim", "num_pinned", "spare"):
             object.__setattr__(self, name, as_size(name, getattr(self, name)))
         object.__setattr__(self, "num_kv_heads", as_positive("num_kv_heads", self.num_kv_heads))
         if self.dtype not in DTYPES:
             raise TypeError(f"dtype is {self.dtype!r}; it needs to be float32, float64, bfloat16 or float16")
         token = max(self.batch_size, 1) * self.num_kv_heads * max(self.head_dim, self.value_head_dim, 1) * self.dtype.itemsize
-        if token * (self.reach + 1 + self.num_pinned) > _MAX_BYTES:
-            raise ValueError(f"window_size and num_pinned ask for a cache of {self}; it needs to have less than 2**62 bytes")
+        if token * (self.reach + 1 + self.spare + self.num_pinned) > _MAX_BYTES:
+            raise ValueError(f"window_size, num_pinned and spare ask for a cache of {self}; it needs to have less than 2**62 bytes")
 
     @property
     def left(self) -> int:
@@ -47,9 +49,10 @@ class Sizes:
 
     def __str__(self) -> str:
         dilation = f", dilation={self.window.dilation}" if self.window.dilation != 1 else ""
+        spare = f", spare={self.spare}" if self.spare else ""
         return (
             f"batch_size={self.batch_size}, num_kv_heads={self.num_kv_heads}, head_dim={self.head_dim}, "
-            f"value_head_dim={self.value_head_dim}, window=({self.left}, 0){dilation}, num_pinned={self.num_pinned}"
+            f"value_head_dim={self.value_head_dim}, window=({self.left}, 0){dilation}, num_pinned={self.num_pinned}{spare}"
         )
 
 
@@ -149,6 +152,46 @@ def _check_options(q: Tensor, width: int, sinks: Tensor | None, bias: Tensor | N
 
 
 # ---- rows and states ----------------------------------------------------------------------------------------------------------------
+def as_lengths(lengths: Sequence[int] | Tensor, batch_size: int, new: int) -> list[int]:
+    """How many of the new tokens each row has."""
+    numbers = _as_numbers("lengths", lengths, batch_size)
+    for row, number in enumerate(numbers):
+        if number > new:
+            raise ValueError(f"lengths[{row}] is {number}; it needs to be at most {new}, the number of new tokens")
+    return numbers
+
+
+def as_crops(n: int | Sequence[int] | Tensor, lengths: list[int], cropped: list[int], spare: int) -> list[int]:
+    """How many tokens each row forgets: of those there are, and with those forgotten before at most `spare`."""
+    if isinstance(n, Tensor) and n.ndim == 0:
+        n = n.item()  # type: ignore[assignment]
+    one_for_all = not isinstance(n, Tensor | Sequence) or isinstance(n, str)
+    numbers = [as_size("n", n)] * len(lengths) if one_for_all else _as_numbers("n", n, len(lengths))  # type: ignore[arg-type]
+    for row, (number, length, before) in enumerate(zip(numbers, lengths, cropped, strict=True)):
+        name = "n" if one_for_all else f"n[{row}]"
+        if number > length:
+            raise ValueError(f"{name} is {number}; it needs to be at most {length}, the tokens that row {row} has")
+        if number > spare - before:
+            said = f", {before} of which row {row} has forgotten before" if before else ""
+            raise ValueError(f"{name} is {number}; it needs to be at most {spare - before}: the cache was made with spare={spare}{said}")
+    return numbers
+
+
+def _as_numbers(name: str, numbers: Sequence[int] | Tensor, batch_size: int) -> list[int]:
+    """An int of at least 0 for each row."""
+    if isinstance(numbers, Tensor):
+        if numbers.dtype is torch.bool or numbers.is_floating_point() or numbers.is_complex():
+            raise TypeError(f"{name} is {numbers.dtype}; it needs to hold an int for each of the {batch_size} rows")
+        if numbers.ndim != 1:
+            raise ValueError(f"{name} is {tuple(numbers.shape)}; it needs to be ({batch_size},)")
+        numbers = numbers.tolist()
+    if isinstance(numbers, str) or not isinstance(numbers, Sequence):
+        raise TypeError(f"{name} is {numbers!r} ({type(numbers).__name__}); it needs to hold an int for each of the {batch_size} rows")
+    if len(numbers) != batch_size:
+        raise ValueError(f"{name} holds {len(numbers)} numbers; it needs to hold one for each of the {batch_size} rows")
+    return [as_size(f"{name}[{row}]", number) for row, number in enumerate(numbers)]
+
+
 def as_rows(name: str, rows: int | Sequence[int] | Tensor, batch_size: int) -> list[int]:
     """Numbers of rows, from 0 to batch_size - 1."""
     need = f"ints from 0 to {batch_size - 1}: the batch has {batch_size} rows"
@@ -171,13 +214,13 @@ def as_rows(name: str, rows: int | Sequence[int] | Tensor, batch_size: int) -> l
     return numbers
 
 
-def check_state(state: Mapping[str, Any], like: Mapping[str, Any]) -> tuple[Tensor, Tensor, list[int]]:
-    """keys, values and lengths of a state with the entries, shapes and dtypes of another."""
+def check_state(state: Mapping[str, Any], like: Mapping[str, Any]) -> tuple[Tensor, Tensor, list[int], list[int]]:
+    """keys, values, lengths and cropped of a state with the entries, shapes and dtypes of another."""
     if not isinstance(state, Mapping):
         raise TypeError(f"state is of type {type(state).__name__}; it needs to be what state_dict() returned")
     if state.keys() != like.keys():
         raise ValueError(f"state has the entries {sorted(map(str, state))}; it needs to have {sorted(like)}")
-    for name in ("left", "dilation", "num_pinned"):
+    for name in ("left", "dilation", "num_pinned", "spare"):
         if state[name] != like[name]:
             raise ValueError(f"{name} is {state[name]!r} in the state; it needs to be {like[name]}, the cache's")
     for name in ("keys", "values"):
@@ -189,7 +232,11 @@ def check_state(state: Mapping[str, Any], like: Mapping[str, Any]) -> tuple[Tens
             raise ValueError(f"{name} is {tuple(x.shape)} in the state; it needs to be {tuple(own.shape)}, the cache's")
         if x.is_meta and not own.is_meta:
             raise ValueError(f"{name} is on meta in the state; it needs to have values, for a cache on {own.device}")
-    lengths = state["lengths"]
-    if not isinstance(lengths, list) or len(lengths) != len(like["lengths"]):
-        raise ValueError(f"lengths is {lengths!r} in the state; it needs to be a list of {len(like['lengths'])} ints")
-    return state["keys"], state["values"], [as_size("lengths", length) for length in lengths]
+    for name in ("lengths", "cropped"):
+        numbers = state[name]
+        if not isinstance(numbers, list) or len(numbers) != len(like[name]):
+            raise ValueError(f"{name} is {numbers!r} in the state; it needs to be a list of {len(like[name])} ints")
+    lengths, cropped = ([as_size(name, number) for number in state[name]] for name in ("lengths", "cropped"))
+    if max(cropped, default=0) > like["spare"]:
+        raise ValueError(f"cropped is {cropped} in the state; it needs to be at most {like['spare']}, the cache's spare")
+    return state["keys"], state["values"], lengths, cropped

@@ -3,22 +3,24 @@ import torch
 from torch import Tensor
 
 
-def merge(parts: list[tuple[Tensor, Tensor]], sinks: Tensor | None) -> Tensor:
-    """The softmax over all keys from (out, lse) over each part: outputs weighted with exp(lse), in the precision of lse.
+def merge(parts: list[tuple[Tensor, Tensor]], sinks: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The softmax over all keys from (out, split lse) over each part, both in the sums' dtype: rounded once, to `dtype`.
+
+    Not from log-sum-exps, which beside a score of -1e9 lose the sum: (..., 2), the highest score and the log of the sum beside it.
 
     Source: Milakov and Gimelshein, "Online normalizer calculation for softmax" (arXiv:1805.02867).
     """
-    lse = torch.stack([part for _, part in parts])  # (parts, B, H, n)
-    highest = lse.amax(0)
+    highest, logs = torch.stack([part for _, part in parts]).unbind(-1)  # (parts, B, H, n)
+    top = highest.amax(0)
     if sinks is not None:
-        sinks = sinks[:, None].to(lse.dtype)
-        highest = torch.maximum(highest, sinks)
-    highest = highest.where(highest != -torch.inf, 0.0)  # a query without keys: all weights are 0
-    weights = (lse - highest).exp()
+        sinks = sinks[:, None].to(top.dtype).clamp(max=torch.finfo(top.dtype).max)  # an infinite one leaves nothing, and no NaN
+        top = torch.maximum(top, sinks)
+    top = top.where(top != -torch.inf, 0.0)  # a query without keys: all weights are 0
+    weights = (highest - top + logs).exp()
     total = weights.sum(0)
     if sinks is not None:
-        total = total + (sinks - highest).exp()
+        total = total + (sinks - top).exp()
     weights = weights / total.where(total != 0, 1.0)
-    merged = sum(weight[..., None] * out.to(lse.dtype) for weight, (out, _) in zip(weights, parts, strict=True))
+    merged = sum(weight[..., None] * out for weight, (out, _) in zip(weights, parts, strict=True))
     assert isinstance(merged, Tensor)
-    return merged.to(parts[0][0].dtype)
+    return merged.to(dtype)

@@ -19,11 +19,16 @@ class Ring:
     """
 
     pinned: int
-    size: int  # the reach of the window, and one more: the newest token lies in a slot that no later query looks at for an older one
+    size: int  # the reach of the window and one more, for the newest token, in a slot that no later query looks at; and `spare`
+    spare: int = 0  # tokens that are kept though no query looks at them, until as many newer ones are forgotten
 
     @property
     def slots(self) -> int:
         return self.pinned + self.size
+
+    @property
+    def reach(self) -> int:
+        return self.size - self.spare - 1
 
     def slot(self, token: int) -> int:
         return token if token < self.slots else self.pinned + (token - self.pinned) % self.size
@@ -31,7 +36,7 @@ class Ring:
     def past(self, length: int) -> Iterator[tuple[int, int, int]]:
         """What queries from token `length` on may look at, in order: runs of neighbouring slots, (first token, first slot, count)."""
         yield from self._runs(0, min(self.pinned, length))
-        yield from self._runs(max(self.pinned, length - (self.size - 1)), length)
+        yield from self._runs(max(self.pinned, length - self.reach), length)
 
     def kept(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """What stays of the tokens start .. stop - 1 when all have been appended, in runs as above."""

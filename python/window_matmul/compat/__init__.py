@@ -34,3 +34,7 @@ def fall_back(reason: str) -> None:
     if reason not in _said:
         _said.add(reason)
         warnings.warn(reason, WindowFallbackWarning, stacklevel=3)
+
+
+# torch.compiler.assume_constant_result, without importing its compiler: a graph says it, or is refused, when it is traced.
+fall_back._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -105,7 +105,7 @@ class AddUp {
   }
 
   void write(const AttentionBlock& block, index_t j) const {
-    const T scale = static_cast<T>(p_.attention.scale);
+    const T scale = static_cast<T>(block.options.d_sum_factor);
     const T *d_k = line_.data(), *d_v = d_k + padded(p_.dim);
     if (a_.d_k.data != nullptr) store_row(block.d_k, p_.dtype, j, d_k, p_.dim, scale);
     if (a_.d_v.data != nullptr) store_row(block.d_v, p_.dtype, j, d_v, p_.attention.value_dim, T{1});
@@ -114,6 +114,7 @@ class AddUp {
   void global_queries(index_t s, index_t kv_head, index_t head) {
     const Range items = run_.items.of_keys(s, kv_head);
     const AttentionHead view = run_.plan.head_of(s, head);
+    const T scale = static_cast<T>(run_.plan.block_of(s, kv_head, 1).options.d_sum_factor);
     const std::vector<index_t>& queries = run_.plan.globals(s).keys;
     const auto count = static_cast<index_t>(queries.size());
     for (index_t g = 0; g < count; ++g) {
@@ -125,7 +126,7 @@ class AddUp {
         const T* from = at(item.global_queries + (h * count + g) * padded(p_.dim));
         for (index_t n = 0; n < p_.dim; ++n) line_[static_cast<std::size_t>(n)] += from[n];
       }
-      store_row(view.d_q, p_.dtype, queries[static_cast<std::size_t>(g)], line_.data(), p_.dim, static_cast<T>(p_.attention.scale));
+      store_row(view.d_q, p_.dtype, queries[static_cast<std::size_t>(g)], line_.data(), p_.dim, scale);
     }
   }
 

@@ -16,7 +16,7 @@ struct Tokens {  // some positions of a sequence: those whose byte is set, or wi
 struct AttentionHead {
   index_t index = 0;  // of the query head
   Operand q, out, lse, bias;
-  double sink = 0;
+  double sink = 0, sink_in_log2 = 0;  // the second in units of log 2 as scores are: rounded to the sums' type
   Operand d_out, d_lse, d_q, d_bias;
   // Private sums of this item, of the sums' type: d_bias (W), d_sink (1), d_q of global queries [query][padded D]. Null: not wanted.
   void *d_bias_sums = nullptr, *d_sink_sum = nullptr, *d_q_sums = nullptr;
@@ -24,8 +24,14 @@ struct AttentionHead {
 
 struct AttentionOptionsOfBlock {
   double scale = 1, softcap = 0, dropout_p = 0;
+  // The scale in two, for gradients: what those of scores are multiplied with, and sums of d_q and d_k. The first is 1 but for extreme
+  // scales.
+  double d_score_factor = 1, d_sum_factor = 1;
+  bool is_natural = false;  // scores are in natural units, not in those of log 2: else only where their size asks for it
+  bool is_wide = false;  // products are taken in a wider type: scale or softcap are extreme. Likewise
   std::uint64_t dropout_seed = 0;
   bool has_bias = false, bias_is_f32 = false, has_sinks = false;
+  bool out_is_f32 = false, splits_lse = false;
   bool has_key_mask = false;
   Tokens key_mask;  // of what may be seen
 };
@@ -66,6 +72,7 @@ struct KeySumsOfBlock {
   const index_t* global_queries = nullptr;
   index_t num_global_queries = 0;
   index_t capacity = 0;  // rows of sums that scratch holds
+  bool final_at_once = false;  // the item is one block of one head: keys are finished chunk by chunk
 };
 
 // Forward, few queries: a row is a query of one head, and rows share the keys that they read. Where other items read the rest of the keys,
@@ -112,7 +119,9 @@ inline constexpr index_t kPairBackwardQueries = 64, kPairBackwardChunk = 64;
 inline constexpr index_t kFewQueries = 16, kFewRows = 16, kRowsAtOnce = 4, kFewChunk = 64;
 inline constexpr index_t kFewStats = kFewRows / kRowsAtOnce * kMaxLanes;  // room for a number of each row
 
-// The sums of an item: of outputs, then the maxima and the sums of weights.
-WINDOW_MATMUL_INLINE index_t elements_of_sums(index_t rows, index_t value_dim) { return rows * padded(value_dim) + 2 * kFewStats; }
+// The sums of an item: of outputs, then the maxima and the sums of weights, and whether the maxima are in natural units.
+WINDOW_MATMUL_INLINE index_t elements_of_sums(index_t rows, index_t value_dim) {
+  return rows * padded(value_dim) + 2 * kFewStats + kMaxLanes;
+}
 
 }  // namespace window_matmul::cpu

@@ -28,7 +28,7 @@ void BackwardItems::add_items(index_t s, index_t kv_head) {
   const index_t first = kv_head * plan_.group();
   const bool alike = plan_.is_alike(kv_head);  // then the query heads have the same parts, and are taken together
   const index_t step = alike ? plan_.group() : 1;
-  for (index_t h = 0; h < plan_.group(); h += step) add_parts({s, kv_head, 0, first + h, step, {}, {}}, !alike);
+  for (index_t h = 0; h < plan_.group(); h += step) add_parts({s, kv_head, 0, first + h, step, {}, {}, false}, !alike);
 }
 
 void BackwardItems::add_parts(Item item, bool all_shared) {
@@ -44,7 +44,9 @@ void BackwardItems::add_parts(Item item, bool all_shared) {
     const index_t count = larger(cheap, ceil_div(kItemsNeeded, items));
     for (const Segment& segment : segments_of(of, count, kMaxQueryLanes, all_shared)) {
       item.segment = segment;
-      capacity_ = larger(capacity_, smaller(reach + larger(2 * kMaxQueryLanes, reach / 4), of.cols + 2 * kMaxQueryLanes));
+      item.final_at_once = segment.rows.size() <= kFewQueries && item.num_heads == 1 && !plan_.globals(item.sequence).queries;
+      const index_t held = item.final_at_once ? kBackwardChunk : reach + larger(2 * kMaxQueryLanes, reach / 4);
+      capacity_ = larger(capacity_, smaller(held, of.cols + 2 * kMaxQueryLanes));
       add(item);
     }
   }

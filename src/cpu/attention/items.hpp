@@ -14,6 +14,7 @@ struct Item {
   index_t first_head, num_heads;
   Segment segment;
   AttentionGeometry walk;
+  bool final_at_once;  // no other query of the item adds to a key once its chunk is done
   // Offsets of its private sums, in elements; those of heads: num_heads times. It writes every row of `shared`, and adds to the others.
   index_t shared = 0, global_keys = 0, global_queries = 0, bias = 0, sinks = 0, end = 0;
 };

@@ -1,6 +1,8 @@
 // src/cpu/attention/plan.cpp: strides, positions and options as the kernels of attention take them.
 #include "cpu/attention/plan.hpp"
 
+#include <cmath>
+
 #include "half.hpp"
 
 namespace window_matmul::cpu {
@@ -50,13 +52,29 @@ Tokens AttentionPlan::tokens_of(const MaskView& mask, index_t s) const {
   return {mask.data + of.batch * mask.batch_stride + of.keys.begin * mask.key_stride, mask.key_stride, 0};
 }
 
+// Within these bounds neither the factor of the queries nor a sum without the scale leaves the range of any type.
+bool is_extreme(double scale, double softcap) {
+  const auto outside = [](double x, int exponent) {
+    return x != 0 && (std::fabs(x) < std::ldexp(1, -exponent) || std::fabs(x) > std::ldexp(1, exponent));
+  };
+  return outside(scale, 40) || outside(softcap, 100) || (softcap > 0 && outside(scale / softcap, 100));
+}
+
+void AttentionPlan::set_scale(AttentionOptionsOfBlock* of) const {
+  const AttentionOptions& options = problem_.attention;
+  of->scale = options.scale, of->softcap = options.softcap;
+  of->is_wide = is_extreme(options.scale, options.softcap), of->is_natural = of->is_wide || options.split_lse;
+  of->d_score_factor = of->is_wide && options.scale != 0 ? std::sqrt(std::fabs(options.scale)) : 1;
+  of->d_sum_factor = options.scale / of->d_score_factor;
+}
+
 AttentionOptionsOfBlock AttentionPlan::options_of(index_t s) const {
   const AttentionOptions& options = problem_.attention;
   AttentionOptionsOfBlock of;
-  of.scale = options.scale, of.softcap = options.softcap;
+  set_scale(&of);
   of.dropout_p = options.dropout_p, of.dropout_seed = args_.dropout_seed;
   of.has_bias = options.bias != AttentionOptions::Bias::none, of.has_sinks = options.sinks;
-  of.bias_is_f32 = args_.bias.dtype == DType::f32;
+  of.bias_is_f32 = args_.bias.dtype == DType::f32, of.out_is_f32 = options.wide_out, of.splits_lse = options.split_lse;
   of.has_key_mask = options.key_mask;
   if (options.key_mask) of.key_mask = tokens_of(args_.key_mask, s);
   return of;
@@ -88,6 +106,8 @@ AttentionHead AttentionPlan::head_of(index_t s, index_t head) const {
   view.index = head;
   view.q = queries(args_.q), view.out = queries(args_.out), view.lse = queries(args_.lse), view.bias = queries(args_.bias);
   if (problem_.attention.sinks) view.sink = element(args_.sinks, head);
+  constexpr double log2e = 1.4426950408889634;
+  view.sink_in_log2 = problem_.dtype == DType::f64 ? view.sink * log2e : static_cast<float>(view.sink) * static_cast<float>(log2e);
   view.d_out = queries(args_.d_out), view.d_lse = queries(args_.d_lse), view.d_q = queries(args_.d_q), view.d_bias = queries(args_.d_bias);
   return view;
 }

@@ -35,6 +35,7 @@ class AttentionPlan {
 
  private:
   AttentionOptionsOfBlock options_of(index_t s) const;
+  void set_scale(AttentionOptionsOfBlock* of) const;
   Tokens tokens_of(const MaskView& mask, index_t s) const;
 
   const Problem& problem_;

@@ -64,10 +64,9 @@ inline constexpr T kMinusInfinity = -std::numeric_limits<T>::infinity();
 template <class T>
 inline constexpr T kLog2E = static_cast<T>(1.4426950408889634);
 
-// In units of log 2. The lowest numbers stay finite: only -inf hides a key.
+// y, which is x in other units. The lowest numbers stay finite: only -inf hides a key.
 template <class T>
-[[gnu::always_inline]] inline T in_log2(T x) {
-  const T y = x * kLog2E<T>;
+[[gnu::always_inline]] inline T within_range(T y, T x) {
   return y == kMinusInfinity<T> && x != y ? std::numeric_limits<T>::lowest() : y;
 }
 

@@ -55,6 +55,9 @@ struct Amx<float> : Avx512<float> {
                                            18, 2, 17, 1, 16, 0);
     return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, _mm512_castps_si512(halves(even, odd))));
   }
+  static Vec high_part(Vec v) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+  }
   static Vec halves(Vec first, Vec second) { return (Vec)_mm512_cvtne2ps_pbh(second, first); }
 };
 

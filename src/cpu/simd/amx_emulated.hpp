@@ -78,6 +78,12 @@ struct AmxEmulated<float> : Avx512Emulated<float> {
     round(even, low), round(odd, high);
     return load_pairs(low, high);
   }
+  static Vec high_part(Vec v) {
+    float lanes[kLanes];
+    Avx512Emulated<float>::store(lanes, v);
+    for (float& x : lanes) x = std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & 0xffff0000u);
+    return load(lanes);
+  }
   static Vec halves(Vec first, Vec second) {
     bf16 row[2 * kLanes];
     round(first, row), round(second, row + kLanes);

@@ -55,6 +55,7 @@ template <class S>
 concept HasPairs = requires(const bf16* b, typename S::Vec v) {
   { S::load_pairs(b, b) } -> std::same_as<typename S::Vec>;  // lane i: elements i of two rows, the first one's in the low half
   { S::pairs(v, v) } -> std::same_as<typename S::Vec>;       // the same of two vectors, rounded
+  { S::high_part(v) } -> std::same_as<typename S::Vec>;      // the bits of each lane that a bf16 has; of a NaN that is quiet, a NaN
   { S::halves(v, v) } -> std::same_as<typename S::Vec>;  // the lanes of one vector, then those of the other, rounded: a row in memory
 };
 

@@ -56,7 +56,7 @@ WINDOW_MATMUL_DEVICE void load_chunk(std::uint32_t to, std::uintptr_t address, i
   constexpr int kPerChunk = 16 / sizeof(E);
   if (seen.empty()) return store_shared(to, Bytes16{});
   const bool whole = seen.size() == kPerChunk;
-  if (alignment == 16 && seen.begin == 0) return copy_async<16>(to, address, static_cast<int>(seen.end * sizeof(E)));
+  if (alignment == 16 && seen.begin == 0) return copy_async<16>(to, address, static_cast<int>(seen.end) * static_cast<int>(sizeof(E)));
   if (alignment == 8 && whole) {
     WINDOW_MATMUL_UNROLL
     for (std::uint32_t i = 0; i < 16; i += 8) copy_async<8>(to + i, address + i, 8);

@@ -7,22 +7,19 @@
 #include <mutex>
 
 #include "cuda/arch/gpu.hpp"
+#include "cuda/driver.hpp"
 
 namespace window_matmul::cuda {
 namespace {
 
-std::string version_text(int version) { return "CUDA " + std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
-
-std::string driver_text() {
+int driver_version() {
   int version = 0;
-  if (cudaDriverGetVersion(&version) != cudaSuccess || version == 0) return "none";
-  return "for " + version_text(version);
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
 }
 
 std::string text_of(cudaError_t error) {
-  if (error == cudaErrorInsufficientDriver)
-    return "the NVIDIA driver is too old: " + driver_text() + "; it needs to be for " + version_text(CUDART_VERSION / 1000 * 1000) +
-           " or newer";
+  if (error == cudaErrorInsufficientDriver) return why_driver_is_refused(driver_version(), CUDART_VERSION);
+  if (error == cudaErrorNoDevice) return kNoGpu;
   return std::string("CUDA: ") + cudaGetErrorString(error) + " (" + cudaGetErrorName(error) + ")";
 }
 
@@ -84,7 +81,7 @@ Status use_gpu(int index, const DeviceInfo** device) {
 
 std::vector<GpuFacts> gpu_facts() {
   std::vector<GpuFacts> facts = {
-      {"runtime", version_text(CUDART_VERSION)}, {"driver", driver_text()}, {"compiled for", gpu_runner.compiled_for}};
+      {"runtime", version_text(CUDART_VERSION)}, {"driver", driver_text(driver_version())}, {"compiled for", gpu_runner.compiled_for}};
   int count = 0;
   if (const cudaError_t error = cudaGetDeviceCount(&count); error != cudaSuccess)
     facts.push_back({"GPUs", "none: " + status_of(error).message()});

@@ -14,43 +14,42 @@ namespace {
 
 template <class T>
 struct BackwardScratch : BackwardNumbers<T> {
-  // Transposed q and d_out [D][kQueries] and a vector; packed rows of k, v, q and d_out; sums of d_q [kQueries][padded D]; sums of the
-  // held keys.
+  // Transposed q and d_out [D][kQueries] and a vector; packed rows of k, v, q and d_out; sums of d_q [kQueries][padded D]; sums of the held
+  // keys.
   T *queries, *d_out_transposed, *k, *v, *q, *d_out, *d_q;
   T* key_sums;
 
-  BackwardScratch(const AttentionBlock& block, index_t lanes) {
-    T* next = static_cast<T*>(block.scratch);
-    const auto taken = [&](index_t count) {
-      T* of = next;
-      next += round_up(count, kMaxLanes);
-      return of;
-    };
+  BackwardScratch(void* memory, const AttentionBlock& block, index_t lanes) {
+    Taker<T> taken{static_cast<T*>(memory)};
     const index_t dim = padded(block.dim), value_dim = padded(block.value_dim);
     queries = taken(block.dim * lanes + kMaxLanes), d_out_transposed = taken(block.value_dim * lanes + kMaxLanes);
-    BackwardNumbers<T>::take(kBackwardChunk * lanes, lanes, value_dim, taken);
+    this->take(kBackwardChunk * lanes, lanes, block.value_dim, taken);
     k = taken(kBackwardChunk * dim), v = taken(kBackwardChunk * value_dim), q = taken(lanes * dim), d_out = taken(lanes * value_dim);
     d_q = taken(lanes * dim);
-    key_sums = next;
+    key_sums = taken.next;
   }
 };
 
 template <Simd S, class E>
 struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> {
-  using Base = BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>>;
-  using T = typename S::Scalar;
+  using Phases = BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>>;
+  using Phases::block, Phases::head, Phases::scores, Phases::rows;
+  using Phases::kLanes, Phases::kQueries;
+  using typename Phases::T, typename Phases::WideOut;
   using Rows = KeyRows<T>;
   using Shape = BackwardShape<S>;
-  using Scratch = BackwardScratch<T>;
-  static constexpr index_t kQueries = Shape::kQueries, kChunk = Shape::kChunk, kKeysOfTile = Shape::kKeys;
-  using Base::block, Base::head, Base::rows, Base::scores;
+  struct Scratch : BackwardScratch<T> {
+    Scratch(void* memory, const AttentionBlock& block) : BackwardScratch<T>(memory, block, kQueries) {}
+  };
+  static constexpr index_t kChunk = Shape::kChunk, kKeysOfTile = Shape::kKeys;
 
   const Scratch& scratch;
   Rows q{}, d_out{};
+  T largest_query = 0;  // infinite where an element is not finite
   bool queries_finite = true;
 
   AttentionBackward(const AttentionBlock& of, const Scratch& memory, const AttentionHead& taken, Prefetcher& ahead)
-      : Base{of, memory, taken, {{of, memory.p, of.options.softcap > 0 ? memory.slopes : nullptr}, memory.queries, ahead}},
+      : Phases{{of, memory, taken, {of, memory.queries, memory.p, of.options.softcap > 0 ? memory.slopes : nullptr, ahead}}},
         scratch(memory) {}
 
   template <class F>
@@ -58,20 +57,43 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
     cpu::for_each_chunk(scores, rows, f);
   }
 
-  // Of a block of queries.
+  // ---- a block of queries -----------------------------------------------------------------------------------------------------------
+
+  // What concerns the queries alone is left out where the block is met again.
   void take(Range of, bool first_time) {
-    rows = of;
+    Phases::take_log_sum_exps(of);
     scores.take_queries(head, rows);
-    scores.gather.transposed(head.d_out, rows, block.value_dim, T{1}, scratch.d_out_transposed, kQueries);
-    queries_finite = finite(scratch.queries, block.dim) && finite(scratch.d_out_transposed, block.value_dim);
+    block.options.out_is_f32 ? take_gradients<WideOut>() : take_gradients<E>();
     q = scores.gather.queries(head.q, rows, block.dim, scratch.q);
-    d_out = scores.gather.queries(head.d_out, rows, block.value_dim, scratch.d_out);
-    Base::take_rows(first_time, [&](auto&& f) {
-      for_each_chunk([&](const Chunk& chunk) {
-        scores.compute(chunk, scores.gather.keys(block.k, chunk, block.dim, false, scratch.k));
-        f();
-      });
+    largest_query = largest_of_rows(q, rows.size(), block.dim);
+    queries_finite = largest_query <= std::numeric_limits<T>::max() && finite(scratch.d_out_transposed, block.value_dim);
+    if (Phases::any_coarse && block.walk.query_list == nullptr) sum_again();
+    for (index_t r = 0; r < rows.size(); ++r) Phases::take_row(r, first_time);
+  }
+
+  template <class Out>
+  void take_gradients() {
+    const Gather<S, Out> gather{block.walk};
+    gather.transposed(head.d_out, rows, block.value_dim, T{1}, scratch.d_out_transposed, kQueries);
+    d_out = gather.queries(head.d_out, rows, block.value_dim, scratch.d_out);
+  }
+
+  // A log-sum-exp is rounded to a part of its size. Where that is felt, as where a bias is low for all keys that a query sees, the sum is
+  // taken again, and m and log2 l are subtracted one after the other. (Not for global queries: their keys belong to many items.)
+  void sum_again() {
+    const OnlineSoftmax<S, Scores<S, E, Shape>> softmax{scores, scratch.highest, scratch.log_total, scratch.factor};
+    softmax.start();
+    for_each_chunk([&](const Chunk& chunk) {
+      const Rows k = scores.gather.keys(block.k, chunk, block.dim, true, scratch.k);
+      scores.compute(chunk, k, is_wide(chunk, k, largest_of_rows(k, chunk.size(), block.dim)));
+      softmax.exponentiate();
     });
+    for (index_t r = 0; r < kQueries; ++r) {
+      const bool again = Phases::is_coarse(scratch.lse[r]) && scratch.log_total[r] > 0;
+      scratch.lse[r] = again ? scratch.highest[r] : scratch.lse[r];
+      scratch.log_total[r] = again ? logarithm2(scratch.log_total[r]) * (scores.natural ? in_natural<T>(false) : 1) : T{0};
+    }
+    Phases::careful = true;
   }
 
   bool finite(const T* transposed, index_t columns) const {
@@ -80,19 +102,41 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
     return true;
   }
 
+  static T largest_of_rows(const Rows& of, index_t count, index_t columns) {
+    Largest<S> largest;
+    for (index_t r = 0; r < count; ++r) largest.add(of.row(r), columns);
+    return largest.value();
+  }
+
+  T largest_seen(const Chunk& chunk, const Rows& k) const {
+    Largest<S> largest;
+    for (index_t c = 0; c < chunk.size(); ++c)
+      if (!block.options.has_key_mask || block.options.key_mask.contains(scores.gather.position(chunk, c)))
+        largest.add(k.row(c), block.dim);
+    return largest.value();
+  }
+
+  bool is_wide(const Chunk& chunk, const Rows& k, T key) const {
+    const bool in_doubt = !(key <= std::numeric_limits<T>::max()) || needs_wide(block.options, block.dim, largest_query, key);
+    return in_doubt && needs_wide(block.options, block.dim, largest_query, largest_seen(chunk, k));
+  }
+
+  // ---- a chunk of keys --------------------------------------------------------------------------------------------------------------
+
   // Adds to d_k and d_v of these keys, of the walk or of a list of global ones, and to the sums of d_q.
   void differentiate(const Chunk& chunk, const Sums<T>& d_k, const Sums<T>& d_v, const Sums<T>& d_q) {
     const Rows k = scores.gather.keys(block.k, chunk, block.dim, true, scratch.k);
-    scores.compute(chunk, k);
-    Base::exponentiate();
-    if (Base::wants_scores())
+    const T largest_key = largest_of_rows(k, chunk.size(), block.dim);
+    scores.compute(chunk, k, is_wide(chunk, k, largest_key));
+    Phases::exponentiate();
+    if (Phases::wants_scores())
       scores.multiply(scores.gather.keys(block.v, chunk, block.value_dim, false, scratch.v), scratch.d_out_transposed, block.value_dim,
                       scratch.d_s);
-    Base::subtract_and_share();
-    if (Base::wants_v) add_to_keys(scratch.p, d_out, block.value_dim, d_v);
-    if (block.options.softcap > 0) Base::multiply_with_slopes();
-    if (Base::wants_k) add_to_keys(scratch.d_s, q, block.dim, d_k);
-    if (Base::wants_q) add_to_queries(k, d_q);
+    Phases::subtract_and_share();
+    if (Phases::wants_v) add_to_keys(scratch.p, d_out, block.value_dim, d_v);
+    Phases::pass_to_products();
+    if (Phases::wants_k) add_to_keys(scratch.d_s, q, block.dim, d_k);
+    if (Phases::wants_q) add_to_queries(k, d_q, !(largest_key <= std::numeric_limits<T>::max()));
   }
 
   // ---- sums -------------------------------------------------------------------------------------------------------------------------
@@ -116,8 +160,7 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
     return block.walk.band.transposed().keys_any({first + keys.begin, first + keys.end}).intersect(rows);
   }
 
-  void add_to_queries(const Rows& k, const Sums<T>& to) const {
-    const bool exactly = !finite(k);
+  void add_to_queries(const Rows& k, const Sums<T>& to, bool exactly) const {
     for (index_t r = 0; r < rows.size(); r += S::kTileRows) {
       const Range some{rows.begin + r, smaller(rows.begin + r + S::kTileRows, rows.end)};
       const Range keys = scores.seen_by(some);
@@ -125,12 +168,6 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
       *block.multiply_adds += add_row_tile<S>(some.size(), block.dim, {scratch.d_s + keys.begin * kQueries + r, 1, kQueries},
                                               {k.row(keys.begin), k.row_stride}, keys.size(), to.at(r, 0), exactly);
     }
-  }
-
-  bool finite(const Rows& k) const {
-    for (index_t c = 0; c < scores.chunk.size(); ++c)
-      if (!all_finite<S>(k.row(c), block.dim)) return false;
-    return true;
   }
 };
 

@@ -10,14 +10,15 @@
 namespace window_matmul::cpu {
 namespace {
 
-// Pass: the products, and with them a block of queries and its chunks of keys.
+// Pass: a block of queries, its chunks of keys and their products.
 template <Simd S, class E, class Pass>
 struct AttentionBackwardItem {
   using T = typename S::Scalar;
   static constexpr index_t kQueries = Pass::kQueries;
+  static_assert(kQueries >= kFewQueries);  // which are one block then
 
   const AttentionBlock& block;
-  const typename Pass::Scratch scratch{block, kQueries};
+  const typename Pass::Scratch scratch{block.scratch, block};
   KeySums<S, E> key_sums{block, scratch.key_sums};
   Prefetcher ahead{};
   AttentionBlock global_block = with_global_queries(block);
@@ -34,7 +35,7 @@ struct AttentionBackwardItem {
     for (index_t row = block.rows.begin; row < block.rows.end; row += kQueries) {
       const Range rows{row, smaller(row + kQueries, block.rows.end)}, keys = block.walk.band.keys_any(rows);
       finish(smaller(keys.begin, block.key_sums.covered.end));
-      key_sums.extend(keys.end);
+      if (!block.key_sums.final_at_once) key_sums.extend(keys.end);
       for (index_t h = 0; h < block.num_heads; ++h) add_queries(block.heads[h], rows);
     }
     finish(block.key_sums.covered.end);
@@ -44,19 +45,20 @@ struct AttentionBackwardItem {
   Sums<T> d_v(index_t key) const { return {key_sums.d_v(key), key_sums.width}; }
 
   void add_queries(const AttentionHead& head, Range rows) {
-    Pass pass{block, scratch, head, ahead};
+    Pass pass(block, scratch, head, ahead);
     pass.take(rows, true);
-    if (pass.all_of_another_item()) return;
+    if (all_of_another_item(block, rows)) return;
     queue(head, NextBlock(block.walk, rows), rows);
     fill_row(T{0}, scratch.d_q, 1, {0, kQueries * padded(block.dim)});
     const Sums<T> d_q{scratch.d_q, padded(block.dim)};
     pass.for_each_chunk([&](const Chunk& chunk) {
+      if (block.key_sums.final_at_once && chunk.list == nullptr) finish(chunk.keys.begin), key_sums.extend(chunk.keys.end);
       if (chunk.list == nullptr)
         pass.differentiate(chunk, d_k(chunk.keys.begin), d_v(chunk.keys.begin), d_q);
       else
         add_global_keys(pass, chunk, d_q);
     });
-    if (pass.wants_q) write_d_q(pass, head, rows);
+    if (pass.wants_q) write_d_q(head, rows);
   }
 
   void queue(const AttentionHead& head, const NextBlock& next, Range rows) {
@@ -92,11 +94,12 @@ struct AttentionBackwardItem {
     }
   }
 
-  void write_d_q(const Pass& pass, const AttentionHead& head, Range rows) const {
+  void write_d_q(const AttentionHead& head, Range rows) const {
     for (index_t r = 0; r < rows.size(); ++r) {
       const index_t position = block.walk.query(rows.begin + r);
-      if (pass.is_of_another_item(position)) continue;
-      KeySums<S, E>::write_scaled(scratch.d_q + r * padded(block.dim), head.d_q, position, block.dim, static_cast<T>(block.options.scale));
+      if (is_of_another_item(block, position)) continue;
+      KeySums<S, E>::write_scaled(scratch.d_q + r * padded(block.dim), head.d_q, position, block.dim,
+                                  static_cast<T>(block.options.d_sum_factor));
     }
   }
 
@@ -111,7 +114,7 @@ struct AttentionBackwardItem {
   }
 
   void add_global_queries(const AttentionHead& head, Range rows, Range keys) {
-    Pass pass{global_block, scratch, head, ahead};
+    Pass pass(global_block, scratch, head, ahead);
     pass.take(rows, false);
     T* const sums = static_cast<T*>(head.d_q_sums);
     const Sums<T> d_q{sums == nullptr ? nullptr : sums + rows.begin * padded(block.dim), padded(block.dim)};

@@ -8,8 +8,8 @@
 #pragma once
 
 #include "cpu/attention/block.hpp"
+#include "cpu/kernels/attention/wide.inl.hpp"
 #include "cpu/kernels/copy.inl.hpp"
-#include "cpu/kernels/exp.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -29,6 +29,7 @@ struct BiasOfTile {
   const AttentionGeometry& walk = block.walk;
   const AttentionHead& head = *scores.head;
   const Range rows = scores.rows, keys = scores.chunk.keys;
+  const T unit = in_units<T>(scores.natural);
 
   void add() const { block.options.bias_is_f32 ? add_of_type<float>() : add_of_type<E>(); }
 
@@ -43,7 +44,7 @@ struct BiasOfTile {
       for_each_listed([&](index_t c, index_t r, index_t position, index_t slot) {
         T& score = *(scores.at(c, 0) + r);
         const T b = widen_to_sums(*bias.at(position, slot));
-        score = b == kMinusInfinity<T> ? b : score + in_log2(b);
+        score = b == kMinusInfinity<T> ? b : score + within_range(b * unit, b);
       });
     else if (bias.row_stride == 0)
       add_line(bias);
@@ -88,10 +89,10 @@ struct BiasOfTile {
       }
   }
 
-  // As in_log2() has it. -inf hides even a NaN.
-  static void add_to(T* score, typename S::Vec bias) {
+  // As within_range() has it. -inf hides even a NaN.
+  void add_to(T* score, typename S::Vec bias) const {
     const auto lowest = S::splat(std::numeric_limits<T>::lowest());
-    const auto sum = S::add(S::load(score), S::max(lowest, S::mul(bias, S::splat(kLog2E<T>))));
+    const auto sum = S::add(S::load(score), S::max(lowest, S::mul(bias, S::splat(unit))));
     S::store(score, S::where_less(bias, lowest, bias, sum));
   }
 

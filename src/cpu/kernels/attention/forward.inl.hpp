@@ -34,34 +34,55 @@ struct AttentionForward {
   T* const total = highest + kQueries;
   T* const factor = total + kQueries;
   Prefetcher ahead{};
-  Scores<S, E, Shape> scores{{block, tile, nullptr}, queries, ahead};
+  Scores<S, E, Shape> scores{block, queries, tile, nullptr, ahead};
   const OnlineSoftmax<S, Scores<S, E, Shape>> softmax{scores, highest, total, factor};
   bool started = false;
+  const bool* rewritten = nullptr;  // which rows of the block are written; null: all
 
   void run() {
     for (index_t row = block.rows.begin; row < block.rows.end; row += kQueries) {
       const Range rows{row, smaller(row + kQueries, block.rows.end)};
       if (all_of_another_item(block, rows)) continue;
+      scores.natural = block.options.is_natural, rewritten = nullptr;
       scores.take_queries(head, rows);
       queue_next_block<E>(block, rows, block.walk.band.keys_any(rows).size() / Shape::kKeys, &ahead);
-      if (!attend(rows, false)) attend(rows, true);  // in the place of what was written
+      if (!attend(rows, false, block.options.is_wide)) attend(rows, true, block.options.is_wide);  // in the place of what was written
+      if (!are_near<S>(highest, total, rows.size())) rewrite(rows, highest, total, false);
     }
   }
 
   // False where an output is not finite.
-  bool attend(Range rows, bool exactly) {
+  bool attend(Range rows, bool exactly, bool wide) {
     started = false;
     softmax.start();
     for_each_chunk(scores, rows, [&](const Chunk& chunk) {
-      scores.compute(chunk, scores.gather.keys(block.k, chunk, block.dim, false, packed_k));
+      scores.compute(chunk, scores.gather.keys(block.k, chunk, block.dim, false, packed_k), wide);
       softmax.exponentiate();
       if (block.options.dropout_p > 0) drop();
       weigh(chunk, rows, exactly);
       started = true;
     });
     if (!started) fill_row(T{0}, sums, 1, {0, kQueries * width});
-    if (head.lse.address != 0) write_lse(block, rows, kQueries, highest, total, factor);
+    if (head.lse.address != 0) write_lse(rows);
     return write(rows);
+  }
+
+  // Rows near the ends of the range: in natural units, and with wide products where the operands ask for it. What was found may be by
+  // products without their scale.
+  void rewrite(Range rows, const T* found_highest, const T* found_total, bool without_scale) {
+    if (block.options.is_wide) return;
+    scores.head = &head, scores.rows = rows;
+    Largest<S> queries_given, keys_given;
+    for (index_t row = rows.begin; row < rows.end; ++row)
+      add_row(scores.gather, head.q, block.walk.query(row), block.dim, packed_k, &queries_given);
+    for_each_chunk(scores, rows, [&](const Chunk& chunk) { add_keys(block, scores.gather, chunk, packed_k, &keys_given); });
+    const T query = queries_given.value(), key = keys_given.value();
+    bool which[kQueries];
+    const bool wide = needs_wide(block.options, block.dim, query, key) || (without_scale && are_large(block.dim, query, key));
+    if ((scores.natural && !wide) || !is_worth_while(query, key, wide, found_highest, found_total, rows.size(), which)) return;
+    scores.natural = true, rewritten = which;
+    scores.take_queries(head, rows);
+    if (!attend(rows, false, wide)) attend(rows, true, wide);
   }
 
   // ---- phases -----------------------------------------------------------------------------------------------------------------------
@@ -92,18 +113,31 @@ struct AttentionForward {
     bool finite = true;
     for (index_t r = 0; r < rows.size(); ++r) {
       const index_t position = block.walk.query(rows.begin + r);
-      if (is_of_another_item(block, position)) continue;
-      const T by = inverse_total(block.options, head, highest[r], total[r]);
-      finite = write_output<S, E>(sums + r * width, block.value_dim, by, head.out, position) && finite;
+      if (is_of_another_item(block, position) || is_left(r)) continue;
+      const T by = inverse_total(block.options, head, highest[r], total[r], scores.natural);
+      finite = write_output<S, E>(block.options, sums + r * width, block.value_dim, by, head.out, position) && finite;
     }
     return finite;
+  }
+
+  bool is_left(index_t r) const { return rewritten != nullptr && !rewritten[r]; }
+
+  void write_lse(Range rows) const {
+    const Matrix2<T> lse(head.lse);
+    for (index_t r = 0; r < kQueries; ++r) factor[r] = log_sum_exp(highest[r], total[r], scores.natural);
+    for (index_t r = 0; r < rows.size(); ++r) {
+      const index_t position = block.walk.query(rows.begin + r);
+      if (is_of_another_item(block, position) || is_left(r)) continue;
+      *lse.at(position, 0) = factor[r];
+      if (block.options.splits_lse) write_split(highest[r], total[r], lse.at(position, 0), lse.col_stride);
+    }
   }
 };
 
 template <Simd S, class E>
 void attention_forward(const AttentionBlock& block) {
   if (block.few.heads > 0)
-    AttentionFew<S, E>{block}.run();
+    AttentionFew<S, E>{{block}}.run();
   else
     AttentionForward<S, E>{block}.run();
 }

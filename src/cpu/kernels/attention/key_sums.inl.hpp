@@ -50,7 +50,7 @@ struct KeySums {
     if (block.key_sums.global_sums != nullptr && block.global_tokens.contains(position)) hand_over_global(key, position);
     if (!block.key_sums.exclusive.contains(key)) return copy_shared(key);
     if (block.key_sums.global_sums != nullptr && block.global_tokens.contains(position)) return;
-    if (block.d_k.address != 0) write_scaled(d_k(key), block.d_k, position, block.dim, static_cast<T>(block.options.scale));
+    if (block.d_k.address != 0) write_scaled(d_k(key), block.d_k, position, block.dim, static_cast<T>(block.options.d_sum_factor));
     if (block.d_v.address != 0) write_scaled(d_v(key), block.d_v, position, block.value_dim, T{1});
   }
 

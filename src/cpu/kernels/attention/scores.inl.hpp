@@ -8,8 +8,9 @@
 #pragma once
 
 #include "cpu/kernels/attention/bias.inl.hpp"
-#include "cpu/kernels/attention/gather.inl.hpp"
+#include "cpu/kernels/attention/rows.inl.hpp"
 #include "cpu/kernels/attention/tile.inl.hpp"
+#include "cpu/kernels/attention/wide.inl.hpp"
 #include "cpu/kernels/exp.inl.hpp"
 #include "cpu/kernels/prefetch.inl.hpp"
 
@@ -27,33 +28,68 @@ template <Simd S>
     return S::load(kWideLaneIndices);
 }
 
-// The tile, and every phase behind the products.
+// A row as it is given.
+template <Simd S, class E, class T = typename S::Scalar>
+void add_row(const Gather<S, E>& gather, const Operand& from, index_t position, index_t columns, T* line, Largest<S>* to) {
+  gather.row(from, position, columns, line);
+  to->add(line, padded(columns));
+}
+
+// The keys of a chunk that the mask shows.
+template <Simd S, class E, class T = typename S::Scalar>
+void add_keys(const AttentionBlock& block, const Gather<S, E>& gather, const Chunk& chunk, T* line, Largest<S>* to) {
+  for (index_t c = 0; c < chunk.size(); ++c) {
+    const index_t position = gather.position(chunk, c);
+    if (!block.options.has_key_mask || block.options.key_mask.contains(position)) add_row(gather, block.k, position, block.dim, line, to);
+  }
+}
+
 template <Simd S, class E, class Shape>
-struct ScoreTile {
+struct Scores {
   using T = typename S::Scalar;
   static constexpr index_t kQueries = Shape::kQueries, kChunk = Shape::kChunk, kColumns = Shape::kColumns, kLanes = S::kLanes;
 
   const AttentionBlock& block;
+  T* const queries;  // [D][kQueries] and a vector
   T* const tile;  // [kChunk][kQueries]
   T* const slopes;  // the same: the derivative of the softcap, or null
+  Prefetcher& ahead;
   const AttentionHead* head = nullptr;
   Range rows{};
   Chunk chunk{};
   Range seen[Shape::kColumns]{};  // keys of the chunk that some query of the vector may see
+  bool natural = block.options.is_natural;  // the units
 
   const Gather<S, E> gather{block.walk};
 
-  // What queries are multiplied with.
-  double unit() const { return block.options.scale * (block.options.softcap > 0 ? 1 / block.options.softcap : kLog2E<double>); }
+  void take_queries(const AttentionHead& of, Range r) {
+    head = &of, rows = r;
+    if (!block.options.is_wide) gather.transposed(of.q, rows, block.dim, unit(), queries, kQueries);  // else they are read where they lie
+  }
+
+  T unit() const {  // what products are multiplied with
+    const double of_scale = block.options.softcap > 0 ? 1 / block.options.softcap : natural ? 1 : kLog2E<double>;
+    return static_cast<T>(block.options.scale * of_scale);
+  }
 
   void begin(const Chunk& of) {
     chunk = of;
     for (index_t v = 0; v < Shape::kColumns; ++v) seen[v] = seen_by(rows_of(v));
   }
 
-  void apply_options() const {
-    if (block.options.softcap > 0) cap();
-    if (block.options.has_bias && chunk.list == nullptr) BiasOfTile<S, E, ScoreTile>{*this}.add();
+  void compute(const Chunk& of, const KeyRows<T>& k, bool wide) {
+    begin(of);
+    if (wide) {
+      multiply_widely(k);
+    } else {
+      multiply(k, queries, block.dim, tile);
+      if (block.options.softcap > 0) cap();
+    }
+    add_bias_and_hide();
+  }
+
+  void add_bias_and_hide() const {
+    if (block.options.has_bias && chunk.list == nullptr) BiasOfTile<S, E, Scores>{*this}.add();
     if (chunk.list == nullptr)
       hide_outside_band();
     else
@@ -87,10 +123,56 @@ struct ScoreTile {
     }
   }
 
+  // ---- products ---------------------------------------------------------------------------------------------------------------------
+
+  // to[c][query] = sum_n k(c, n) x[n][query] for what is seen; more is written where tiles reach further.
+  void multiply(const KeyRows<T>& k, const T* x, index_t steps, T* to) const {
+    const index_t count = chunk.size();
+    for (index_t c = 0; c < count;) {
+      if (count >= Shape::kKeys && c + Shape::kKeys > count) c = count - Shape::kKeys;  // the last tile overlaps its neighbour
+      const index_t keys = count >= Shape::kKeys ? Shape::kKeys : 1;
+      multiply_tile(c, keys, {k.row(c), k.row_stride, k.col_stride}, x, steps, to);
+      c += keys;
+    }
+  }
+
+  void multiply_tile(index_t c, index_t keys, Scalars<T> scalars, const T* x, index_t steps, T* to) const {
+    ahead.issue();
+    index_t first = 0, last = Shape::kColumns;
+    const auto is_seen = [&](index_t v) { return seen[v].begin < c + keys && c < seen[v].end; };
+    while (first < last && !is_seen(first)) ++first;
+    while (first < last && !is_seen(last - 1)) --last;
+    for (index_t v = first; v < last; v += Shape::kVecs)
+      with_vecs<Shape::kVecs>(smaller(last - v, Shape::kVecs), [&]<int Vecs>() {
+        const Vectors<T> vectors{x + v * kLanes, kQueries};
+        const Sums<T> sums{to + c * kQueries + v * kLanes, kQueries, Start::clear};
+        if (keys == 1)
+          add_tile<S, 1, Vecs>(scalars, vectors, steps, sums);
+        else
+          add_tile<S, Shape::kKeys, Vecs>(scalars, vectors, steps, sums);
+        *block.multiply_adds += keys * Vecs * kLanes * steps;
+      });
+  }
+
+  // Pair by pair, the caps with it: few blocks are of such numbers.
+  [[gnu::noinline]] void multiply_widely(const KeyRows<T>& k) const {
+    const Matrix2<const E> q(head->q);
+    for (index_t c = 0; c < chunk.size(); ++c)
+      for (index_t r = 0; r < rows.size(); ++r) {
+        const index_t position = block.walk.query(rows.begin + r);
+        Wide<T> sum = 0;
+        for (index_t n = 0; n < block.dim; ++n)
+          sum += static_cast<Wide<T>>(widen(*q.at(position, n))) * static_cast<Wide<T>>(k.row(c)[n * k.col_stride]);
+        T* const slope = slopes == nullptr ? nullptr : slopes + c * kQueries + r;
+        tile[c * kQueries + r] = score_of_product<T>(block.options, sum, natural, slope);
+      }
+    *block.multiply_adds += chunk.size() * rows.size() * block.dim;
+  }
+
   // ---- options ----------------------------------------------------------------------------------------------------------------------
 
   void cap() const {
-    const auto one = S::splat(T{1}), unit = S::splat(static_cast<T>(block.options.softcap * kLog2E<double>));
+    const auto one = S::splat(T{1}), unit = S::splat(static_cast<T>(block.options.softcap) * in_units<T>(natural));
     for_each_seen([&](index_t c, index_t v) {
       const auto t = hyperbolic_tangent<S>(S::load(at(c, v)));
       S::store(at(c, v), S::mul(t, unit));
@@ -157,57 +239,6 @@ struct ScoreTile {
       if (block.options.key_mask.contains(gather.position(chunk, c))) continue;
       for (index_t v = 0; v < Shape::kColumns; ++v) S::store(at(c, v), S::splat(kMinusInfinity<T>));
     }
-  }
-};
-
-// The products on the register tile.
-template <Simd S, class E, class Shape>
-struct Scores : ScoreTile<S, E, Shape> {
-  using Base = ScoreTile<S, E, Shape>;
-  using T = typename S::Scalar;
-  using Base::block, Base::chunk, Base::head, Base::kLanes, Base::kQueries, Base::rows, Base::seen, Base::tile;
-
-  T* const queries;  // [D][kQueries] and a vector
-  Prefetcher& ahead;
-
-  void take_queries(const AttentionHead& of, Range r) {
-    head = &of, rows = r;
-    Base::gather.transposed(of.q, rows, block.dim, static_cast<T>(Base::unit()), queries, kQueries);
-  }
-
-  void compute(const Chunk& of, const KeyRows<T>& k) {
-    Base::begin(of);
-    multiply(k, queries, block.dim, tile);
-    Base::apply_options();
-  }
-
-  // to[c][query] = sum_n k(c, n) x[n][query] for what is seen; more is written where tiles reach further.
-  void multiply(const KeyRows<T>& k, const T* x, index_t steps, T* to) const {
-    const index_t count = chunk.size();
-    for (index_t c = 0; c < count;) {
-      if (count >= Shape::kKeys && c + Shape::kKeys > count) c = count - Shape::kKeys;  // the last tile overlaps its neighbour
-      const index_t keys = count >= Shape::kKeys ? Shape::kKeys : 1;
-      multiply_tile(c, keys, {k.row(c), k.row_stride, k.col_stride}, x, steps, to);
-      c += keys;
-    }
-  }
-
-  void multiply_tile(index_t c, index_t keys, Scalars<T> scalars, const T* x, index_t steps, T* to) const {
-    ahead.issue();
-    index_t first = 0, last = Shape::kColumns;
-    const auto is_seen = [&](index_t v) { return seen[v].begin < c + keys && c < seen[v].end; };
-    while (first < last && !is_seen(first)) ++first;
-    while (first < last && !is_seen(last - 1)) --last;
-    for (index_t v = first; v < last; v += Shape::kVecs)
-      with_vecs<Shape::kVecs>(smaller(last - v, Shape::kVecs), [&]<int Vecs>() {
-        const Vectors<T> vectors{x + v * kLanes, kQueries};
-        const Sums<T> sums{to + c * kQueries + v * kLanes, kQueries, Start::clear};
-        if (keys == 1)
-          add_tile<S, 1, Vecs>(scalars, vectors, steps, sums);
-        else
-          add_tile<S, Shape::kKeys, Vecs>(scalars, vectors, steps, sums);
-        *block.multiply_adds += keys * Vecs * kLanes * steps;
-      });
   }
 };
 

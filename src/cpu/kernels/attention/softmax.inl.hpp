@@ -1,6 +1,8 @@
 // src/cpu/kernels/attention/softmax.inl.hpp: the softmax of scores that come chunk by chunk, with a running maximum.
 //
 //   m' = max(m, scores)    P = 2^(scores - m')    l = l 2^(m - m') + sum P      the factor 2^(m - m') is for whatever else was summed up
+//
+// Scores in natural units: with their differences in units of log 2.
 #pragma once
 
 #include "cpu/kernels/attention/scores.inl.hpp"
@@ -35,9 +37,10 @@ struct OnlineSoftmax {
     const auto after = highest_of_column(column, keys, before);
     S::store(highest + v * kLanes, after);
     const auto offset = finite_offset<S>(after);
-    const auto rescale = exp2_nonpositive<S>(S::sub(before, offset));
+    const auto rescale = scores.natural ? power<true>(S::sub(before, offset)) : power<false>(S::sub(before, offset));
     S::store(factor + v * kLanes, rescale);
-    S::store(total + v * kLanes, S::fma(S::load(total + v * kLanes), rescale, sum_of_powers(column, keys, offset)));
+    const auto sum = scores.natural ? sum_of_powers<true>(column, keys, offset) : sum_of_powers<false>(column, keys, offset);
+    S::store(total + v * kLanes, S::fma(S::load(total + v * kLanes), rescale, sum));
   }
 
   static typename S::Vec highest_of_column(const T* column, Range keys, typename S::Vec start) {
@@ -50,12 +53,18 @@ struct OnlineSoftmax {
     return S::max(S::max(chains[0], chains[1]), S::max(chains[2], chains[3]));
   }
 
+  template <bool Natural>
+  [[gnu::always_inline]] static typename S::Vec power(typename S::Vec difference) {
+    return exp2_nonpositive<S>(Natural ? S::mul(difference, S::splat(kLog2E<T>)) : difference);
+  }
+
+  template <bool Natural>
   static typename S::Vec sum_of_powers(T* column, Range keys, typename S::Vec offset) {
     typename S::Vec sums_of_two[2] = {S::zero(), S::zero()};
     const auto step = [&](index_t c, int i) {
-      const auto power = exp2_nonpositive<S>(S::sub(S::load(column + c * kQueries), offset));
-      S::store(column + c * kQueries, power);
-      sums_of_two[i] = S::add(sums_of_two[i], power);
+      const auto weight = power<Natural>(S::sub(S::load(column + c * kQueries), offset));
+      S::store(column + c * kQueries, weight);
+      sums_of_two[i] = S::add(sums_of_two[i], weight);
     };
     index_t c = keys.begin;
     for (; c + 2 <= keys.end; c += 2) step(c, 0), step(c + 1, 1);

@@ -1,13 +1,13 @@
-// src/cpu/kernels/pairs/forward.inl.hpp: out = softmax(scores) v and its log-sum-exp in bf16, on tiles: attention/forward.inl.hpp once
-// more.
+// src/cpu/kernels/pairs/forward.inl.hpp: out = softmax(scores) v and its log-sum-exp in bf16, on tiles.
 //
 //   O^T = O^T 2^(m - m') + vT P^T        sums are [Dv][queries]: a row a number of v, a lane a query, as the scores are
 //
-// P is rounded to bf16 for the product; its sum l, and with it the log-sum-exp, is that of the exact P. What is not finite in v is taken
-// out of the product where an output is not finite, and added by hand to the queries that give it a weight.
+// What is not finite in v is taken out of the product where an output is not finite, and added by hand to the queries that give it a
+// weight. Rows near the ends of the range are written again by attention/forward.inl.hpp; and so is whatever asks for natural units, or for
+// an output in fp32.
 #pragma once
 
-#include "cpu/kernels/attention/few.inl.hpp"
+#include "cpu/kernels/attention/forward.inl.hpp"
 #include "cpu/kernels/pairs/scores.inl.hpp"
 
 namespace window_matmul::cpu {
@@ -32,7 +32,7 @@ struct PairForward {
   bf16* const line = copied + larger(kChunk, kQueries) * dim;
   bf16* const transposed = line + kStep * whole_steps(block.value_dim);
   Prefetcher ahead{};
-  PairScores<S, Shape> scores{{block, tile, nullptr}, queries, copied, ahead};
+  PairScores<S, Shape> scores{{block, queries, tile, nullptr, ahead}, copied};
   const PairSoftmax<S, Shape> softmax{scores, highest, total, factor};
   TransposedKeys<S> v{scores.gather, block.v, block.value_dim, block.held_steps, line, transposed};
   bool started = false;
@@ -44,12 +44,23 @@ struct PairForward {
       if (all_of_another_item(block, rows)) continue;
       scores.take_queries(head, rows);
       queue_next_block<bf16>(block, rows, block.walk.band.keys_any(rows).size() / (block.dim > 2 * kStep ? kStep : kTile), &ahead);
-      if (attend(rows, false)) continue;
-      v.forget(true);
-      attend(rows, true);  // in the place of what was written
-      v.forget(false);
+      if (!attend(rows, false)) attend_exactly(rows);
+      if (!are_near<S>(highest, total, rows.size())) rewrite(rows);
     }
     S::Tiles::release();
+  }
+
+  void attend_exactly(Range rows) {  // in the place of what was written
+    v.forget(true);
+    attend(rows, true);
+    v.forget(false);
+  }
+
+  void rewrite(Range rows) {
+    float numbers[2][kQueries];  // scratch is the same
+    for (index_t r = 0; r < kQueries; ++r) numbers[0][r] = highest[r], numbers[1][r] = total[r];
+    AttentionForward<S, bf16>{block}.rewrite(rows, numbers[0], numbers[1], true);
+    v.forget(false);
   }
 
   // False where an output is not finite.
@@ -64,7 +75,7 @@ struct PairForward {
       started = true;
     });
     if (!started) fill_row(0.0f, sums, 1, {0, width * kQueries});
-    if (head.lse.address != 0) write_lse(block, rows, kQueries, highest, total, factor);
+    if (head.lse.address != 0) write_lse(rows);
     return write(rows);
   }
 
@@ -93,10 +104,9 @@ struct PairForward {
     index_t s = steps.begin;
     do {
       const index_t count = smaller(steps.end - s, v.slots - (first + s) % v.slots);
-      TileOperand a = v.operand(first + s);
-      a.data = a.at(0, n / kTile);
-      *block.multiply_adds +=
-          add_tiles<S>(tiles, 2, a, pairs_in_rows(tile + s * kStep * kQueries + column * kLanes, 2 * kQueries), count, to);
+      TileOperand weights = pairs_in_rows(tile + s * kStep * kQueries + column * kLanes, 2 * kQueries);
+      weights.low = 4 * kQueries;
+      *block.multiply_adds += add_tiles<S>(tiles, 2, v.operand(first + s).from(0, n / kTile), weights, count, to);
       to.start = Start::keep, s += count;
     } while (s < steps.end);
   }
@@ -112,17 +122,25 @@ struct PairForward {
   }
   float weight_of(index_t c, index_t r) const {
     if (!scores.seen[r / kLanes].contains(c)) return 0;
-    return widen(reinterpret_cast<const bf16*>(tile + c / 2 * 2 * kQueries + r)[c % 2]);
+    const float* const pair = tile + c / 2 * 2 * kQueries + r;
+    return widen(reinterpret_cast<const bf16*>(pair)[c % 2]) + widen(reinterpret_cast<const bf16*>(pair + kQueries)[c % 2]);
   }
 
   // ---- output -----------------------------------------------------------------------------------------------------------------------
+
+  void write_lse(Range rows) const {
+    const Matrix2<float> lse(head.lse);
+    for (index_t r = 0; r < kQueries; ++r) factor[r] = log_sum_exp(highest[r], total[r], false);
+    for (index_t r = 0; r < rows.size(); ++r)
+      if (const index_t position = block.walk.query(rows.begin + r); !is_of_another_item(block, position)) *lse.at(position, 0) = factor[r];
+  }
 
   bool write(Range rows) const {
     bool finite = true;
     for (index_t r = 0; r < rows.size(); r += kLanes) {
       float by[kLanes] = {};
       const index_t count = smaller(kLanes, rows.size() - r);
-      for (index_t i = 0; i < count; ++i) by[i] = inverse_total(block.options, head, highest[r + i], total[r + i]);
+      for (index_t i = 0; i < count; ++i) by[i] = inverse_total(block.options, head, highest[r + i], total[r + i], false);
       for (index_t n = 0; n < block.value_dim; n += kStep)
         finite = write_square({rows.begin + r, rows.begin + r + count}, sums + n * kQueries + r, S::load(by), n) && finite;
     }
@@ -164,8 +182,8 @@ struct PairForward {
 
 template <HasTiles S>
 void pair_attention_forward(const AttentionBlock& block) {
-  if (block.few.heads > 0)
-    AttentionFew<S, bf16>{block}.run();
+  if (block.few.heads > 0 || block.options.is_natural || block.options.out_is_f32)
+    attention_forward<S, bf16>(block);
   else
     PairForward<S>{block}.run();
 }

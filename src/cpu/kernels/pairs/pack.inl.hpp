@@ -70,32 +70,34 @@ void pair_rows(const PairRows& x, index_t rows, index_t columns, float* to, inde
 }
 
 template <Simd S>
-bool are_finite(const PairRows& x, index_t rows, index_t columns) {  // whole vectors are read
-  auto even = S::zero(), odd = S::zero();
-  for (index_t r = 0; r < rows; r += 2)
-    for (index_t n = 0; n < columns; n += kTile) {
-      even = S::fma(S::load(x.row(r) + n), S::zero(), even);
-      odd = S::fma(S::load(x.row(r + 1) + n), S::zero(), odd);
-    }
-  return S::all_zero(S::add(even, odd));
+float largest(const PairRows& x, index_t rows, index_t columns) {  // infinite where an element is not finite
+  Largest<S> of;
+  for (index_t r = 0; r < rows; ++r) of.add(x.row(r), padded(columns));
+  return of.value();
 }
 
 // The same of `count` rows of a tensor at position(i), which are `step` rows apart, or 0 where they are listed; zeros behind them up to
-// `rows`, and for what is not finite. False where there is such.
+// `rows`, and for what is not finite. Returns the largest.
 template <HasPairs S, class F>
-bool pair_finite_rows(const Operand& from, index_t count, index_t rows, index_t columns, index_t step, bf16* copied, float* to,
-                      F&& position) {
+float pair_finite_rows(const Operand& from, index_t count, index_t rows, index_t columns, index_t step, bf16* copied, float* to,
+                       F&& position) {
   const bool in_place = step > 0 && from.col_stride == 1 && columns % kTile == 0 && count == rows;
   PairRows x = in_place ? PairRows{Matrix2<const bf16>(from).at(position(0), 0), from.row_stride * step, 1}
                         : copy_rows(from, count, rows, columns, copied, position);
-  const bool finite = are_finite<S>(x, rows, columns);
-  if (!finite) {
+  const float most = largest<S>(x, rows, columns);
+  if (!(most < std::numeric_limits<float>::infinity())) {
     x = copy_rows(from, count, rows, columns, copied, position);
     for (index_t i = 0; i < count * x.row_stride; ++i)
       if (!is_finite(copied[i])) copied[i] = {};
   }
   pair_rows<S>(x, rows, padded(columns), to, padded(columns));
-  return finite;
+  return most;
+}
+
+// P and gradients of scores in two bf16.
+template <HasPairs S>
+[[gnu::always_inline]] inline typename S::Vec low_part(typename S::Vec v) {
+  return S::sub(v, S::high_part(v));
 }
 
 // A of the transposed rows: to[n][i] = x(i, n) for 32 rows, tile by tile of n.

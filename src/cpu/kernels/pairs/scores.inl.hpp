@@ -18,18 +18,17 @@ struct PairShape {
 };
 
 template <HasTiles S, class Shape>
-struct PairScores : ScoreTile<S, bf16, Shape> {
-  using Base = ScoreTile<S, bf16, Shape>;
+struct PairScores : Scores<S, bf16, Shape> {
+  using Base = Scores<S, bf16, Shape>;
   using Base::at, Base::block, Base::chunk, Base::gather, Base::head, Base::kLanes, Base::kQueries, Base::rows, Base::seen, Base::tile;
+  using Base::queries;  // pairs [D / 2][kQueries]
   static_assert(kLanes == kTile);
 
-  float* const queries;  // pairs [D / 2][kQueries]
-  bf16* const copied;    // rows of keys or queries [larger(kChunk, kQueries)][whole steps of D]
-  Prefetcher& ahead;
+  bf16* const copied;  // rows of keys or queries [larger(kChunk, kQueries)][whole steps of D]
   const bool may_defer = true;
-  const float unit = static_cast<float>(Base::unit());
-  const bool deferred = may_defer && block.options.softcap == 0 && !block.options.has_bias && unit > 0;
-  const float factor = deferred ? unit : 1;  // of the scores in the tile; positive
+  const float of_products = Base::unit();
+  const bool deferred = may_defer && block.options.softcap == 0 && !block.options.has_bias && of_products > 0;
+  const float factor = deferred ? of_products : 1;  // of the scores in the tile; positive
 
   void take_queries(const AttentionHead& of, Range r) {
     head = &of, rows = r;
@@ -42,8 +41,10 @@ struct PairScores : ScoreTile<S, bf16, Shape> {
   void compute(const Chunk& of) {
     Base::begin(of);
     multiply(block.k, block.dim, queries, tile);
-    if (!deferred) Base::for_each_seen([&](index_t c, index_t v) { S::store(at(c, v), S::mul(S::load(at(c, v)), S::splat(unit))); });
-    Base::apply_options();
+    const auto unit = S::splat(of_products);
+    if (!deferred) Base::for_each_seen([&](index_t c, index_t v) { S::store(at(c, v), S::mul(S::load(at(c, v)), unit)); });
+    if (block.options.softcap > 0) Base::cap();
+    Base::add_bias_and_hide();
   }
 
   // Keys that some query of this vector and the next sees.
@@ -73,15 +74,15 @@ struct PairScores : ScoreTile<S, bf16, Shape> {
     const index_t steps = ceil_div(columns, kStep);
     const TileOperand a = rows_in_place(keys.row(c), keys.row_stride), b = pairs_in_rows(y + v * kLanes, kQueries);
     const Sums<float> sums{to + c * kQueries + v * kLanes, kQueries, Start::clear};
-    const auto issue = [&]() __attribute__((always_inline)) { ahead.issue(); };
+    const auto issue = [&]() __attribute__((always_inline)) { Base::ahead.issue(); };
     if (steps == 1)
       multiply_rows<S, 1>(a, b, tiles, sums, issue);
     else if (steps == 2)
       multiply_rows<S, 2>(a, b, tiles, sums, issue);
     else
       for (index_t i = 0; i < tiles; i += 2) {
-        ahead.issue();
-        add_tiles<S>(smaller(2, tiles - i), 2, {a.at(0, i), a.row, a.step, a.neighbour}, b, steps, sums.at(i * kTile, 0));
+        Base::ahead.issue();
+        add_tiles<S>(smaller(2, tiles - i), 2, a.from(0, i), b, steps, sums.at(i * kTile, 0));
       }
     *block.multiply_adds += 2 * tiles * steps * kTile * kTile * kStep;
   }
@@ -101,7 +102,8 @@ template <HasTiles S, class Shape, class F>
   for_each_listed_chunk(scores, f);
 }
 
-// The softmax of attention/softmax.inl.hpp, whose weights become pairs: rows c and c + 1 of the tile in the place of row c, for even c.
+// The softmax of attention/softmax.inl.hpp, whose weights become pairs: of rows c and c + 1 of the tile, for even c, the high parts in the
+// place of row c, the low ones in that of row c + 1.
 template <HasTiles S, class Shape>
 struct PairSoftmax {
   using AnyScores = PairScores<S, Shape>;
@@ -158,11 +160,16 @@ struct PairSoftmax {
       const auto odd = exp2_nonpositive<S>(S::fma(S::load(at + kQueries), unit, shift));
       even_sum = S::add(even_sum, even), odd_sum = S::add(odd_sum, odd);
       if constexpr (ToPairs)
-        S::store(at, S::pairs(even, odd));
+        store_pairs(at, even, odd);
       else
         S::store(at, even), S::store(at + kQueries, odd);
     }
     return S::add(even_sum, odd_sum);
+  }
+
+  [[gnu::always_inline]] static void store_pairs(float* at, typename S::Vec even, typename S::Vec odd) {
+    S::store(at, S::pairs(S::high_part(even), S::high_part(odd)));
+    S::store(at + kQueries, S::pairs(low_part<S>(even), low_part<S>(odd)));
   }
 
   void drop() const {
@@ -172,15 +179,15 @@ struct PairSoftmax {
     });
     for (index_t v = 0; v < Shape::kColumns; ++v)
       for (index_t c = whole_pairs(scores.seen[v]).begin; c < scores.seen[v].end; c += 2)
-        S::store(scores.at(c, v), S::pairs(S::load(scores.at(c, v)), S::load(scores.at(c + 1, v))));
+        store_pairs(scores.at(c, v), S::load(scores.at(c, v)), S::load(scores.at(c + 1, v)));
   }
 
   // Zeros up to whole steps.
   void clear_unseen(index_t v) const {
     const Range steps = scores.steps_of_two(v / 2 * 2), keys = scores.seen[v].empty() ? Range{} : whole_pairs(scores.seen[v]);
     const index_t begin = keys.empty() ? steps.end * kStep : keys.begin;
-    for (index_t c = steps.begin * kStep; c < begin; c += 2) S::store(scores.at(c, v), S::zero());
-    for (index_t c = keys.empty() ? begin : keys.end; c < steps.end * kStep; c += 2) S::store(scores.at(c, v), S::zero());
+    for (index_t c = steps.begin * kStep; c < begin; ++c) S::store(scores.at(c, v), S::zero());
+    for (index_t c = keys.empty() ? begin : keys.end; c < steps.end * kStep; ++c) S::store(scores.at(c, v), S::zero());
   }
 };
 

@@ -1,4 +1,4 @@
-// src/cpu/kernels/attention/gather.inl.hpp: rows of queries and keys, whatever their type, strides and order.
+// src/cpu/kernels/attention/rows.inl.hpp: rows of queries, keys and values as the kernels read them, whatever their type and strides.
 #pragma once
 
 #include "cpu/attention/block.hpp"

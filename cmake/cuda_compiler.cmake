@@ -1,0 +1,88 @@
+# cmake/cuda_compiler.cmake: nvcc, the GPUs it can compile for, and whether it compiles at all: asked, not concluded from a version.
+#
+# Sets cuda_architectures, and cuda_flags with them; and cuda_why_not, "" where kernels can be compiled.
+set(WINDOW_MATMUL_CUDA_ARCHITECTURES "" CACHE STRING "GPUs to compile for, as in 80;90; empty: all that this nvcc knows of 80;90;100;120")
+include(first_error)
+set(cuda_architectures)
+set(cuda_why_not "")
+
+function(window_matmul_find_nvcc)
+  file(GLOB places /usr/local/cuda /usr/local/cuda-* /opt/cuda)
+  find_program(WINDOW_MATMUL_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS ${places} PATH_SUFFIXES bin)
+endfunction()
+
+# The GPUs of `wanted` that nvcc takes.
+function(window_matmul_known_architectures wanted result)
+  set(known)
+  foreach(arch IN LISTS wanted)
+    execute_process(COMMAND "${WINDOW_MATMUL_NVCC}" --dryrun -gencode "arch=compute_${arch},code=sm_${arch}" -c -x cu /dev/null
+      RESULT_VARIABLE refused OUTPUT_QUIET ERROR_QUIET)
+    if(refused EQUAL 0)
+      list(APPEND known ${arch})
+    endif()
+  endforeach()
+  set(${result} ${known} PARENT_SCOPE)
+endfunction()
+
+# A few lines with what the kernels need: C++20, the toolkit's headers, a C++ compiler that this nvcc accepts, every GPU. Why not, or "".
+function(window_matmul_try_nvcc result)
+  set(try "${PROJECT_BINARY_DIR}/cuda/try")
+  file(CONFIGURE OUTPUT "${try}.cu" CONTENT [[
+#include <cuda_bf16.h>
+#include <concepts>
+template <std::integral T>
+__global__ void kernel(T* x) { *x = 1; }
+template __global__ void kernel(int*);
+]])
+  set(asked "${WINDOW_MATMUL_NVCC};${cuda_flags}")
+  if(NOT WINDOW_MATMUL_CUDA_ASKED STREQUAL asked)
+    execute_process(COMMAND "${WINDOW_MATMUL_NVCC}" ${cuda_flags} -c "${try}.cu" -o "${try}.o"
+      RESULT_VARIABLE failed OUTPUT_VARIABLE said ERROR_VARIABLE said)
+    set(why "")
+    if(NOT failed EQUAL 0)
+      window_matmul_first_error("${said}" line)
+      set(why "nvcc compiles nothing: ${line}")
+    endif()
+    set(WINDOW_MATMUL_CUDA_ASKED "${asked}" CACHE INTERNAL "what nvcc was asked, and below its answer")
+    set(WINDOW_MATMUL_CUDA_ANSWER "${why}" CACHE INTERNAL "")
+  endif()
+  set(${result} "${WINDOW_MATMUL_CUDA_ANSWER}" PARENT_SCOPE)
+endfunction()
+
+# -gencode for some GPUs, and PTX of one of them, which the driver compiles for GPUs still to come.
+function(window_matmul_gencode architectures ptx result)
+  set(flags)
+  foreach(arch IN LISTS architectures)
+    list(APPEND flags -gencode "arch=compute_${arch},code=sm_${arch}")
+  endforeach()
+  set(${result} ${flags} -gencode "arch=compute_${ptx},code=compute_${ptx}" PARENT_SCOPE)
+endfunction()
+
+window_matmul_find_nvcc()
+find_package(Python 3.10 COMPONENTS Interpreter) # runs nvcc and keeps what ptxas says
+if(NOT WINDOW_MATMUL_NVCC)
+  set(cuda_why_not "no nvcc on the PATH, in CUDA_HOME or under /usr/local")
+elseif(NOT Python_FOUND)
+  set(cuda_why_not "no Python to run scripts/compile_cuda.py")
+else()
+  set(wanted 80 90 100 120)
+  if(WINDOW_MATMUL_CUDA_ARCHITECTURES)
+    set(wanted ${WINDOW_MATMUL_CUDA_ARCHITECTURES})
+    list(SORT wanted COMPARE NATURAL)
+  endif()
+  window_matmul_known_architectures("${wanted}" cuda_architectures)
+  set(unknown ${wanted})
+  list(REMOVE_ITEM unknown ${cuda_architectures})
+  if(WINDOW_MATMUL_CUDA_ARCHITECTURES AND unknown)
+    message(FATAL_ERROR "WINDOW_MATMUL_CUDA_ARCHITECTURES is ${WINDOW_MATMUL_CUDA_ARCHITECTURES}; ${WINDOW_MATMUL_NVCC} does not know ${unknown}: "
+      "leave them out, or the whole variable for all that it knows.")
+  elseif(NOT cuda_architectures)
+    list(JOIN wanted ", " wanted)
+    set(cuda_why_not "nvcc takes none of sm_${wanted}")
+  else()
+    list(GET cuda_architectures 0 oldest)
+    window_matmul_gencode("${cuda_architectures}" ${oldest} gencode)
+    set(cuda_flags -std=c++20 -O3 --expt-relaxed-constexpr -Xptxas -v -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra ${gencode})
+    window_matmul_try_nvcc(cuda_why_not)
+  endif()
+endif()

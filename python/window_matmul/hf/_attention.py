@@ -1,0 +1,189 @@
+# python/window_matmul/hf/_attention.py: the attention function of transformers' AttentionInterface.
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attention import window_attention, window_attention_varlen
+from ..compat import fall_back
+from . import _versions
+from ._dense import dense_attention
+from ._given import pattern_of
+from ._patterns import Pattern, WindowMask, dense_pattern, in_band
+
+_OUTPUT = "output_attentions=True asks for the weights of attention, so it is computed the dense way"
+_MASK = "the attention mask is no window and lies within none, so attention is computed the dense way"
+_BIAS = "position_bias without a window is a number for each pair, so attention is computed the dense way"
+
+
+def attention_forward(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    is_causal: bool | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """What layers of transformers call where `attn_implementation="window_matmul"`.
+
+    The mask decides which keys a query sees. Without one, `is_causal` (else the module's) and `sliding_window` do: that many keys, the
+    query's own included, before it, and after it where it is not causal.
+
+    Args:
+        query: (B, H, Lq, D).
+        key: (B, Hkv, Lk, D); H is a multiple of Hkv.
+        value: (B, Hkv, Lk, Dv).
+        attention_mask: what the mask function returned, or (B or 1, H or 1, Lq, Lk), bool or to be added to the scores.
+        dropout: the probability to drop a weight. The random numbers are those of `window_attention`.
+        scaling: factor of the scores; by default 1 / sqrt(D).
+        sliding_window: an int of at least 1, or None.
+        softcap: scores become softcap * tanh(score / softcap).
+        s_aux: (H,): one more logit a head, without a value.
+        position_bias: (B or 1, H, Lq, Lk), added to the scores.
+        kwargs: `output_attentions`; `cu_seq_lens_q` and `cu_seq_lens_k` of packed sequences, with a batch of 1. Others do not concern it.
+
+    Returns:
+        (B, Lq, H, Dv), contiguous, and None or the weights (B, H, Lq, Lk).
+
+    Raises:
+        TypeError: an argument of a wrong type, or a tensor of a wrong dtype.
+        ValueError: a window that is no int of at least 1, s_aux of another length, a mask whose shape fits nothing.
+        RuntimeError: no mask function is registered beside this one.
+    """
+    if sliding_window is not None and (type(sliding_window) is not int or sliding_window < 1):
+        raise ValueError(f"sliding_window is {sliding_window!r}; it needs to be an int of at least 1, or None")
+    if s_aux is not None and tuple(s_aux.shape) != (query.shape[1],):
+        raise ValueError(f"s_aux is {tuple(s_aux.shape)}; it needs to be (H,), here ({query.shape[1]},)")
+    options = {"scale": scaling, "softcap": softcap or 0.0, "sinks": _as_sinks(s_aux, query), "dropout_p": dropout}
+    pattern = _pattern(module, query, key, attention_mask, sliding_window, is_causal)
+    reason = _OUTPUT if kwargs.get("output_attentions") else _MASK if pattern is None else ""
+    if kwargs.get("cu_seq_lens_q") is not None:
+        pattern = _packed(pattern, query, key, kwargs["cu_seq_lens_q"], kwargs.get("cu_seq_lens_k"))
+    if position_bias is not None and pattern is not None:
+        pattern, reason = _with_position_bias(pattern, position_bias, query, key, reason)
+    if reason or pattern is None:
+        fall_back(reason)
+        return _densely(query, key, value, attention_mask, pattern, position_bias, options)
+    return _windowed(query, key, value, pattern, options), None
+
+
+# ---- which keys are seen ---------------------------------------------------------------------------------------------------------------
+def _pattern(
+    module: Any, query: Tensor, key: Tensor, mask: Tensor | None, sliding_window: int | None, is_causal: bool | None
+) -> Pattern | None:
+    """None where no operator says what the mask does."""
+    rows, columns = query.shape[2], key.shape[2]
+    if mask is None:
+        name = getattr(getattr(module, "config", None), "_attn_implementation", _versions.NAME)
+        if not _versions.has_mask_function(name):
+            raise RuntimeError(
+                f'no mask function is registered for attn_implementation="{name}", so padding would be lost: '
+                f"AttentionMaskInterface.register({name!r}, window_matmul.hf.attention_mask)"
+            )
+        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        side = None if sliding_window is None else sliding_window - 1
+        return Pattern(side, 0 if causal else side, columns - rows)
+    shape = tuple(mask.shape)
+    if len(shape) != 4 or shape[2:] != (rows, columns) or shape[0] not in (1, query.shape[0]) or shape[1] not in (1, query.shape[1]):
+        raise ValueError(
+            f"attention_mask is {shape}; it needs to be (B or 1, H or 1, Lq, Lk), here {(*query.shape[:2], rows, columns)}; a cache "
+            "whose sliding_window is 1 returns other keys than it says: window_matmul.hf.WindowCache does not"
+        )
+    if isinstance(mask, WindowMask):
+        return mask.pattern
+    if mask.dtype is not torch.bool and not mask.dtype.is_floating_point:
+        raise TypeError(f"attention_mask is {mask.dtype}; it needs to be bool, or floating point to be added to the scores")
+    return pattern_of(mask, rows, columns)
+
+
+def _as_sinks(s_aux: Tensor | None, query: Tensor) -> Tensor | None:
+    return s_aux if s_aux is None or s_aux.dtype in (query.dtype, torch.float32) else s_aux.to(query.dtype)
+
+
+def _packed(pattern: Pattern | None, query: Tensor, key: Tensor, of_queries: Tensor, of_keys: Tensor | None) -> Pattern:
+    """Packed sequences as flash-attention is told of them: one batch entry, and the same of queries and keys."""
+    if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
+        shapes = f"query of {tuple(query.shape)} and key of {tuple(key.shape)}"
+        raise ValueError(f"cu_seq_lens_q is given beside {shapes}; packed sequences need a batch of 1, and as many keys as queries")
+    if pattern is None or pattern.offset != 0:
+        raise ValueError(
+            "cu_seq_lens_q is given beside an attention mask that is no window; it needs None, or a mask without packed sequences"
+        )
+    if of_keys is not None and of_keys is not of_queries:
+        if of_keys.shape != of_queries.shape or not (torch.compiler.is_compiling() or torch.equal(of_keys, of_queries)):
+            raise ValueError(f"cu_seq_lens_k is {tuple(of_keys.shape)}; it needs to be equal to cu_seq_lens_q, {tuple(of_queries.shape)}")
+        if torch.compiler.is_compiling():
+            torch._assert_async((of_keys == of_queries).all(), "cu_seq_lens_k needs to be equal to cu_seq_lens_q")
+    return pattern._replace(bounds=of_queries)
+
+
+def _with_position_bias(pattern: Pattern, bias: Tensor, query: Tensor, key: Tensor, reason: str) -> tuple[Pattern, str]:
+    """Its slots, where these are fewer than all pairs."""
+    rows, columns = query.shape[2], key.shape[2]
+    if bias.ndim != 4 or tuple(bias.shape[1:]) != (query.shape[1], rows, columns):
+        raise ValueError(
+            f"position_bias is {tuple(bias.shape)}; it needs to be (B or 1, H, Lq, Lk), here {(1, query.shape[1], rows, columns)}"
+        )
+    left, right = pattern.left, pattern.right
+    if reason or left is None or right is None or left + 1 + right >= columns:
+        return pattern, reason or _BIAS
+    slots = in_band(bias, left, right, pattern.offset)
+    return pattern._replace(bias=slots if pattern.bias is None else slots + pattern.bias.to(slots.dtype)), ""
+
+
+# ---- attention -------------------------------------------------------------------------------------------------------------------------
+def _windowed(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, options: dict[str, Any]) -> Tensor:
+    left, right, offset, key_mask, bounds, bias = pattern
+    batch, heads, rows = query.shape[:3]
+    if key_mask is not None and key_mask.shape[0] != batch:
+        key_mask = key_mask.expand(batch, -1)
+    if bias is not None:
+        bias = bias.to(query.dtype if query.dtype is torch.float64 else torch.float32).expand(batch, heads, rows, -1)
+    if bounds is None:
+        out: Tensor = window_attention(query, key, value, (left, right), key_mask=key_mask, bias=bias, query_offset=offset, **options)
+        return out.transpose(1, 2).contiguous()
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
+    key_mask = None if key_mask is None else key_mask.flatten()
+    bias = None if bias is None else bias.transpose(0, 1).flatten(1, 2)
+    packed: Tensor = window_attention_varlen(q, k, v, bounds, bounds, (left, right), key_mask=key_mask, bias=bias, **options)
+    return packed.reshape(batch, rows, heads, -1)
+
+
+def _densely(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    pattern: Pattern | None,
+    position_bias: Tensor | None,
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    if isinstance(mask, Tensor) and not isinstance(mask, WindowMask):  # as it is, and packed sequences beside it
+        pattern = None if pattern is None or pattern.bounds is None else Pattern(None, None, 0, None, pattern.bounds)
+    else:
+        mask = None
+    if pattern is not None:
+        seen = dense_pattern(pattern, query.shape[0], query.shape[2], key.shape[2], query.device)
+        mask = seen if mask is None else mask & seen if mask.dtype is torch.bool else mask.masked_fill(~seen, -torch.inf)
+    scale = query.shape[3] ** -0.5 if options["scale"] is None else options["scale"]
+    out, weights = dense_attention(
+        query,
+        key,
+        value,
+        mask,
+        scale=scale,
+        softcap=options["softcap"],
+        sinks=options["sinks"],
+        position_bias=position_bias,
+        dropout=options["dropout_p"],
+    )
+    return out.transpose(1, 2).contiguous(), weights
