@@ -149,6 +149,8 @@ def test_slots_that_differ_at_the_ends(backend: str, dtype: torch.dtype, case: C
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_three_operators_with_a_low_mask(backend: str, dtype: torch.dtype) -> None:
     """Added to scores, as users write it: a whole row of it gives the mean, and its gradients are those of a mean."""
+    if backend not in backends("band_out", str(dtype).removeprefix("torch.")):
+        return  # it has fused attention alone
     q, k, v = torch.zeros(3, 2, 12, 4, dtype=dtype)
     v = torch.randn(2, 12, 4, dtype=torch.float64).to(dtype).requires_grad_()
     for low in (-1e4 if dtype == torch.float16 else -1e9, torch.finfo(dtype).min):
