@@ -312,3 +312,13 @@ def test_repr_says_what_it_is() -> None:
         "batch_size": "3", "num_kv_heads": "2", "head_dim": "4", "value_head_dim": "3", "dilation": "3", "num_pinned": "2", "length": "9",
         "nbytes": str(3 * 2 * (12 + 1 + 2) * 7 * 8),
     }  # fmt: skip
+
+
+def test_numbers_without_values() -> None:
+    decoder = filled()
+    nothing = torch.empty(decoder.shape.batch, dtype=torch.int64, device="meta")
+    calls = {"lengths": lambda: decoder.cache.attend(*decoder.shape.tokens(2), lengths=nothing), "n": lambda: decoder.cache.crop(nothing)}
+    calls |= {"rows": lambda: decoder.cache.reset(nothing), "indices": lambda: decoder.cache.reorder(nothing)}
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"{name} is on meta; it needs to have values"):
+            call()
