@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from ..window import as_int
+from .._integers import as_int
 from . import _versions
 
 

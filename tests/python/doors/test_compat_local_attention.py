@@ -11,6 +11,8 @@ from torch import Tensor
 
 from window_matmul.compat.local_attention import LocalAttention
 
+pytestmark = pytest.mark.best_backend
+
 BATCH, HEADS, SIZE, DIM = 2, 3, 4, 6
 SPANS: list[dict[str, Any]] = [
     {"causal": True},

@@ -32,8 +32,10 @@ def same_image(b: Any, _h: Any, q: Any, k: Any) -> Any:
 
 def packed(function: Function, remaps: bool = not IS_4) -> Function:
     numbers = masking_utils.find_packed_sequence_indices(POSITIONS)
-    if remaps:
+    if remaps and hasattr(masking_utils, "packed_sequence_compatibility_function"):  # up to 5.23
         return masking_utils.packed_sequence_compatibility_function(function, POSITIONS, numbers)  # type: ignore[no-any-return]
+    if remaps:
+        function = masking_utils.remap_positions_for_packed_sequence(function, POSITIONS)
     return masking_utils.and_masks(function, masking_utils.packed_sequence_mask_function(numbers))  # type: ignore[no-any-return]
 
 
