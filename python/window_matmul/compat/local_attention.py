@@ -140,6 +140,8 @@ class LocalAttention(nn.Module):
             mask = None if mask is None else functional.pad(mask, (0, -mask.shape[-1] % size), value=False)
         if q.shape[1] % size:
             raise ValueError(f"q has {q.shape[1]} places; their number needs to be a multiple of window_size, {size}, or autopad=True")
+        if length == 0:
+            return v.reshape(*shape[:-1], v.shape[-1])
         batch = _batch(q.shape[0], q.shape[1], mask, attn_bias, size * self._buckets, size)
         if self.shared_qk:
             k = functional.normalize(k, dim=-1)
