@@ -103,6 +103,20 @@ def test_dropout_in_training_alone() -> None:
     torch.testing.assert_close(ours.eval()(q, k, v), v)
 
 
+@pytest.mark.parametrize("name", ["window_size", "look_backward", "look_forward"])
+@pytest.mark.parametrize("size", [2.5, True, "4"])
+def test_sizes_that_are_no_ints(name: str, size: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} is {size!r}"):
+        LocalAttention(**{"window_size": SIZE} | {name: size})
+
+
+def test_no_places() -> None:
+    x = torch.zeros(2, 0, 6)
+    assert LocalAttention(SIZE)(x, x, x).shape == (2, 0, 6)
+    with pytest.raises(TypeError, match="k is of type ndarray"):
+        LocalAttention(SIZE)(x, x.numpy(), x)
+
+
 @pytest.mark.parametrize(
     ("constructor", "call", "message"),
     [

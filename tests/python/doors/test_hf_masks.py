@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -158,6 +159,13 @@ def test_padding_of_any_kind(mistral: Any) -> None:
         holes = torch.ones_like(inputs["attention_mask"])
         holes[:, 11:31:4] = 0
         equal(mistral, inputs | {"attention_mask": holes})
+
+
+@pytest.mark.parametrize("shape", [(9,), (2, 9, 9)])
+def test_padding_of_another_number_of_dims(mistral: Any, shape: tuple[int, ...]) -> None:
+    choose(mistral, OURS)
+    with pytest.raises(ValueError, match=re.escape(f"attention_mask is {shape}; it needs to be (B, keys)")):
+        mistral(torch.ones(2, 9, dtype=torch.long), attention_mask=torch.ones(shape))
 
 
 def test_gradient_checkpointing_and_is_causal(mistral: Any) -> None:
