@@ -5,6 +5,7 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
 #endif
 
 #ifndef WINDOW_MATMUL_EMULATE_AVX512
@@ -21,6 +22,16 @@ std::uint64_t enabled_state() {  // XCR0: the register state that the operating 
   return (std::uint64_t{high} << 32) | low;
 }
 
+// Tile registers are large: Linux saves those of a process that has asked for them. Once for all of its threads.
+bool is_granted_tiles() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 void ask_cpuid(DeviceInfo& info) {
   std::uint32_t a = 0, b = 0, c = 0, d = 0;
   const auto has = [](std::uint32_t word, int bit) { return (word >> bit & 1u) != 0; };
@@ -31,6 +42,9 @@ void ask_cpuid(DeviceInfo& info) {
   info.avx2 = avx && fma_and_f16c && has(b, 5);
   const bool avx512 = (state & 0xe6) == 0xe6 && has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31);  // F, DQ, BW, VL
   info.avx512 = info.avx2 && (avx512 || WINDOW_MATMUL_EMULATE_AVX512);
+  const bool tiles = (state & 0x60000) == 0x60000 && has(d, 22) && has(d, 24);  // TILECFG and TILEDATA; AMX-BF16 and AMX-TILE
+  const bool pairs = a > 0 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && has(a, 5);  // AVX512_BF16
+  info.amx = info.avx512 && (WINDOW_MATMUL_EMULATE_AVX512 || (tiles && pairs && is_granted_tiles()));
 }
 #else
 void ask_cpuid(DeviceInfo&) {}

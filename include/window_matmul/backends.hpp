@@ -15,6 +15,7 @@ struct DeviceInfo {  // where the tensors are. Passed in, never asked for below 
 
   bool avx2 = false;  // AVX2, FMA and F16C, usable under this operating system
   bool avx512 = false;  // AVX-512 F, BW, DQ and VL, likewise
+  bool amx = false;  // AMX tiles with products of bf16, granted to this process, and AVX-512 BF16
   std::size_t l1_bytes = 32 << 10, l2_bytes = 512 << 10;  // data cache and second level, of one core
 
   int major = 0, minor = 0, multiprocessors = 0;  // of a GPU: its compute capability, and how many blocks run side by side at least

@@ -22,7 +22,7 @@ std::int64_t multiply_adds(const std::string& backend, const std::string& dtype,
   TORCH_ERROR_CODE_CHECK(torch_get_num_threads(&available));
   require(steps >= 1, "steps", std::to_string(steps), "at least 1");
   require(1 <= threads && threads <= available, "threads", std::to_string(threads), "from 1 to torch.get_num_threads()");
-  const Problem problem = any_problem("band_out", dtype);
+  const Problem problem = any_problem("attention", dtype);
   const Kernel* kernel = nullptr;
   check(select(problem, this_device(), backend.c_str(), &kernel));
   require(kernel->spin != nullptr, "backend", backend, "one that has kernels of its own");
@@ -43,7 +43,8 @@ std::string facts() {
   const std::string compiler = __VERSION__;  // Clang's begins with its name
   std::string lines = "version\t" WINDOW_MATMUL_VERSION "\ncompiler\t" + (compiler < ":" ? "GCC " + compiler : compiler) + "\n";
   lines += "torch ABI target\t" + std::to_string(target >> 56) + "." + std::to_string(target >> 48 & 0xff) + "\n";
-  lines += std::string("AVX2 + FMA + F16C\t") + yes_or_no(device.avx2) + "\nAVX-512 F BW DQ VL\t" + yes_or_no(device.avx512) + "\n";
+  lines += std::string("AVX2 + FMA + F16C\t") + yes_or_no(device.avx2) + "\nAVX-512 F BW DQ VL\t" + yes_or_no(device.avx512);
+  lines += std::string("\nAMX BF16\t") + yes_or_no(device.amx) + "\n";
   lines +=
       "L1 data cache\t" + std::to_string(device.l1_bytes >> 10) + " KiB\nL2 cache\t" + std::to_string(device.l2_bytes >> 10) + " KiB\n";
   lines += std::string("WINDOW_MATMUL_BACKEND\t") + (forced ? forced : "(not set)") + "\n";

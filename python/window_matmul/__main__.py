@@ -28,8 +28,9 @@ def _kernel_lines(kernels: Callable[[str, str], dict[str, str]]) -> list[str]:
         answers: dict[str, list[str]] = {}
         for (op, dtype), table in tables.items():
             answers.setdefault(table[name], []).append(f"{op} {dtype}")
-        for why_not, problems in answers.items():
-            what = "" if len(problems) == len(tables) else f"  ({', '.join(problems)})"
+        for why_not, problems in sorted(answers.items(), key=lambda answer: len(answer[1])):
+            which = "all others" if 2 * len(problems) > len(tables) else ", ".join(problems)
+            what = "" if len(problems) == len(tables) else f"  ({which})"
             lines.append(f"{name:14}{'no: ' + why_not if why_not else 'yes'}{what}")
     return lines
 
@@ -60,7 +61,7 @@ def info() -> str:
         "Python": platform.python_version(),
         "compiler": said["compiler"],
     }
-    processor = {name: said[name] for name in ("AVX2 + FMA + F16C", "AVX-512 F BW DQ VL", "L1 data cache", "L2 cache")}
+    processor = {name: said[name] for name in ("AVX2 + FMA + F16C", "AVX-512 F BW DQ VL", "AMX BF16", "L1 data cache", "L2 cache")}
     sections = [
         [f"{name:15}{value}" for name, value in versions.items()],
         ["Processor", *(f"  {name:20}{value}" for name, value in processor.items())],

@@ -14,6 +14,9 @@
 #ifndef WINDOW_MATMUL_HAS_AVX512
 #define WINDOW_MATMUL_HAS_AVX512 0
 #endif
+#ifndef WINDOW_MATMUL_HAS_AMX
+#define WINDOW_MATMUL_HAS_AMX 0
+#endif
 #ifndef WINDOW_MATMUL_EMULATE_AVX512
 #define WINDOW_MATMUL_EMULATE_AVX512 0
 #endif
@@ -36,6 +39,8 @@ Config configure(const Problem& problem, const DeviceInfo& device) {
   const index_t fits = static_cast<index_t>(device.l2_bytes) / 2 / (larger(columns, 1) * element_bytes(problem.dtype));
   return {kBlockRows, clamp(fits / 64 * 64, 64, 1024)};
 }
+
+Config configure_pairs(const Problem& problem, const DeviceInfo&) { return configure_attention_in_pairs(problem); }
 
 // Bytes of scratch of one block: what kernels/*.inl.hpp lay out, for the widest vectors.
 std::size_t scratch_bytes(const Problem& problem, const Config& config) {
@@ -187,6 +192,12 @@ bool supports_avx512(const Problem&, const DeviceInfo& device, std::string* why_
   if (!WINDOW_MATMUL_HAS_AVX512) return refuse(why_not, "not built (WINDOW_MATMUL_AVX512=OFF)");
   return device.avx512 || refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL");
 }
+bool supports_amx(const Problem& problem, const DeviceInfo& device, std::string* why_not) {
+  if (!is_on(DeviceInfo::Kind::cpu, device, why_not)) return false;
+  if (!WINDOW_MATMUL_HAS_AMX) return refuse(why_not, "not built (WINDOW_MATMUL_AMX=OFF)");
+  if (!device.amx) return refuse(why_not, "this processor or operating system has no AMX for bf16 and no AVX-512 BF16");
+  return (is_attention(problem.op) && problem.dtype == DType::bf16) || refuse(why_not, "takes fused attention of bf16 alone");
+}
 
 #if !WINDOW_MATMUL_HAS_AVX2
 }  // namespace
@@ -198,11 +209,17 @@ namespace {
 const IsaKernels& avx512_kernels() { return scalar_kernels(); }
 namespace {
 #endif
+#if !WINDOW_MATMUL_HAS_AMX
+}  // namespace
+const IsaKernels& amx_kernels() { return scalar_kernels(); }
+namespace {
+#endif
 
 }  // namespace
 
 std::vector<Kernel> rows() {
   return {
+      {"cpu.amx", 35, supports_amx, configure_pairs, run<amx_kernels>, WINDOW_MATMUL_EMULATE_AVX512 ? nullptr : spin<amx_kernels>},
       {"cpu.avx512", 30, supports_avx512, configure, run<avx512_kernels>, WINDOW_MATMUL_EMULATE_AVX512 ? nullptr : spin<avx512_kernels>},
       {"cpu.avx2", 20, supports_avx2, configure, run<avx2_kernels>, spin<avx2_kernels>},
       {"cpu.scalar", 10, supports_scalar, configure, run<scalar_kernels>, spin<scalar_kernels>}};

@@ -27,6 +27,7 @@ struct AttentionCase {
   bool key_mask = false, global_mask = false;
   index_t global_tokens = 0;
   Shape cu_q = {}, cu_k = {};
+  bool rounds_weights = false;    // to two bf16, before they are multiplied: the row of the table does so
   Shape key_lengths = {}, query_offsets = {};  // of each entry
   bool wide_out = false;          // out and its gradient in f32 beside halves
   bool with_lse = true;           // asked for, and with a gradient
@@ -71,6 +72,7 @@ inline std::string text(const AttentionCase& c) {
   if (c.sinks) s += " sinks" + (c.sinks_from != 0 ? " from " + number(c.sinks_from) : std::string());
   if (c.float_extras) s += " f32 extras";
   if (c.wide_out) s += " wide out";
+  if (c.rounds_weights) s += " rounded weights";
   if (c.key_mask) s += " key_mask";
   if (c.global_mask) s += " global_mask";
   if (c.global_tokens > 0) s += " global_tokens=" + number(c.global_tokens);
@@ -175,6 +177,29 @@ inline AttentionCase any_attention_with_options(Random& random, index_t length, 
   AttentionCase c = any_attention(random, length, dim);
   for (index_t n = 0; n < options; ++n) random.pick(attention_options()).use(c, random);
   return settled(c, random);
+}
+
+// Each option in some of them; tiles begin and end in many places.
+inline std::vector<AttentionCase> attention_scenes(bool small) {
+  const index_t n = small ? 1 : 6;
+  AttentionCase plain{
+      .batch = 2, .heads = 4, .kv_heads = 2, .queries = 30 * n, .keys = 30 * n, .dim = 8, .value_dim = 9, .window = {5 * n, 3 * n}};
+  std::vector<AttentionCase> all(6, plain);
+  all[1].window = {7 * n, 0, {1, 2, 3, 1}}, all[1].keys = 37 * n, all[1].dtype = DType::bf16, all[1].sinks = true;
+  all[2].dtype = DType::f64, all[2].global_tokens = 3, all[2].bias_rank = 2, all[2].softcap = 2;
+  all[3].dtype = DType::f16, all[3].key_mask = true, all[3].dropout_p = 0.3, all[3].window.left = kUnbounded;
+  all[4].batch = 1, all[4].cu_q = {0, 11 * n, 11 * n, 29 * n}, all[4].cu_k = {2 * n, 9 * n, 13 * n, 30 * n}, all[4].bias_rank = 4;
+  all[5].global_mask = true, all[5].heads = all[5].kv_heads = 1, all[5].batch = 1, all[5].window.dilation = {3};
+  all.push_back(plain);
+  all[6].key_lengths = {17 * n, 30 * n}, all[6].query_offsets = {4 * n, 0}, all[6].global_tokens = 2, all[6].window.left = kUnbounded;
+  // Few queries, and keys for several items.
+  AttentionCase few{.heads = 4, .kv_heads = 2, .queries = 3, .keys = 200 * n, .dim = 8, .value_dim = 9, .window = {kUnbounded, 0}};
+  all.insert(all.end(), 4, few);
+  all[7].sinks = all[7].key_mask = true, all[7].softcap = 2;
+  all[8].queries = 1, all[8].window.left = 180 * n, all[8].bias_rank = 2, all[8].hides = true, all[8].global_tokens = 5;
+  all[9].queries = 15, all[9].heads = 6, all[9].window.dilation = {2}, all[9].keys = 360 * n, all[9].dtype = DType::f64;
+  all[10].heads = all[10].kv_heads = 1, all[10].queries = 16, all[10].window = {kUnbounded, kUnbounded}, all[10].dtype = DType::bf16;
+  return all;
 }
 
 }  // namespace window_matmul::testing_tools

@@ -9,7 +9,7 @@ namespace {
 
 using namespace testing_tools;
 
-constexpr index_t kDim = 16;  // fills whole vectors on every instruction set
+constexpr index_t kDim = 32;  // fills whole vectors on every instruction set, and a step of tiles
 
 class AttentionComplexity : public OnEachAttention {
  protected:
@@ -17,7 +17,7 @@ class AttentionComplexity : public OnEachAttention {
     index_t asked, executed;
   };
   Work work(index_t length, Window window) const {
-    AttentionTrial trial({.queries = length, .keys = length, .dim = kDim, .value_dim = kDim, .window = {0, 0}}, 1);
+    AttentionTrial trial(taken({.queries = length, .keys = length, .dim = kDim, .value_dim = kDim, .window = {0, 0}}), 1);
     Problem problem{.op = op(), .band = {length, length, window.left, window.right, 0}, .dim = kDim, .attention = {.value_dim = kDim}};
     if (!window.dilation.empty()) problem.dilation = window.dilation;
     trial.give_results_of_forward(zeros_of(trial.c));
@@ -70,7 +70,7 @@ TEST_P(AttentionComplexity, GrowsLinearlyWithTheWindow) {
 
 TEST_P(AttentionComplexity, KeysBehindTheLengthOfAnEntryCostNothing) {
   const auto executed = [&](const AttentionCase& c) {
-    AttentionTrial trial(c, 1);
+    AttentionTrial trial(taken(c), 1);
     trial.give_results_of_forward(zeros_of(c));
     RunStats stats;
     RunOptions counted = options();

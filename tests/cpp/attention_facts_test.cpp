@@ -41,7 +41,7 @@ TEST_P(AttentionFacts, ZeroSizesGiveZerosOrNothing) {
       AttentionCase c{.batch = 2, .heads = 2, .kv_heads = 1, .queries = 4, .keys = 4, .dim = 3, .value_dim = 5, .window = {1, 2}};
       c.scale = 0.5, c.bias_rank = 2 * extras, c.sinks = c.key_mask = extras > 0;
       c.*size = 0;
-      AttentionTrial trial(c, 1);
+      AttentionTrial trial(taken(c), 1);
       EXPECT_TRUE(trial.check(op(), options()));
     }
   }
@@ -49,7 +49,7 @@ TEST_P(AttentionFacts, ZeroSizesGiveZerosOrNothing) {
 
 TEST_P(AttentionFacts, EmptyTensorsNeedNoMemory) {
   for (const index_t keys : {0, 3}) {
-    AttentionTrial trial({.batch = 2, .queries = 0, .keys = keys, .dim = 2, .value_dim = 2, .window = {1, 1}}, 1);
+    AttentionTrial trial(taken({.batch = 2, .queries = 0, .keys = keys, .dim = 2, .value_dim = 2, .window = {1, 1}}), 1);
     AttentionInputs in = trial.inputs();
     AttentionGradients gradients = trial.gradients();
     TensorView out = trial.out.view(), lse = trial.lse.view(), d_out = trial.d_out.view();
@@ -66,9 +66,9 @@ TEST_P(AttentionFacts, EmptyTensorsNeedNoMemory) {
 TEST_P(AttentionFacts, EndlessBatchesAndHeadsWithoutQueries) {
   constexpr index_t kMany = index_t{1} << 45;
   for (const auto& [batch, heads] : {std::pair{kMany, index_t{1}}, std::pair{index_t{1}, kMany}, std::pair{index_t{0}, kMany}}) {
-    const auto dense = [](index_t b, index_t h, index_t l, index_t n) { return TensorView::contiguous(nullptr, DType::f32, {b, h, l, n}); };
-    const TensorView q = dense(batch, heads, 0, 2), k = dense(batch, heads, 0, 2);
-    TensorView lse = q;
+    const auto dense = [](DType dtype, index_t b, index_t h) { return TensorView::contiguous(nullptr, dtype, {b, h, 0, 2}); };
+    const TensorView q = dense(taken({}).dtype, batch, heads), k = q;
+    TensorView lse = dense(DType::f32, batch, heads);
     lse.rank = 3;
     AttentionInputs in{.q = q, .k = k, .v = k, .window = {1, 1}};
     in.global_tokens = 2;
@@ -82,10 +82,10 @@ TEST_P(AttentionFacts, RowsWithoutKeysAreZeroWhateverIsAround) {
   for (const bool sinks : {false, true}) {
     for (const index_t offset : {-100, -3, 8, 100}) {
       AttentionCase c{.heads = 2, .queries = 5, .keys = 6, .dim = 3, .value_dim = 4, .window = {1, 1, {}, offset}, .sinks = sinks};
-      AttentionTrial trial(c, 1);  // q, d_out and d_lse of rows without keys are NaN
+      AttentionTrial trial(taken(c), 1);  // q, d_out and d_lse of rows without keys are NaN
       EXPECT_TRUE(trial.check(op(), options()));
       c.key_mask = true;
-      AttentionTrial masked(c, 1);
+      AttentionTrial masked(taken(c), 1);
       for (index_t j = 0; j < c.keys; ++j) masked.key_mask.at(0, j) = 0;
       EXPECT_TRUE(masked.check(op(), options()));
     }
@@ -128,7 +128,7 @@ TEST_P(AttentionFacts, PackedSequencesAreSeparateCalls) {
     AttentionCase c = any_attention_with_options(random, 20, 5, 3);
     c.cu_q = {0}, c.dropout_p = 0, c.layout_seed = 0;  // the number of the sequence enters the mask of dropout
     c = settled(c, random);
-    AttentionTrial packed(c, random.bits());
+    AttentionTrial packed(taken(c), random.bits());
     bits_of(packed);
     for (const Piece& piece : c.pieces()) {
       AttentionTrial alone = sequence_alone(packed, piece);
@@ -162,10 +162,10 @@ TEST_P(AttentionFacts, LogSumExpInTwo) {
   auto scenes = attention_scenes(true);
   scenes.push_back({.queries = 3, .keys = 0, .dim = 2, .value_dim = 2, .window = {1, 1}});
   for (const AttentionCase& c : scenes) {
-    AttentionTrial trial(c, 1);
+    AttentionTrial trial(taken(c), 1);
     const AttentionResults want = trial.expected(op());
     const AttentionValues<double> x = trial.values();
-    AttentionResults errors = AttentionTolerance(c, x).errors();
+    AttentionResults errors = AttentionTolerance(trial.c, x).errors();
     Tensor split(trial.lse.dtype(), {c.batch, c.heads, c.queries, 2}, Role::output, {}, Around::canaries);
     ASSERT_EQ(window_attention(trial.inputs(), trial.out.view(), split.view(), options()).message(), "");
     const AttentionDefinition<double> definition(c, x);
@@ -189,8 +189,8 @@ TEST_P(AttentionFacts, LogSumExpInTwo) {
 }
 
 TEST_P(AttentionFacts, DroppingEverythingGivesZero) {
-  AttentionTrial trial({.heads = 2, .queries = 9, .keys = 9, .dim = 4, .value_dim = 4, .window = {2, 2}, .dropout_p = 1, .with_lse = false},
-                       1);
+  AttentionTrial trial(
+      taken({.heads = 2, .queries = 9, .keys = 9, .dim = 4, .value_dim = 4, .window = {2, 2}, .dropout_p = 1, .with_lse = false}), 1);
   bits_of(trial);
   for (const double x : values_of(trial, op())) EXPECT_EQ(x, 0);
 }
@@ -199,12 +199,12 @@ TEST_P(AttentionFacts, GradientsThatAreNotWantedChangeNothingElse) {
   if (!is_backward()) return;
   AttentionCase c{.heads = 4, .kv_heads = 2, .queries = 12, .keys = 12, .dim = 5, .value_dim = 3, .window = {3, 2}};
   c.bias_rank = 4, c.sinks = true, c.global_tokens = 2;
-  AttentionTrial all(c, 1);
+  AttentionTrial all(taken(c), 1);
   bits_of(all);
   TensorView AttentionGradients::* const members[] = {&AttentionGradients::d_q, &AttentionGradients::d_k, &AttentionGradients::d_v,
                                                       &AttentionGradients::d_bias, &AttentionGradients::d_sinks};
   for (std::size_t wanted = 0; wanted < std::size(members); ++wanted) {
-    AttentionTrial some(c, 1);
+    AttentionTrial some(taken(c), 1);
     some.give_results_of_forward(some.expected(Op::attention));
     const std::vector<Tensor*> outputs = some.outputs(op());
     for (Tensor* t : outputs) t->watch();
@@ -226,7 +226,7 @@ TEST_P(AttentionFacts, GradientsThatAreNotWantedChangeNothingElse) {
 
 TEST_P(AttentionFacts, EveryExecutorGivesTheSameBits) {
   for (const AttentionCase& c : attention_scenes(is_reference(row()))) {
-    AttentionTrial trial(c, 1);
+    AttentionTrial trial(taken(c), 1);
     const std::vector<std::byte> serial = bits_of(trial);
     const Executor executors[] = {{}, thread_executor(2), thread_executor(3), one_by_one_backwards(), a_new_thread_each_time()};
     for (std::size_t n = 0; n < std::size(executors); ++n) {
@@ -241,7 +241,7 @@ TEST_P(AttentionFacts, EveryExecutorGivesTheSameBits) {
 TEST_P(AttentionFacts, WideWindowsAreWorkForSeveralThreads) {
   if (is_reference(row())) return;  // it has no threads
   for (const Window& window : {Window{kUnbounded, kUnbounded}, Window{kUnbounded, 0}, Window{600, 200}}) {
-    AttentionTrial trial({.heads = 2, .queries = 1200, .keys = 1200, .dim = 8, .value_dim = 8, .window = window}, 1);
+    AttentionTrial trial(taken({.heads = 2, .queries = 1200, .keys = 1200, .dim = 8, .value_dim = 8, .window = window}), 1);
     trial.give_results_of_forward(trial.from_reference());
     std::vector<std::byte> serial;
     for (const Executor& executor : {Executor{}, thread_executor(3), one_by_one_backwards()}) {
@@ -267,7 +267,7 @@ TEST_P(AttentionFacts, OffsetsSidesAndDilationsAtTheFarEndOfTheIntegers) {
     for (AttentionCase& one : all) {
       for (const index_t global_tokens : {index_t{0}, index_t{2}, far}) {
         one.global_tokens = global_tokens;
-        AttentionTrial trial(one, 1);
+        AttentionTrial trial(taken(one), 1);
         EXPECT_TRUE(trial.check(op(), options()));
       }
     }

@@ -14,7 +14,7 @@ using namespace testing_tools;
 class Attention : public OnEachAttention {
  protected:
   void expect_right(const AttentionCase& c, std::uint64_t seed, Around around = Around::canaries) {
-    AttentionTrial trial(c, seed, around);
+    AttentionTrial trial(taken(c), seed, around);
     ASSERT_TRUE(trial.check(op(), options()));
   }
 };
@@ -91,7 +91,7 @@ TEST_P(Attention, LargerProblemsAsTheReference) {
     const index_t length = is_reference(row()) ? 40 : 200;
     AttentionCase c = any_attention_with_options(random, length, is_reference(row()) ? 20 : 70, random.up_to(5));
     if (random.one_in(2) && c.bias_rank == 0) c.window.left = random.up_to(length);
-    AttentionTrial trial(c, random.bits());
+    AttentionTrial trial(taken(c), random.bits());
     ASSERT_TRUE(trial.check_as_reference(op(), options()));
   }
 }
@@ -105,7 +105,7 @@ TEST_P(Attention, FewQueriesOfManyKeysAsTheReference) {
     c.keys = random.up_to(2500);
     c.heads = c.kv_heads * (1 + random.up_to(6));
     if (c.bias_rank == 0 && random.one_in(2)) c.window.left = random.up_to(2500);
-    AttentionTrial trial(settled(c, random), random.bits());
+    AttentionTrial trial(taken(settled(c, random)), random.bits());
     ASSERT_TRUE(trial.check_as_reference(op(), options()));
   }
 }
@@ -145,7 +145,7 @@ TEST_P(Attention, LongWideAndDeepProblems) {
     for (const DType dtype : {DType::f32, DType::f64, DType::bf16}) {
       AttentionCase one = c;
       one.dtype = dtype, one.layout_seed = dtype == DType::f32 ? 0 : 7;
-      AttentionTrial trial(one, 8);
+      AttentionTrial trial(taken(one), 8);
       ASSERT_TRUE(trial.check_as_reference(op(), options()));
     }
   }

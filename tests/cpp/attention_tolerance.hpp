@@ -3,7 +3,8 @@
 // With u the roundoff of sums, a score of D products errs by (D + 8) u times their magnitude, its exponential by as much relatively, and a
 // row of n keys by (n + 16) u more; the sum that it is divided by errs likewise: hence twice that. Every output is a sum of products of
 // such probabilities with given numbers: its error is at most the sum of their magnitudes times the relative error of the row that each
-// comes from. Backward may start from `out` as it was rounded.
+// comes from. Backward may start from `out` as it was rounded. Where a row of the table multiplies weights, and the gradients of scores, as
+// sums of two bf16, the first of them cut off and the second rounded, each of them errs by twice the square of the roundoff of bf16 more.
 #pragma once
 
 #include "attention_definition.hpp"
@@ -47,7 +48,7 @@ class AttentionTolerance {
     for (const auto& key : row.keys)
       for (index_t n = 0; n < c_.value_dim; ++n)
         at(errors_.out, definition_.out_at(s, h, i) + n) +=
-            key.kept * (of_p * key.p + tiny) * std::abs(at(x_.v, definition_.key_at(s, h, key.key) * c_.value_dim + n));
+            key.kept * ((of_p + of_weight()) * key.p + tiny) * std::abs(at(x_.v, definition_.key_at(s, h, key.key) * c_.value_dim + n));
     add_gradients(s, h, i, row, scores, of_p);
   }
 
@@ -69,7 +70,8 @@ class AttentionTolerance {
       const double d_score = key.p * (d_p[n] + delta) + std::exp(key.score - row.lse) * d_lse;
       add_score(s, h, i, key, d_score, relative, scores);
       for (index_t m = 0; m < c_.value_dim; ++m)
-        at(errors_.d_v, definition_.key_at(s, h, key.key) * c_.value_dim + m) += relative * key.kept * key.p * std::abs(d_out(s, h, i, m));
+        at(errors_.d_v, definition_.key_at(s, h, key.key) * c_.value_dim + m) +=
+            (relative + of_weight()) * key.kept * key.p * std::abs(d_out(s, h, i, m));
     }
     if (c_.sinks) at(errors_.d_sinks, h) += relative * row.p_of_sink * delta;
   }
@@ -78,7 +80,7 @@ class AttentionTolerance {
     if (c_.bias_rank > 0 && key.slot >= 0) at(errors_.d_bias, definition_.bias_at(s, h, i, key.slot)) += relative * d_score;
     const double share = c_.softcap > 0 ? key.capped / c_.softcap : 0, slope = 1 - share * share;
     const double of_slope = c_.softcap > 0 ? 2 * scores / c_.softcap + 8 * u_ : 0;
-    const double d_product = (relative * slope + of_slope) * std::abs(c_.actual_scale()) * d_score;
+    const double d_product = ((relative + of_weight()) * slope + of_slope) * std::abs(c_.actual_scale()) * d_score;
     const index_t q = definition_.q_at(s, h, i), k = definition_.key_at(s, h, key.key) * c_.dim;
     for (index_t n = 0; n < c_.dim; ++n) {
       at(errors_.d_q, q + n) += d_product * std::abs(at(x_.k, k + n));
@@ -86,6 +88,7 @@ class AttentionTolerance {
     }
   }
 
+  double of_weight() const { return c_.rounds_weights ? 2 * format_of(DType::bf16).roundoff * format_of(DType::bf16).roundoff : 0; }
   double d_out(index_t s, index_t h, index_t i, index_t n) const { return at(x_.d_out, definition_.out_at(s, h, i) + n); }
 
   const AttentionCase& c_;

@@ -254,41 +254,27 @@ class AttentionTrial {
   }
 };
 
-// Each option in some of them; tiles begin and end in many places.
-inline std::vector<AttentionCase> attention_scenes(bool small) {
-  const index_t n = small ? 1 : 6;
-  AttentionCase plain{
-      .batch = 2, .heads = 4, .kv_heads = 2, .queries = 30 * n, .keys = 30 * n, .dim = 8, .value_dim = 9, .window = {5 * n, 3 * n}};
-  std::vector<AttentionCase> all(6, plain);
-  all[1].window = {7 * n, 0, {1, 2, 3, 1}}, all[1].keys = 37 * n, all[1].dtype = DType::bf16, all[1].sinks = true;
-  all[2].dtype = DType::f64, all[2].global_tokens = 3, all[2].bias_rank = 2, all[2].softcap = 2;
-  all[3].dtype = DType::f16, all[3].key_mask = true, all[3].dropout_p = 0.3, all[3].window.left = kUnbounded;
-  all[4].batch = 1, all[4].cu_q = {0, 11 * n, 11 * n, 29 * n}, all[4].cu_k = {2 * n, 9 * n, 13 * n, 30 * n}, all[4].bias_rank = 4;
-  all[5].global_mask = true, all[5].heads = all[5].kv_heads = 1, all[5].batch = 1, all[5].window.dilation = {3};
-  all.push_back(plain);
-  all[6].key_lengths = {17 * n, 30 * n}, all[6].query_offsets = {4 * n, 0}, all[6].global_tokens = 2, all[6].window.left = kUnbounded;
-  // Few queries, and keys for several items.
-  AttentionCase few{.heads = 4, .kv_heads = 2, .queries = 3, .keys = 200 * n, .dim = 8, .value_dim = 9, .window = {kUnbounded, 0}};
-  all.insert(all.end(), 4, few);
-  all[7].sinks = all[7].key_mask = true, all[7].softcap = 2;
-  all[8].queries = 1, all[8].window.left = 180 * n, all[8].bias_rank = 2, all[8].hides = true, all[8].global_tokens = 5;
-  all[9].queries = 15, all[9].heads = 6, all[9].window.dilation = {2}, all[9].keys = 360 * n, all[9].dtype = DType::f64;
-  all[10].heads = all[10].kv_heads = 1, all[10].queries = 16, all[10].window = {kUnbounded, kUnbounded}, all[10].dtype = DType::bf16;
-  return all;
+inline std::vector<std::string> rows_of_attention(Op op, DType dtype) {
+  return rows_here({.op = op, .dtype = dtype, .band = {8, 8, 2, 2, 0}, .dim = 4, .attention = {.kv_heads = 1, .value_dim = 4}});
 }
 
 // A test for each row that supports fused attention, forward and backward.
 inline std::vector<RowAndOp> attention_rows() {
   std::vector<RowAndOp> all;
   for (const Op op : {Op::attention, Op::attention_backward})
-    for (const std::string& row : rows_here({.op = op, .band = {8, 8, 2, 2, 0}, .dim = 4, .attention = {.kv_heads = 1, .value_dim = 4}}))
-      all.emplace_back(row, op);
+    for (const std::string& row : rows_of_attention(op, DType::bf16)) all.emplace_back(row, op);
   return all;
 }
 
 class OnEachAttention : public OnEachRowAndOp {
  protected:
   static bool is_reference(const std::string& row) { return row == "reference"; }
+  // The case as this row takes it. One of bf16 alone multiplies bf16.
+  AttentionCase taken(AttentionCase c) const {
+    const std::vector<std::string> of_all = rows_of_attention(op(), DType::f32);
+    if (std::find(of_all.begin(), of_all.end(), row()) == of_all.end()) c.dtype = DType::bf16, c.rounds_weights = true;
+    return c;
+  }
 };
 
 }  // namespace window_matmul::testing_tools

@@ -10,7 +10,7 @@
 namespace window_matmul {
 namespace {
 
-const DeviceInfo kPlain{}, kAvx2{.avx2 = true}, kAvx512{.avx2 = true, .avx512 = true};
+const DeviceInfo kPlain{}, kAvx2{.avx2 = true}, kAvx512{.avx2 = true, .avx512 = true}, kAmx{.avx2 = true, .avx512 = true, .amx = true};
 
 const Kernel* chosen(const DeviceInfo& device, const char* forced = nullptr, const Problem& problem = {}) {
   const Kernel* kernel = nullptr;
@@ -36,7 +36,7 @@ TEST(KernelTable, NamesEveryRowOnceBestFirst) {
     EXPECT_LT(kernel.priority, last) << kernel.name;
     last = kernel.priority;
   }
-  EXPECT_EQ(names, (std::set<std::string>{"cuda.sm80", "cpu.avx512", "cpu.avx2", "cpu.scalar", "reference"}));
+  EXPECT_EQ(names, (std::set<std::string>{"cuda.sm80", "cpu.amx", "cpu.avx512", "cpu.avx2", "cpu.scalar", "reference"}));
   EXPECT_STREQ(kernel_table().back().name, "reference");
 }
 
@@ -54,6 +54,20 @@ TEST(Select, TakesEveryOperatorAndDTypeAlike) {
       }
     }
   }
+}
+
+// AMX multiplies bf16 alone. Whatever else is asked for is the next row's.
+TEST(Select, TakesTilesForFusedAttentionOfBf16) {
+  if (!is_built("cpu.amx")) return;
+  for (const Op op : {Op::band_out, Op::band_in, Op::softmax, Op::attention, Op::attention_backward}) {
+    for (const DType dtype : testing_tools::kDTypes) {
+      const Problem problem{.op = op, .dtype = dtype, .band = {9, 9, 1, 1, 0}, .dim = 4, .attention = {.kv_heads = 1, .value_dim = 4}};
+      const bool tiles = is_attention(op) && dtype == DType::bf16;
+      EXPECT_STREQ(chosen(kAmx, nullptr, problem)->name, tiles ? "cpu.amx" : chosen(kAvx512)->name) << to_string(problem);
+    }
+  }
+  EXPECT_NE(reason("cpu.amx", kAvx512).find("AMX"), std::string::npos);
+  EXPECT_NE(reason("cpu.amx", kAmx).find("bf16"), std::string::npos) << "of fp32";
 }
 
 TEST(Select, TakesTheForcedRowAndNoOther) {

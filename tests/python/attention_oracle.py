@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from oracle import ROUNDING, rounding_of_sums
+from window_matmul.testing import backends
 
 Dilation = int | tuple[int, ...]
 
@@ -168,11 +170,18 @@ class Errors:
     mixed: Tensor  # size of p d_p
 
 
+def rounds_weights(dtype: torch.dtype) -> bool:
+    """Whether the row that runs this dtype multiplies weights, and the gradients of scores, as sums of two bf16."""
+    rows = backends("attention", str(dtype).removeprefix("torch."))
+    return (os.environ.get("WINDOW_MATMUL_BACKEND") or rows[0]) == "cpu.amx"
+
+
 def bounds(dense: Dense, d_out: Tensor, d_lse: Tensor | None, tensors: dict[str, Tensor], rule: Rule, kept: Tensor | None) -> Bounds:
     """Largest errors, to first order. In units of u, the rounding of sums: a score errs by `magnitude` times the number of its terms, and
     a weight by that of its row's worst score, by the length of the sum below it, and a few for exp; so do scores' gradients, which also
     have the error of `out` as it was rounded to its dtype, times d_out. Sums of such have the sum of the errors. Then the rounding of the
-    result. Doubled: the reference's own errors, and what is of second order.
+    result, and of the weights where a row of the kernel table rounds them. Doubled: the reference's own errors, and what is of second
+    order.
     """
     q, k, v = (tensors[name].detach().double() for name in "qkv")
     dtype, group = tensors["q"].dtype, q.shape[1] // max(k.shape[1], 1)
@@ -180,10 +189,12 @@ def bounds(dense: Dense, d_out: Tensor, d_lse: Tensor | None, tensors: dict[str,
     d_out = d_out.detach().double().abs()
     u, terms = 2 * rounding_of_sums(dtype), _terms(q, k, v, group)
     weight = u * (terms + (q.shape[3] + 8) * _worst_score(dense) + 2 * _finite(dense.lse))
+    of_weight = 2 * ROUNDING[dtype] ** 2 * 1.01 if rounds_weights(dtype) else 0.0  # cut off, then rounded
     errors = _errors(dense, d_out, d_lse, wide_v, ROUNDING[dtype] * 1.01, weight, kept)
     tiny = smallest(dtype) + 4 * terms * torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).tiny
     scale = abs(tensors["scale_value"])
     product, product_error = (scale * dense.slope * x for x in (errors.d_score, errors.d_score_error + errors.d_score * u * 4))
+    product_error = product_error + product * of_weight
     product_error = product_error + scale * errors.d_score * u * 16 * (dense.slope != 1)  # 1 - tanh^2, where tanh is nearly 1
 
     def rounded(weights: Tensor, error: Tensor, other: Tensor, shared: bool = False) -> Tensor:
@@ -193,11 +204,11 @@ def bounds(dense: Dense, d_out: Tensor, d_lse: Tensor | None, tensors: dict[str,
         return error + size * ROUNDING[dtype] * 1.01 + tiny
 
     result = Bounds(
-        out=rounded(errors.kept, weight * errors.kept, wide_v),
+        out=rounded(errors.kept, (weight + of_weight) * errors.kept, wide_v),
         lse=(weight + u * _finite(dense.lse)).squeeze(-1) + tiny,
         q=rounded(product, product_error, wide_k),
         k=rounded(product.mT, product_error.mT, q.abs(), shared=True),
-        v=rounded(errors.kept.mT, (errors.kept * weight).mT, d_out, shared=True),
+        v=rounded(errors.kept.mT, (errors.kept * (weight + of_weight)).mT, d_out, shared=True),
     )
     if (bias := tensors.get("bias")) is not None:
         where = places(rule, q.shape[0], q.shape[2], k.shape[2], tensors.get("key_lengths"), tensors.get("query_offset"))

@@ -24,10 +24,10 @@ FORCED = os.environ.get(VARIABLE, "")
 ROWS = [FORCED] if FORCED else backends()
 
 
-def rows_of(module: object) -> list[str]:
+def rows_of(module: object, dtype: str = "float32") -> list[str]:
     """Those that can run what this module tests: OPERATOR, where it says so."""
-    operator = getattr(module, "OPERATOR", "")
-    return [row for row in ROWS if row in backends(operator)] if operator else ROWS
+    usable = backends(getattr(module, "OPERATOR", "") or "band_out", dtype)
+    return [row for row in ([FORCED] if FORCED else usable) if row in usable]
 
 
 hypothesis.settings.register_profile(
@@ -56,14 +56,29 @@ def pytest_report_header() -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     only_best = metafunc.definition.get_closest_marker("best_backend") is not None
     rows = rows_of(metafunc.module)
+    of_bf16 = [row for row in rows_of(metafunc.module, "bfloat16") if row not in rows]  # and of nothing else
     if "backend" in metafunc.fixturenames:
-        metafunc.parametrize("backend", rows[:1] if only_best else rows, indirect=True)
+        metafunc.parametrize("backend", rows[:1] if only_best else of_bf16 + rows, indirect=True)
     elif not only_best:
-        metafunc.parametrize("another_backend", ["", *rows[1:]], ids=lambda row: row or "any row", indirect=True)
+        others = ["", *(rows if of_bf16 else rows[1:])]
+        metafunc.parametrize("another_backend", others, ids=lambda row: row or "any row", indirect=True)
+
+
+def parameters_of(item: pytest.Item) -> dict[str, object]:
+    return dict(item.callspec.params) if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+
+
+def is_taken(item: pytest.Item) -> bool:
+    """Whether the row runs what this test asks for: a row of bf16 alone, where its parameter says bf16."""
+    parameters = parameters_of(item)
+    rows = rows_of(getattr(item, "module", None), str(parameters.get("dtype", torch.float32)).removeprefix("torch."))
+    if not rows:
+        return False
+    return parameters.get("backend", rows[0]) in rows and (parameters.get("another_backend") or rows[-1]) in (*rows[1:], rows[-1])
 
 
 def is_of_best_row(item: pytest.Item) -> bool:
-    parameters: dict[str, object] = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    parameters = parameters_of(item)
     return all(parameters.get(name, row) == row for name, row in (("backend", ROWS[0]), ("another_backend", "")))
 
 
@@ -78,6 +93,7 @@ def telling(items: list[pytest.Item]) -> set[pytest.Item]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     long = {item.path for item in items if item.get_closest_marker("long") is not None}
+    items[:] = [item for item in items if is_taken(item)]
     items.sort(key=lambda item: item.path not in long)
     if config.getoption("--tenth"):
         chosen = telling(items)

@@ -12,19 +12,33 @@ namespace {
 // Rows of a work item: several blocks, so that what one reads is still near for the next; few enough to spread over threads.
 constexpr index_t kItemRows = 2 * kMaxQueryLanes;
 
+// On tiles, keys of v are packed once an item, and those of its first window are in no other item's: longer items where there are many.
+constexpr index_t kMaxPairItemRows = 8 * kMaxQueryLanes, kPairItemsWanted = 64;
+constexpr index_t kHeldBytes = index_t{1} << 20;  // of packed keys: half the second level of cache. Wider windows pack them again
+
 std::size_t scratch_bytes(const Problem& problem) {
   const index_t dim = padded(problem.dim), value_dim = padded(problem.attention.value_dim);
   const index_t elements = (kMaxQueryLanes + kForwardChunk) * (dim + value_dim + kMaxLanes) + kMaxQueryLanes * (kForwardChunk + 8);
   return static_cast<std::size_t>(elements * element_bytes(problem.dtype));
 }
 
+index_t bytes_of_step(const Problem& problem) { return 2 * kPairStep * padded(problem.attention.value_dim); }
+
+std::size_t scratch_bytes_in_pairs(const Problem& problem, const Config& config) {
+  const index_t dim = round_up(problem.dim, kPairStep), value_dim = round_up(problem.attention.value_dim, kPairStep);
+  const index_t floats = kPairQueries * (dim / 2 + kPairChunk + value_dim + 3);
+  const index_t halves = larger(kPairChunk, kPairQueries) * dim + kPairStep * value_dim;
+  return static_cast<std::size_t>(4 * floats + 2 * halves + config.block_keys / kPairStep * bytes_of_step(problem));
+}
+
 // Runs items. Of those with the same rows, the last one that is done merges what all of them left.
 class Forward {
  public:
-  Forward(AttentionKernel kernel, const AttentionPlan& plan, const ForwardItems& items)
+  Forward(AttentionKernel kernel, const AttentionPlan& plan, const ForwardItems& items, const Config& config)
       : kernel_(kernel),
         plan_(plan),
         items_(items),
+        held_steps_(config.block_keys / kPairStep),
         sums_(allocate(sums_bytes())),
         done_(static_cast<std::size_t>(items.sums_elements() > 0 ? items.size() : 0)) {}
   std::size_t sums_bytes() const { return static_cast<std::size_t>(items_.sums_elements() * element_bytes(plan_.problem().dtype)); }
@@ -33,7 +47,7 @@ class Forward {
   void run(index_t i, void* scratch, index_t* multiply_adds) {
     const ForwardItem& item = items_[i];
     AttentionBlock block = plan_.block_of(item.sequence, item.head / plan_.group(), plan_.problem().dilation_of(item.head));
-    block.rows = item.rows;
+    block.rows = item.rows, block.held_steps = held_steps_;
     block.scratch = scratch, block.multiply_adds = multiply_adds;
     item.num_heads > 0 ? run_few(&block, i) : run_many(&block, item);
   }
@@ -78,6 +92,7 @@ class Forward {
   AttentionKernel kernel_;
   const AttentionPlan& plan_;
   const ForwardItems& items_;
+  index_t held_steps_;
   Memory sums_;
   std::vector<std::atomic<index_t>> done_;  // of the items with the same rows, at the place of the first
 };
@@ -86,13 +101,22 @@ class Forward {
 
 Config configure_attention(const Problem&) { return {kItemRows, kForwardChunk}; }
 
+Config configure_attention_in_pairs(const Problem& problem) {
+  const index_t block = kItemRows, wanted = problem.heads * problem.batch * ceil_div(problem.band.rows, kPairItemsWanted);
+  const index_t reach = smaller(problem.band.width(), problem.band.cols) + kPairQueries + kPairStep;
+  const index_t fits = larger(kHeldBytes / larger(bytes_of_step(problem), 1), kPairChunk / kPairStep);
+  return {clamp(wanted / block * block, block, kMaxPairItemRows),
+          kPairStep * clamp(ceil_div(reach, kPairStep), kPairChunk / kPairStep, fits)};
+}
+
 Status run_attention(AttentionKernel kernel, const Problem& problem, const Config& config, const Args& args) {
   const AttentionPlan plan(problem, args.attention);
   const ForwardItems items(plan, config.block_rows);
-  Forward forward(kernel, plan, items);
+  Forward forward(kernel, plan, items, config);
   if (!forward.has_memory()) return no_room(forward.sums_bytes());
   const auto run_item = [&](index_t item, void* scratch, index_t* multiply_adds) { forward.run(item, scratch, multiply_adds); };
-  return run_items(args.executor, args.stats, items.size(), scratch_bytes(problem), run_item);
+  const std::size_t bytes = larger(scratch_bytes(problem), scratch_bytes_in_pairs(problem, config));
+  return run_items(args.executor, args.stats, items.size(), bytes, run_item);
 }
 
 }  // namespace window_matmul::cpu

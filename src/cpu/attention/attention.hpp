@@ -8,6 +8,7 @@
 namespace window_matmul::cpu {
 
 Config configure_attention(const Problem& problem);
+Config configure_attention_in_pairs(const Problem& problem);  // for the kernels of bf16 on tiles
 Status run_attention(AttentionKernel kernel, const Problem& problem, const Config& config, const Args& args);
 Status run_attention_backward(AttentionKernel kernel, const Problem& problem, const Config& config, const Args& args);
 

@@ -56,6 +56,16 @@ std::size_t scratch_bytes(const Problem& p, index_t capacity) {
   return static_cast<std::size_t>(elements * element_bytes(p.dtype));
 }
 
+// What the kernels of bf16 on tiles need beside it.
+std::size_t scratch_bytes_in_pairs(const Problem& p) {
+  const index_t dim = padded(p.dim), value_dim = padded(p.attention.value_dim);
+  const index_t steps = round_up(p.dim, kPairStep), value_steps = round_up(p.attention.value_dim, kPairStep);
+  const index_t rows = kPairBackwardQueries, chunk = kPairBackwardChunk;
+  const index_t elements = rows * (steps + value_steps + dim + value_dim) / 2 + 4 * chunk * rows + 6 * rows + 2 * value_dim +
+                           chunk * dim / 2 + rows * dim + larger(chunk, rows) * larger(steps, value_steps) / 2 + 24 * kMaxLanes;
+  return p.dtype == DType::bf16 ? static_cast<std::size_t>(elements * element_bytes(p.dtype)) : 0;
+}
+
 }  // namespace
 
 Status run_attention_backward(AttentionKernel kernel, const Problem& problem, const Config&, const Args& args) {
@@ -72,7 +82,8 @@ Status run_attention_backward(AttentionKernel kernel, const Problem& problem, co
     if (sums == nullptr) return no_room(sums_bytes);
     const Run run{plan, items, sums.get(), totals.get()};
     const auto run_one = [&](index_t i, void* scratch, index_t* multiply_adds) { run_item(kernel, run, items[i], scratch, multiply_adds); };
-    const Status status = run_items(args.executor, args.stats, items.size(), scratch_bytes(problem, items.capacity()), run_one);
+    const std::size_t bytes_of_scratch = scratch_bytes(problem, items.capacity()) + scratch_bytes_in_pairs(problem);
+    const Status status = run_items(args.executor, args.stats, items.size(), bytes_of_scratch, run_one);
     if (!status.ok()) return status;
     add_up(run, args.executor);
     s = items.sequences().end;

@@ -99,6 +99,7 @@ struct AttentionBlock {
   KeySumsOfBlock key_sums;
   bool skips_global_queries = false;  // other items hold them
   Tokens global_tokens;
+  index_t held_steps = 0;  // products of bf16: steps of 32 keys whose packed copies are held at a time
   void* scratch = nullptr;
   index_t* multiply_adds = nullptr;  // counts those executed
 };
@@ -109,6 +110,10 @@ inline constexpr index_t kMaxQueryLanes = 96;  // query rows of a block
 inline constexpr index_t kForwardChunk = 96, kBackwardChunk = 96;
 
 WINDOW_MATMUL_INLINE index_t padded(index_t columns) { return round_up(columns, kMaxLanes); }
+
+// The kernels of bf16 on tiles: queries of a block and keys of a chunk; and 32 keys to a step of a product.
+inline constexpr index_t kPairQueries = 32, kPairChunk = 96, kPairStep = 32;
+inline constexpr index_t kPairBackwardQueries = 64, kPairBackwardChunk = 64;
 
 // Few queries: up to kFewQueries of a sequence, in items of up to kFewRows rows, of which kRowsAtOnce share their vectors; keys in chunks.
 inline constexpr index_t kFewQueries = 16, kFewRows = 16, kRowsAtOnce = 4, kFewChunk = 64;

@@ -79,5 +79,18 @@ struct NextBlock {
   }
 };
 
+// Forward: what the block behind these rows is going to touch, spread over so many calls of issue().
+template <class E>
+void queue_next_block(const AttentionBlock& block, Range rows, index_t calls, Prefetcher* ahead) {
+  const NextBlock next(block.walk, rows);
+  ahead->clear();
+  if (next.queries.empty()) return;
+  next.queue_queries<E>(*ahead, block.heads[0].q, block.dim, false);
+  next.queue_queries<E>(*ahead, block.heads[0].out, block.value_dim, true);
+  next.queue_keys<E>(*ahead, block.k, next.keys, block.dim, false);
+  next.queue_keys<E>(*ahead, block.v, next.keys, block.value_dim, false);
+  ahead->spread(calls);
+}
+
 }  // namespace
 }  // namespace window_matmul::cpu

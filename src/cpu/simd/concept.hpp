@@ -50,4 +50,24 @@ concept HasExponentWords = requires(typename S::Vec v) {
   { S::times_power_of_two(v, v) } -> std::same_as<typename S::Vec>;  // a * 2^b for an integer b, or -inf
 };
 
+// Two bf16 in each lane of 32 bits: what products of bf16 take. Subnormal numbers become zeros as they are rounded.
+template <class S>
+concept HasPairs = requires(const bf16* b, typename S::Vec v) {
+  { S::load_pairs(b, b) } -> std::same_as<typename S::Vec>;  // lane i: elements i of two rows, the first one's in the low half
+  { S::pairs(v, v) } -> std::same_as<typename S::Vec>;       // the same of two vectors, rounded
+  { S::high_part(v) } -> std::same_as<typename S::Vec>;      // the bits of each lane that a bf16 has; of a NaN that is quiet, a NaN
+  { S::halves(v, v) } -> std::same_as<typename S::Vec>;  // the lanes of one vector, then those of the other, rounded: a row in memory
+};
+
+// Tiles: eight registers of 16 rows of 64 bytes. A row of the sums is 16 floats.
+template <class S>
+concept HasTiles = HasPairs<S> && requires(void* p, index_t stride) {
+  S::Tiles::configure();  // of this thread; before anything else
+  S::Tiles::release();  // behind everything else: other libraries configure tiles too
+  S::Tiles::template zero<0>();
+  S::Tiles::template load<0>(p, stride);  // rows are `stride` bytes apart
+  S::Tiles::template store<0>(p, stride);
+  S::Tiles::template dot<0, 1, 2>();  // sums 0 (r, n) += sum of 32 products: row r of 1 with the pairs of column n of 2
+};
+
 }  // namespace window_matmul::cpu

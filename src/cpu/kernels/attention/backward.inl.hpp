@@ -7,115 +7,136 @@
 // P in d_v.
 #pragma once
 
-#include "cpu/kernels/attention/backward_queries.inl.hpp"
-#include "cpu/kernels/attention/dropout.inl.hpp"
+#include "cpu/kernels/attention/backward_phases.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
 
-template <Simd S, class E>
-struct AttentionBackward : BackwardQueries<S, E> {
-  using Queries = BackwardQueries<S, E>;
-  using Queries::block, Queries::scratch, Queries::head, Queries::scores, Queries::rows, Queries::q, Queries::d_out;
-  using Queries::kLanes, Queries::kQueries;
-  using typename Queries::Rows, typename Queries::Shape, typename Queries::T;
+template <class T>
+struct BackwardScratch : BackwardNumbers<T> {
+  // Transposed q and d_out [D][kQueries] and a vector; packed rows of k, v, q and d_out; sums of d_q [kQueries][padded D]; sums of the held
+  // keys.
+  T *queries, *d_out_transposed, *k, *v, *q, *d_out, *d_q;
+  T* key_sums;
 
-  const bool wants_k = block.d_k.address != 0, wants_v = block.d_v.address != 0, wants_q = head.d_q.address != 0;
-  const bool wants_bias = head.d_bias.address != 0 || head.d_bias_sums != nullptr;
+  BackwardScratch(void* memory, const AttentionBlock& block, index_t lanes) {
+    Taker<T> taken{static_cast<T*>(memory)};
+    const index_t dim = padded(block.dim), value_dim = padded(block.value_dim);
+    queries = taken(block.dim * lanes + kMaxLanes), d_out_transposed = taken(block.value_dim * lanes + kMaxLanes);
+    this->take(kBackwardChunk * lanes, lanes, block.value_dim, taken);
+    k = taken(kBackwardChunk * dim), v = taken(kBackwardChunk * value_dim), q = taken(lanes * dim), d_out = taken(lanes * value_dim);
+    d_q = taken(lanes * dim);
+    key_sums = taken.next;
+  }
+};
+
+template <Simd S, class E>
+struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> {
+  using Phases = BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>>;
+  using Phases::block, Phases::head, Phases::scores, Phases::rows;
+  using Phases::kLanes, Phases::kQueries;
+  using typename Phases::T, typename Phases::WideOut;
+  using Rows = KeyRows<T>;
+  using Shape = BackwardShape<S>;
+  struct Scratch : BackwardScratch<T> {
+    Scratch(void* memory, const AttentionBlock& block) : BackwardScratch<T>(memory, block, kQueries) {}
+  };
+  static constexpr index_t kChunk = Shape::kChunk, kKeysOfTile = Shape::kKeys;
+
+  const Scratch& scratch;
+  Rows q{}, d_out{};
+  T largest_query = 0;  // infinite where an element is not finite
+  bool queries_finite = true;
+
+  AttentionBackward(const AttentionBlock& of, const Scratch& memory, const AttentionHead& taken, Prefetcher& ahead)
+      : Phases{{of, memory, taken, {of, memory.queries, memory.p, of.options.softcap > 0 ? memory.slopes : nullptr, ahead}}},
+        scratch(memory) {}
+
+  template <class F>
+  void for_each_chunk(F&& f) const {
+    cpu::for_each_chunk(scores, rows, f);
+  }
+
+  // ---- a block of queries -----------------------------------------------------------------------------------------------------------
+
+  // What concerns the queries alone is left out where the block is met again.
+  void take(Range of, bool first_time) {
+    Phases::take_log_sum_exps(of);
+    scores.take_queries(head, rows);
+    block.options.out_is_f32 ? take_gradients<WideOut>() : take_gradients<E>();
+    q = scores.gather.queries(head.q, rows, block.dim, scratch.q);
+    largest_query = largest_of_rows(q, rows.size(), block.dim);
+    queries_finite = largest_query <= std::numeric_limits<T>::max() && finite(scratch.d_out_transposed, block.value_dim);
+    if (Phases::any_coarse && block.walk.query_list == nullptr) sum_again();
+    for (index_t r = 0; r < rows.size(); ++r) Phases::take_row(r, first_time);
+  }
+
+  template <class Out>
+  void take_gradients() {
+    const Gather<S, Out> gather{block.walk};
+    gather.transposed(head.d_out, rows, block.value_dim, T{1}, scratch.d_out_transposed, kQueries);
+    d_out = gather.queries(head.d_out, rows, block.value_dim, scratch.d_out);
+  }
+
+  // A log-sum-exp is rounded to a part of its size. Where that is felt, as where a bias is low for all keys that a query sees, the sum is
+  // taken again, and m and log2 l are subtracted one after the other. (Not for global queries: their keys belong to many items.)
+  void sum_again() {
+    const OnlineSoftmax<S, Scores<S, E, Shape>> softmax{scores, scratch.highest, scratch.log_total, scratch.factor};
+    softmax.start();
+    for_each_chunk([&](const Chunk& chunk) {
+      const Rows k = scores.gather.keys(block.k, chunk, block.dim, true, scratch.k);
+      scores.compute(chunk, k, is_wide(chunk, k, largest_of_rows(k, chunk.size(), block.dim)));
+      softmax.exponentiate();
+    });
+    for (index_t r = 0; r < kQueries; ++r) {
+      const bool again = Phases::is_coarse(scratch.lse[r]) && scratch.log_total[r] > 0;
+      scratch.lse[r] = again ? scratch.highest[r] : scratch.lse[r];
+      scratch.log_total[r] = again ? logarithm2(scratch.log_total[r]) * (scores.natural ? in_natural<T>(false) : 1) : T{0};
+    }
+    Phases::careful = true;
+  }
+
+  bool finite(const T* transposed, index_t columns) const {
+    for (index_t n = 0; n < columns; ++n)
+      if (!all_finite<S>(transposed + n * kQueries, rows.size())) return false;
+    return true;
+  }
+
+  static T largest_of_rows(const Rows& of, index_t count, index_t columns) {
+    Largest<S> largest;
+    for (index_t r = 0; r < count; ++r) largest.add(of.row(r), columns);
+    return largest.value();
+  }
+
+  T largest_seen(const Chunk& chunk, const Rows& k) const {
+    Largest<S> largest;
+    for (index_t c = 0; c < chunk.size(); ++c)
+      if (!block.options.has_key_mask || block.options.key_mask.contains(scores.gather.position(chunk, c)))
+        largest.add(k.row(c), block.dim);
+    return largest.value();
+  }
+
+  bool is_wide(const Chunk& chunk, const Rows& k, T key) const {
+    const bool in_doubt = !(key <= std::numeric_limits<T>::max()) || needs_wide(block.options, block.dim, largest_query, key);
+    return in_doubt && needs_wide(block.options, block.dim, largest_query, largest_seen(chunk, k));
+  }
 
   // ---- a chunk of keys --------------------------------------------------------------------------------------------------------------
 
   // Adds to d_k and d_v of these keys, of the walk or of a list of global ones, and to the sums of d_q.
   void differentiate(const Chunk& chunk, const Sums<T>& d_k, const Sums<T>& d_v, const Sums<T>& d_q) {
     const Rows k = scores.gather.keys(block.k, chunk, block.dim, true, scratch.k);
-    const T largest_key = Queries::largest_of_rows(k, chunk.size(), block.dim);
-    scores.compute(chunk, k, Queries::is_wide(chunk, k, largest_key));
-    exponentiate();
-    if (wants_k || wants_q || wants_bias) {
+    const T largest_key = largest_of_rows(k, chunk.size(), block.dim);
+    scores.compute(chunk, k, is_wide(chunk, k, largest_key));
+    Phases::exponentiate();
+    if (Phases::wants_scores())
       scores.multiply(scores.gather.keys(block.v, chunk, block.value_dim, false, scratch.v), scratch.d_out_transposed, block.value_dim,
                       scratch.d_s);
-      block.options.dropout_p > 0 ? subtract_dropped() : subtract();
-      scores.clear_unseen(scratch.d_s);
-    } else if (block.options.dropout_p > 0) {
-      subtract_dropped();
-    }
-    if (block.options.has_sinks && block.options.dropout_p == 0) leave_to_sink();
-    if (wants_v) add_to_keys(scratch.p, d_out, block.value_dim, d_v);
-    if (wants_bias && chunk.list == nullptr) BiasOfTile<S, E, Scores<S, E, Shape>>{scores}.add_gradient(scratch.d_s);
-    if (block.options.softcap > 0) multiply_with_slopes();
-    if (block.options.d_score_factor != 1) multiply_with_factor();
-    if (wants_k) add_to_keys(scratch.d_s, q, block.dim, d_k);
-    if (wants_q) add_to_queries(k, d_q, !(largest_key <= std::numeric_limits<T>::max()));
-  }
-
-  void exponentiate() const {
-    for (index_t v = 0; v < Shape::kColumns; ++v)
-      scores.natural     ? exponentiate_column<true, true>(v)
-      : Queries::careful ? exponentiate_column<true, false>(v)
-                         : exponentiate_column<false, false>(v);
-    scores.clear_unseen(scratch.p);
-  }
-
-  template <bool Careful, bool Natural>
-  void exponentiate_column(index_t v) const {
-    const auto zero = S::zero(), lowest = S::splat(std::numeric_limits<T>::lowest());
-    const auto lse = S::load(scratch.lse + v * kLanes), log_total = S::load(scratch.log_total + v * kLanes);
-    T* p = scores.at(scores.seen[v].begin, v);
-    T* const end = scores.at(scores.seen[v].end, v);
-    for (; p < end; p += kQueries) {
-      const auto score = S::load(p), beside = S::sub(score, lse), difference = Careful ? S::sub(beside, log_total) : beside;
-      const auto exponent = Natural ? S::mul(difference, S::splat(kLog2E<T>)) : difference;
-      const auto power = exp2_nonpositive<S>(S::min(zero, exponent));  // rounded, it may exceed 0
-      S::store(p, Careful ? S::where_less(score, lowest, zero, power) : power);  // -inf minus NaN
-    }
-  }
-
-  void subtract() const {
-    for (index_t v = 0; v < Shape::kColumns; ++v) {
-      const auto share = S::load(scratch.share + v * kLanes), offset = S::sub(S::zero(), S::load(scratch.offset + v * kLanes));
-      const T* p = scores.at(scores.seen[v].begin, v);
-      const T* const end = scores.at(scores.seen[v].end, v);
-      T* d_s = scratch.d_s + (p - scratch.p);
-      for (; p < end; p += kQueries, d_s += kQueries) {
-        const auto weight = S::load(p), d_p = S::load(d_s);  // which may be NaN where the weight is 0
-        S::store(d_s, S::where_less(S::zero(), weight, S::mul(weight, S::fma(share, d_p, offset)), weight));
-      }
-    }
-  }
-
-  void leave_to_sink() const {
-    scores.for_each_seen([&](index_t c, index_t v) {
-      const auto p = S::load(scores.at(c, v));  // the share may be NaN where P is 0
-      S::store(scores.at(c, v), S::where_less(S::zero(), p, S::mul(p, S::load(scratch.share + v * kLanes)), p));
-    });
-  }
-
-  void subtract_dropped() const {
-    const auto zero = S::zero();
-    Dropout<S, Scores<S, E, Shape>>(scores).for_each_seen([&](index_t c, index_t v, typename S::Vec gains) {
-      T* const d_s = scratch.d_s + c * kQueries + v * kLanes;
-      const auto p = S::load(scores.at(c, v)), weights = S::mul(gains, S::load(scratch.share + v * kLanes));
-      const auto d_p = S::where_less(zero, gains, S::mul(weights, S::load(d_s)), zero);  // any of these may be NaN where P is 0
-      S::store(d_s, S::where_less(zero, p, S::mul(p, S::sub(d_p, S::load(scratch.offset + v * kLanes))), p));
-      S::store(scores.at(c, v), S::where_less(zero, gains, S::where_less(zero, p, S::mul(p, weights), p), zero));
-    });
-  }
-
-  void multiply_with_slopes() const {
-    scores.for_each_seen([&](index_t c, index_t v) {
-      const index_t at = c * kQueries + v * kLanes;
-      const auto d_s = S::load(scratch.d_s + at);
-      S::store(scratch.d_s + at,
-               S::where_less(S::zero(), S::max(S::sub(S::zero(), d_s), d_s), S::mul(d_s, S::load(scratch.slopes + at)), d_s));
-    });
-  }
-
-  void multiply_with_factor() const {
-    const auto factor = S::splat(static_cast<T>(block.options.d_score_factor));
-    scores.for_each_seen([&](index_t c, index_t v) {
-      T* const d_s = scratch.d_s + c * kQueries + v * kLanes;
-      S::store(d_s, S::mul(S::load(d_s), factor));
-    });
+    Phases::subtract_and_share();
+    if (Phases::wants_v) add_to_keys(scratch.p, d_out, block.value_dim, d_v);
+    Phases::pass_to_products();
+    if (Phases::wants_k) add_to_keys(scratch.d_s, q, block.dim, d_k);
+    if (Phases::wants_q) add_to_queries(k, d_q, !(largest_key <= std::numeric_limits<T>::max()));
   }
 
   // ---- sums -------------------------------------------------------------------------------------------------------------------------
@@ -129,7 +150,7 @@ struct AttentionBackward : BackwardQueries<S, E> {
       if (seeing.empty()) continue;
       const index_t r = seeing.begin - rows.begin;
       *block.multiply_adds += add_row_tile<S>(keys.size(), columns, {weights + c * kQueries + r, kQueries, 1}, {x.row(r), x.row_stride},
-                                              seeing.size(), to.at(c, 0), !Queries::queries_finite);
+                                              seeing.size(), to.at(c, 0), !queries_finite);
     }
   }
 

@@ -10,15 +10,15 @@
 namespace window_matmul::cpu {
 namespace {
 
-template <Simd S, class E>
+// Pass: a block of queries, its chunks of keys and their products.
+template <Simd S, class E, class Pass>
 struct AttentionBackwardItem {
   using T = typename S::Scalar;
-  using Shape = BackwardShape<S>;
-  static constexpr index_t kQueries = Shape::kQueries;
+  static constexpr index_t kQueries = Pass::kQueries;
   static_assert(kQueries >= kFewQueries);  // which are one block then
 
   const AttentionBlock& block;
-  const BackwardScratch<T> scratch{block.scratch, block, kQueries};
+  const typename Pass::Scratch scratch{block.scratch, block};
   KeySums<S, E> key_sums{block, scratch.key_sums};
   Prefetcher ahead{};
   AttentionBlock global_block = with_global_queries(block);
@@ -45,20 +45,20 @@ struct AttentionBackwardItem {
   Sums<T> d_v(index_t key) const { return {key_sums.d_v(key), key_sums.width}; }
 
   void add_queries(const AttentionHead& head, Range rows) {
-    AttentionBackward<S, E> pass{{block, scratch, head, ahead}};
+    Pass pass(block, scratch, head, ahead);
     pass.take(rows, true);
-    if (pass.all_of_another_item()) return;
+    if (all_of_another_item(block, rows)) return;
     queue(head, NextBlock(block.walk, rows), rows);
     fill_row(T{0}, scratch.d_q, 1, {0, kQueries * padded(block.dim)});
     const Sums<T> d_q{scratch.d_q, padded(block.dim)};
-    for_each_chunk(pass.scores, rows, [&](const Chunk& chunk) {
+    pass.for_each_chunk([&](const Chunk& chunk) {
       if (block.key_sums.final_at_once && chunk.list == nullptr) finish(chunk.keys.begin), key_sums.extend(chunk.keys.end);
       if (chunk.list == nullptr)
         pass.differentiate(chunk, d_k(chunk.keys.begin), d_v(chunk.keys.begin), d_q);
       else
         add_global_keys(pass, chunk, d_q);
     });
-    if (pass.wants_q) write_d_q(pass, head, rows);
+    if (pass.wants_q) write_d_q(head, rows);
   }
 
   void queue(const AttentionHead& head, const NextBlock& next, Range rows) {
@@ -69,7 +69,7 @@ struct AttentionBackwardItem {
     next.queue_queries<E>(ahead, head.d_out, block.value_dim, false);
     next.queue_queries<E>(ahead, head.d_q, block.dim, true);
     if (&head == block.heads) queue_keys(next);
-    ahead.spread(2 * block.walk.band.keys_any(rows).size() / Shape::kKeys);
+    ahead.spread(2 * block.walk.band.keys_any(rows).size() / Pass::kKeysOfTile);
   }
 
   void queue_keys(const NextBlock& next) {
@@ -82,7 +82,7 @@ struct AttentionBackwardItem {
   }
 
   // Their rows of sums lie apart: a chunk of their own is summed up and added to them.
-  void add_global_keys(AttentionBackward<S, E>& pass, const Chunk& chunk, const Sums<T>& d_q) {
+  void add_global_keys(Pass& pass, const Chunk& chunk, const Sums<T>& d_q) {
     const index_t width = key_sums.width;
     T* const all = static_cast<T*>(block.key_sums.global_sums);
     T* const sums = scratch.key_sums + block.key_sums.capacity * width;  // [kBackwardChunk][width] behind those of the held keys
@@ -94,10 +94,10 @@ struct AttentionBackwardItem {
     }
   }
 
-  void write_d_q(const AttentionBackward<S, E>& pass, const AttentionHead& head, Range rows) const {
+  void write_d_q(const AttentionHead& head, Range rows) const {
     for (index_t r = 0; r < rows.size(); ++r) {
       const index_t position = block.walk.query(rows.begin + r);
-      if (pass.is_of_another_item(position)) continue;
+      if (is_of_another_item(block, position)) continue;
       KeySums<S, E>::write_scaled(scratch.d_q + r * padded(block.dim), head.d_q, position, block.dim,
                                   static_cast<T>(block.options.d_sum_factor));
     }
@@ -114,17 +114,18 @@ struct AttentionBackwardItem {
   }
 
   void add_global_queries(const AttentionHead& head, Range rows, Range keys) {
-    AttentionBackward<S, E> pass{{global_block, scratch, head, ahead}};
+    Pass pass(global_block, scratch, head, ahead);
     pass.take(rows, false);
     T* const sums = static_cast<T*>(head.d_q_sums);
     const Sums<T> d_q{sums == nullptr ? nullptr : sums + rows.begin * padded(block.dim), padded(block.dim)};
-    pass.differentiate(Chunk{keys}, d_k(keys.begin), d_v(keys.begin), d_q);
+    for (index_t key = keys.begin; key < keys.end; key += Pass::kChunk)
+      pass.differentiate(Chunk{{key, smaller(key + Pass::kChunk, keys.end)}}, d_k(key), d_v(key), d_q);
   }
 };
 
 template <Simd S, class E>
 void attention_backward(const AttentionBlock& block) {
-  AttentionBackwardItem<S, E>{block}.run();
+  AttentionBackwardItem<S, E, AttentionBackward<S, E>>{block}.run();
 }
 
 }  // namespace

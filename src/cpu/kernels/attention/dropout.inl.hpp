@@ -17,7 +17,7 @@ struct Dropout {
   static constexpr index_t kLanes = S::kLanes, kQueries = AnyScores::kQueries;
   static constexpr int kChains = 3;  // four words each, and the products, in 16 registers
   static constexpr index_t kDrawn = kChains * S::kWordLanes;  // queries that are drawn for together
-  static_assert(kQueries % kDrawn == 0);
+  static constexpr index_t kRoom = round_up(kQueries, kDrawn);
 
   const AnyScores& scores;
   const AttentionBlock& block = scores.block;
@@ -26,14 +26,14 @@ struct Dropout {
   const T gain = static_cast<T>(p < 1 ? 1 / (1 - p) : 0);
   const std::uint32_t threshold = static_cast<std::uint32_t>(dropout_threshold(p));
   Words keys[kPhiloxRounds][2];
-  std::uint64_t queries[kQueries], words[4][kQueries];
+  std::uint64_t queries[kRoom], words[4][kRoom];
   T gains[4][kQueries];
 
   explicit Dropout(const AnyScores& of) : scores(of) {
     PhiloxKey key(block.options.dropout_seed);
     for (int round = 0; round < kPhiloxRounds; ++round, key.next())
       keys[round][0] = S::splat_words(key.word[0]), keys[round][1] = S::splat_words(key.word[1]);
-    for (index_t r = 0; r < kQueries; ++r)
+    for (index_t r = 0; r < kRoom; ++r)
       queries[r] = r < scores.rows.size() ? static_cast<std::uint64_t>(block.walk.query(scores.rows.begin + r)) : 0;
   }
 

@@ -42,29 +42,13 @@ struct AttentionForward {
   void run() {
     for (index_t row = block.rows.begin; row < block.rows.end; row += kQueries) {
       const Range rows{row, smaller(row + kQueries, block.rows.end)};
-      if (block.skips_global_queries && all_global(rows)) continue;
+      if (all_of_another_item(block, rows)) continue;
       scores.natural = block.options.is_natural, rewritten = nullptr;
       scores.take_queries(head, rows);
-      queue(NextBlock(block.walk, rows), rows);
+      queue_next_block<E>(block, rows, block.walk.band.keys_any(rows).size() / Shape::kKeys, &ahead);
       if (!attend(rows, false, block.options.is_wide)) attend(rows, true, block.options.is_wide);  // in the place of what was written
-      if (!are_near<S>(highest, total, rows.size())) rewrite(rows);
+      if (!are_near<S>(highest, total, rows.size())) rewrite(rows, highest, total, false);
     }
-  }
-
-  void queue(const NextBlock& next, Range rows) {
-    ahead.clear();
-    if (next.queries.empty()) return;
-    next.queue_queries<E>(ahead, head.q, block.dim, false);
-    next.queue_queries<E>(ahead, head.out, block.value_dim, true);
-    next.queue_keys<E>(ahead, block.k, next.keys, block.dim, false);
-    next.queue_keys<E>(ahead, block.v, next.keys, block.value_dim, false);
-    ahead.spread(block.walk.band.keys_any(rows).size() / Shape::kKeys);
-  }
-
-  bool all_global(Range rows) const {
-    for (index_t row = rows.begin; row < rows.end; ++row)
-      if (!block.global_tokens.contains(block.walk.query(row))) return false;
-    return true;
   }
 
   // False where an output is not finite.
@@ -83,17 +67,19 @@ struct AttentionForward {
     return write(rows);
   }
 
-  // Rows near the ends of the range: in natural units, and with wide products where the operands ask for it.
-  void rewrite(Range rows) {
+  // Rows near the ends of the range: in natural units, and with wide products where the operands ask for it. What was found may be by
+  // products without their scale.
+  void rewrite(Range rows, const T* found_highest, const T* found_total, bool without_scale) {
     if (block.options.is_wide) return;
+    scores.head = &head, scores.rows = rows;
     Largest<S> queries_given, keys_given;
     for (index_t row = rows.begin; row < rows.end; ++row)
       add_row(scores.gather, head.q, block.walk.query(row), block.dim, packed_k, &queries_given);
     for_each_chunk(scores, rows, [&](const Chunk& chunk) { add_keys(block, scores.gather, chunk, packed_k, &keys_given); });
     const T query = queries_given.value(), key = keys_given.value();
     bool which[kQueries];
-    const bool wide = needs_wide(block.options, block.dim, query, key);
-    if ((scores.natural && !wide) || !is_worth_while(query, key, wide, highest, total, rows.size(), which)) return;
+    const bool wide = needs_wide(block.options, block.dim, query, key) || (without_scale && are_large(block.dim, query, key));
+    if ((scores.natural && !wide) || !is_worth_while(query, key, wide, found_highest, found_total, rows.size(), which)) return;
     scores.natural = true, rewritten = which;
     scores.take_queries(head, rows);
     if (!attend(rows, false, wide)) attend(rows, true, wide);
@@ -127,7 +113,7 @@ struct AttentionForward {
     bool finite = true;
     for (index_t r = 0; r < rows.size(); ++r) {
       const index_t position = block.walk.query(rows.begin + r);
-      if (is_of_another_item(position) || is_left(r)) continue;
+      if (is_of_another_item(block, position) || is_left(r)) continue;
       const T by = inverse_total(block.options, head, highest[r], total[r], scores.natural);
       finite = write_output<S, E>(block.options, sums + r * width, block.value_dim, by, head.out, position) && finite;
     }
@@ -135,14 +121,13 @@ struct AttentionForward {
   }
 
   bool is_left(index_t r) const { return rewritten != nullptr && !rewritten[r]; }
-  bool is_of_another_item(index_t position) const { return block.skips_global_queries && block.global_tokens.contains(position); }
 
   void write_lse(Range rows) const {
     const Matrix2<T> lse(head.lse);
     for (index_t r = 0; r < kQueries; ++r) factor[r] = log_sum_exp(highest[r], total[r], scores.natural);
     for (index_t r = 0; r < rows.size(); ++r) {
       const index_t position = block.walk.query(rows.begin + r);
-      if (is_of_another_item(position) || is_left(r)) continue;
+      if (is_of_another_item(block, position) || is_left(r)) continue;
       *lse.at(position, 0) = factor[r];
       if (block.options.splits_lse) write_split(highest[r], total[r], lse.at(position, 0), lse.col_stride);
     }

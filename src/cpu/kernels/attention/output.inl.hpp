@@ -32,6 +32,16 @@ void write_split(T highest, T total, T* lse, index_t stride) {
   lse[stride] = total == 0 ? T{0} : log_sum_exp(T{0}, total, true);
 }
 
+WINDOW_MATMUL_INLINE bool is_of_another_item(const AttentionBlock& block, index_t position) {
+  return block.skips_global_queries && block.global_tokens.contains(position);
+}
+inline bool all_of_another_item(const AttentionBlock& block, Range rows) {
+  if (!block.skips_global_queries) return false;
+  for (index_t row = rows.begin; row < rows.end; ++row)
+    if (!block.global_tokens.contains(block.walk.query(row))) return false;
+  return true;
+}
+
 // to[n] = by * row[n], in whole vectors. False where an element is not finite.
 template <Simd S, class To>
 bool scale_row(const typename S::Scalar* row, index_t columns, typename S::Scalar by, To* to) {

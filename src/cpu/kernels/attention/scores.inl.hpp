@@ -64,21 +64,31 @@ struct Scores {
 
   void take_queries(const AttentionHead& of, Range r) {
     head = &of, rows = r;
-    if (block.options.is_wide) return;  // they are read where they lie
-    const double unit = block.options.softcap > 0 ? 1 / block.options.softcap : natural ? 1 : kLog2E<double>;
-    const T factor = static_cast<T>(block.options.scale * unit);
-    gather.transposed(of.q, rows, block.dim, factor, queries, kQueries);
+    if (!block.options.is_wide) gather.transposed(of.q, rows, block.dim, unit(), queries, kQueries);  // else they are read where they lie
+  }
+
+  T unit() const {  // what products are multiplied with
+    const double of_scale = block.options.softcap > 0 ? 1 / block.options.softcap : natural ? 1 : kLog2E<double>;
+    return static_cast<T>(block.options.scale * of_scale);
+  }
+
+  void begin(const Chunk& of) {
+    chunk = of;
+    for (index_t v = 0; v < Shape::kColumns; ++v) seen[v] = seen_by(rows_of(v));
   }
 
   void compute(const Chunk& of, const KeyRows<T>& k, bool wide) {
-    chunk = of;
-    for (index_t v = 0; v < Shape::kColumns; ++v) seen[v] = seen_by(rows_of(v));
+    begin(of);
     if (wide) {
       multiply_widely(k);
     } else {
       multiply(k, queries, block.dim, tile);
       if (block.options.softcap > 0) cap();
     }
+    add_bias_and_hide();
+  }
+
+  void add_bias_and_hide() const {
     if (block.options.has_bias && chunk.list == nullptr) BiasOfTile<S, E, Scores>{*this}.add();
     if (chunk.list == nullptr)
       hide_outside_band();
@@ -232,6 +242,19 @@ struct Scores {
   }
 };
 
+// Calls f(chunk) for global keys outside the window that some query sees.
+template <class AnyScores, class F>
+[[gnu::always_inline]] inline void for_each_listed_chunk(const AnyScores& scores, F&& f) {
+  const AttentionBlock& block = scores.block;
+  index_t list[AnyScores::kChunk];
+  for (index_t next = 0; next < block.num_global_keys;) {
+    index_t count = 0;
+    for (; next < block.num_global_keys && count < AnyScores::kChunk; ++next)
+      if (scores.is_seen_globally(block.global_keys[next])) list[count++] = block.global_keys[next];
+    if (count > 0) f(Chunk{{0, count}, list});
+  }
+}
+
 // Calls f(chunk) for all keys that a block of queries may see: those of the walk, then global keys outside the window.
 template <Simd S, class E, class Shape, class F>
 [[gnu::always_inline]] inline void for_each_chunk(const Scores<S, E, Shape>& scores, Range rows, F&& f) {
@@ -239,13 +262,7 @@ template <Simd S, class E, class Shape, class F>
   const index_t keys = block.walk.band.keys_any(rows).size(), chunks = ceil_div(keys, Shape::kChunk);
   const index_t even = chunks == 0 ? Shape::kChunk : round_up(ceil_div(keys, chunks), S::kTileRows * 4);
   for_each_key_tile(block.walk.band, rows, smaller(even, Shape::kChunk), [&](Range tile, bool) { f(Chunk{tile}); });
-  index_t list[Shape::kChunk];
-  for (index_t next = 0; next < block.num_global_keys;) {
-    index_t count = 0;
-    for (; next < block.num_global_keys && count < Shape::kChunk; ++next)
-      if (scores.is_seen_globally(block.global_keys[next])) list[count++] = block.global_keys[next];
-    if (count > 0) f(Chunk{{0, count}, list});
-  }
+  for_each_listed_chunk(scores, f);
 }
 
 }  // namespace

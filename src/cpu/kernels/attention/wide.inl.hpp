@@ -61,7 +61,8 @@ struct Largest {
   using T = typename S::Scalar;
   typename S::Vec most = S::zero(), least = S::zero(), probe = S::zero();
 
-  [[gnu::always_inline]] void add(const T* x, index_t count) {  // whole vectors are read
+  template <class A>
+  [[gnu::always_inline]] void add(const A* x, index_t count) {  // whole vectors are read
     for (index_t i = 0; i < count; i += S::kLanes) {
       const auto v = S::load(x + i);
       most = S::max(most, v), least = S::min(least, v), probe = S::fma(v, S::zero(), probe);
@@ -69,6 +70,13 @@ struct Largest {
   }
   T value() const { return S::all_zero(probe) ? S::highest(S::max(most, S::sub(S::zero(), least))) : std::numeric_limits<T>::infinity(); }
 };
+
+// Whether sums of products of finite operands up to these sizes may leave the range.
+template <class T>
+bool are_large(index_t dim, T query, T key) {
+  constexpr T most = std::numeric_limits<T>::max();
+  return query <= most && key <= most && static_cast<Wide<T>>(query) * static_cast<Wide<T>>(key) * static_cast<Wide<T>>(dim) >= most / 64;
+}
 
 // Whether products of finite operands up to these sizes need the wider type.
 template <class T>
