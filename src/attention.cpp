@@ -29,9 +29,12 @@ void clear(const TensorView& t) {
   for_each_element(pieces, [&](std::byte* at) { std::memset(at, 0, bytes); });
 }
 
+// -inf; where it is taken in two, -inf and 0.
 void fill_with_minus_infinity(const TensorView& lse) {
   if (!has_elements(lse)) return;
-  for_each_element(lse, [&](std::byte* at) {
+  TensorView highest = lse;
+  if (lse.rank == 4) clear(lse), highest.rank = 3;
+  for_each_element(highest, [&](std::byte* at) {
     const double wide = -std::numeric_limits<double>::infinity();
     const float narrow = -std::numeric_limits<float>::infinity();
     std::memcpy(at, lse.dtype == DType::f64 ? static_cast<const void*>(&wide) : &narrow, size_of(lse.dtype));

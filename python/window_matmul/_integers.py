@@ -9,7 +9,8 @@ def as_int(name: str, value: object, need: str = "an int") -> int:
     if type(value) is int:
         return value
     try:
-        if not isinstance(value, bool) and str(getattr(value, "dtype", "")) != "torch.bool":
+        is_number = not isinstance(value, bool) and str(getattr(value, "dtype", "")) != "torch.bool"
+        if is_number and str(getattr(value, "device", "")) != "meta":  # which has no value
             return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         pass

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from window_matmul import nn, unwindow_matmul, window_attention, window_attention_varlen, window_matmul, window_softmax
+from window_matmul import RollingCache, nn, unwindow_matmul, window_attention, window_attention_varlen, window_matmul, window_softmax
 
 RANKS = 2
 Check = Callable[[Any], None]
@@ -204,6 +204,13 @@ def refused(mesh: Any) -> None:
                 assert str(error).startswith(f"{name} is a DTensor that is sharded along its sequence"), error
             else:
                 raise AssertionError(f"{name} was taken")
+    cache = RollingCache(2, 2, 4, (2, 0))
+    try:
+        cache.attend(of(x), of(x), of(x))
+    except ValueError as error:
+        assert str(error).startswith("q is a DTensor; it needs to be a plain tensor") and cache.length == 0, error
+    else:
+        raise AssertionError("RollingCache took a DTensor")
 
 
 def fully_sharded(mesh: Any) -> None:

@@ -70,6 +70,14 @@ def test_a_window_with_a_dilation_beside_another(name: str) -> None:
 @pytest.mark.parametrize("offset", [True, 1.0, "2", (1,), np.float64(1)], ids=repr)
 def test_query_offset_of_a_wrong_type(offset: Any) -> None:
     refused(TypeError, "window_attention", "query_offset", repr(offset), query_offset=offset)
+    with pytest.raises(TypeError, match=r"a tensor \(B,\)"):
+        window_attention(**(good("window_attention") | {"query_offset": offset}))
+
+
+def test_ints_without_a_value() -> None:
+    nothing = torch.empty((), dtype=torch.int64, device="meta")
+    for argument in ("window_size", "query_offset", "global_tokens"):
+        refused(TypeError, "window_attention", argument, "meta", **{argument: nothing})
 
 
 def test_an_offset_that_is_one_number_in_a_tensor_is_an_int() -> None:

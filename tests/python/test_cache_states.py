@@ -126,6 +126,7 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], str]] = [
     (ValueError, {"lengths": torch.ones(3, 1, dtype=torch.int64)}, r"lengths is \(3, 1\).*\(3,\)"),
     (ValueError, {"lengths": [0, -1, 0]}, r"lengths\[1\] is -1"),
     (ValueError, {"lengths": [0, 0, 99]}, r"lengths\[2\] is 99.*at most \d+"),
+    (ValueError, {"lengths": torch.ones(3, dtype=torch.int64, device="meta")}, "lengths is on meta.*values"),
 ]
 CROPS: list[tuple[type[Exception], Any, str]] = [
     (ValueError, -1, "n is -1"),
@@ -133,6 +134,8 @@ CROPS: list[tuple[type[Exception], Any, str]] = [
     (ValueError, [0, 1, 4], r"n\[2\] is 4.*at most 3.*spare=3"),
     (ValueError, [0, 1], "n holds 2.*3 rows"),
     (ValueError, torch.zeros(3, 1, dtype=torch.int64), r"n is \(3, 1\)"),
+    (ValueError, torch.ones(3, dtype=torch.int64, device="meta"), "n is on meta.*values"),
+    (ValueError, torch.ones((), dtype=torch.int64, device="meta"), "n is on meta.*values"),
     (TypeError, 1.0, "n is 1.0"),
     (TypeError, None, "n is None"),
     (TypeError, [0, 1.5, 0], r"n\[1\] is 1.5"),
@@ -196,6 +199,7 @@ ROWS: list[tuple[type[Exception], Any, str]] = [
     (ValueError, [0, -1], r"\[1\] is -1"),
     (ValueError, torch.tensor([True, False]), r"bool tensor of \(2,\)"),
     (ValueError, torch.zeros(3, 1, dtype=torch.int64), r"\(3, 1\).*one dim"),
+    (ValueError, torch.zeros(3, dtype=torch.bool, device="meta"), "on meta.*values"),
     (TypeError, torch.zeros(3), "torch.float32"),
     (TypeError, [1.5], r"\[0\] is 1.5"),
     (TypeError, [True, False, True], r"\[0\] is True"),

@@ -66,6 +66,6 @@ def spec(shape: tuple[int, ...], mesh: tuple[int, ...], *placements: Placement) 
 )
 def test_groups_of_heads_stay_whole(mesh: Any, q: Any, k: Any, kv_heads: int, by_heads: bool) -> None:
     shapes = (4, 24, 8, 4), (4, kv_heads, 8, 4)
-    tensors = [spec(shapes[0], mesh, *q), spec(shapes[1], mesh, *k), spec(shapes[1], mesh, *k), *[None] * 7]
+    tensors = [spec(shapes[0], mesh, *q), spec(shapes[1], mesh, *k), spec(shapes[1], mesh, *k), *[None] * (len(sharding._FORWARD) - 3)]
     ways = sharding._attention_rule(*tensors, [1, 1, 0], 0, 0, [0.0, 0.0])
     assert ([Shard(1), Shard(1)] in [results for results, _ in ways]) == by_heads

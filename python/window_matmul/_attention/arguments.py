@@ -234,7 +234,7 @@ def as_entries(
     if isinstance(query_offset, Tensor) and query_offset.ndim > 0:
         return lengths, _as_numbers("query_offset", query_offset, q), 0
     if query_offset is not None:
-        return lengths, None, as_offset(query_offset)
+        return lengths, None, as_offset(query_offset, "an int, a tensor (B,) of ints, or None")
     if lengths is None:
         return None, None, k.shape[2] - q.shape[2]
     return lengths, lengths - q.shape[2], 0

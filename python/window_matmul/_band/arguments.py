@@ -115,10 +115,10 @@ def check_heads(dilation: object, name: str, x: Tensor) -> None:
 
 # ---- numbers ------------------------------------------------------------------------------------------------------------------------
 # Under torch.compile and torch.export a length may be a symbol; as an index it would become a constant, so it is passed on as it is.
-def as_offset(query_offset: object) -> int:
+def as_offset(query_offset: object, need: str = "an int or None") -> int:
     if isinstance(query_offset, torch.SymInt):
         return query_offset  # type: ignore[return-value]
-    offset = as_int("query_offset", query_offset, "an int or None")
+    offset = as_int("query_offset", query_offset, need)
     if abs(offset) > _MAX_DISTANCE:
         raise ValueError(f"query_offset is {offset}; it needs to be from -2**60 to 2**60")
     return offset

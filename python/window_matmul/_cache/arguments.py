@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 
+from .. import _sharding
 from .._band.arguments import DTYPES, STRIDED, as_count, as_operand, check_fused_device, check_strided, to_window
 from .._integers import as_int, as_positive
 from ..window import Window
@@ -126,6 +127,10 @@ def _are_right(sizes: Sizes, device: torch.device, q: Tensor, k: Tensor, v: Tens
 
 
 def _as_tokens(name: str, x: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if _sharding.is_loaded() and _sharding.is_dtensor(x):
+        raise ValueError(
+            f"{name} is a DTensor; it needs to be a plain tensor: a cache holds the part of one rank, as x.to_local() gives it"
+        )
     x = as_operand(name, x)
     if x.dtype is not dtype:
         raise TypeError(f"{name} is {x.dtype}; it needs to be {dtype}, the cache's (under autocast, a cache of autocast's dtype)")
@@ -164,6 +169,7 @@ def as_lengths(lengths: Sequence[int] | Tensor, batch_size: int, new: int) -> li
 def as_crops(n: int | Sequence[int] | Tensor, lengths: list[int], cropped: list[int], spare: int) -> list[int]:
     """How many tokens each row forgets: of those there are, and with those forgotten before at most `spare`."""
     if isinstance(n, Tensor) and n.ndim == 0:
+        _check_values("n", n)
         n = n.item()  # type: ignore[assignment]
     one_for_all = not isinstance(n, Tensor | Sequence) or isinstance(n, str)
     numbers = [as_size("n", n)] * len(lengths) if one_for_all else _as_numbers("n", n, len(lengths))  # type: ignore[arg-type]
@@ -184,6 +190,7 @@ def _as_numbers(name: str, numbers: Sequence[int] | Tensor, batch_size: int) -> 
             raise TypeError(f"{name} is {numbers.dtype}; it needs to hold an int for each of the {batch_size} rows")
         if numbers.ndim != 1:
             raise ValueError(f"{name} is {tuple(numbers.shape)}; it needs to be ({batch_size},)")
+        _check_values(name, numbers)
         numbers = numbers.tolist()
     if isinstance(numbers, str) or not isinstance(numbers, Sequence):
         raise TypeError(f"{name} is {numbers!r} ({type(numbers).__name__}); it needs to hold an int for each of the {batch_size} rows")
@@ -192,10 +199,16 @@ def _as_numbers(name: str, numbers: Sequence[int] | Tensor, batch_size: int) -> 
     return [as_size(f"{name}[{row}]", number) for row, number in enumerate(numbers)]
 
 
+def _check_values(name: str, numbers: Tensor) -> None:
+    if numbers.is_meta:
+        raise ValueError(f"{name} is on meta; it needs to have values")
+
+
 def as_rows(name: str, rows: int | Sequence[int] | Tensor, batch_size: int) -> list[int]:
     """Numbers of rows, from 0 to batch_size - 1."""
     need = f"ints from 0 to {batch_size - 1}: the batch has {batch_size} rows"
     if isinstance(rows, Tensor):
+        _check_values(name, rows)
         if rows.dtype is torch.bool:
             if rows.shape != (batch_size,):
                 raise ValueError(f"{name} is a bool tensor of {tuple(rows.shape)}; it needs to be ({batch_size},)")

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .._band.arguments import check_strided
+from .._integers import as_int
 from .._rotary import turn
 from ..attention import window_attention
 
@@ -63,6 +65,7 @@ class LocalAttention(nn.Module):
         xpos_scale_base: by default window_size // 2.
 
     Raises:
+        TypeError: a size that is no int.
         ValueError: look_forward with causal; a size that is not positive.
     """
 
@@ -85,11 +88,11 @@ class LocalAttention(nn.Module):
     ) -> None:
         super().__init__()
         look_forward = (0 if causal else 1) if look_forward is None else look_forward
+        for name, size, least in (("window_size", window_size, 1), ("look_backward", look_backward, 0), ("look_forward", look_forward, 0)):
+            if as_int(name, size) < least:
+                raise ValueError(f"{name} is {size}; it needs to be at least {least}")
         if causal and look_forward > 0:
             raise ValueError(f"look_forward is {look_forward} with causal=True; it needs to be 0")
-        for name, size, least in (("window_size", window_size, 1), ("look_backward", look_backward, 0), ("look_forward", look_forward, 0)):
-            if size < least:
-                raise ValueError(f"{name} is {size}; it needs to be at least {least}")
         self.window_size, self.causal, self.shared_qk, self.scale = window_size, causal, shared_qk, scale
         self.look_backward, self.look_forward = look_backward, look_forward
         self.autopad, self.exact_windowsize, self.use_xpos = autopad, exact_windowsize, use_xpos
@@ -137,6 +140,8 @@ class LocalAttention(nn.Module):
             mask = None if mask is None else functional.pad(mask, (0, -mask.shape[-1] % size), value=False)
         if q.shape[1] % size:
             raise ValueError(f"q has {q.shape[1]} places; their number needs to be a multiple of window_size, {size}, or autopad=True")
+        if length == 0:
+            return v.reshape(*shape[:-1], v.shape[-1])
         batch = _batch(q.shape[0], q.shape[1], mask, attn_bias, size * self._buckets, size)
         if self.shared_qk:
             k = functional.normalize(k, dim=-1)
@@ -223,9 +228,11 @@ class LocalAttention(nn.Module):
 # ---- arguments -----------------------------------------------------------------------------------------------------------------------
 def _flat(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
     for name, x in (("q", q), ("k", k), ("v", v)):
+        check_strided(name, x)
         if x.ndim < 2 or x.shape[:-1] != q.shape[:-1]:
             raise ValueError(f"{name} is {tuple(x.shape)} beside q of {tuple(q.shape)}; it needs to be (..., n, d), all dims but d as q's")
-    return q.reshape(-1, *q.shape[-2:]), k.reshape(-1, *k.shape[-2:]), v.reshape(-1, *v.shape[-2:]), q.shape
+    q_rows, k_rows, v_rows = (x[None].flatten(0, -3) for x in (q, k, v))
+    return q_rows, k_rows, v_rows, q.shape
 
 
 def _batch(entries: int, length: int, mask: Tensor | None, attn_bias: Tensor | None, span: int, size: int) -> int:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._band.arguments import as_count
+from .._integers import as_positive
 from ..functional import unwindow_matmul, window_matmul
-from ..window import as_positive
 
 __all__ = ["diagonaled_mm", "mask_invalid_locations", "pad_to_window_size", "sliding_chunks_matmul_pv", "sliding_chunks_matmul_qk"]
 

@@ -92,6 +92,8 @@ def _pattern(
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         side = None if sliding_window is None else sliding_window - 1
         return Pattern(side, 0 if causal else side, columns - rows)
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"attention_mask is of type {type(mask).__name__}; it needs to be a torch.Tensor or None")
     shape = tuple(mask.shape)
     if len(shape) != 4 or shape[2:] != (rows, columns) or shape[0] not in (1, query.shape[0]) or shape[1] not in (1, query.shape[1]):
         raise ValueError(

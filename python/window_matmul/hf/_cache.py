@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
-from ..window import as_int
+from .._integers import as_int
 from . import _versions
 
 
@@ -32,7 +32,7 @@ class WindowCache(DynamicCache):
 
     def __init__(self, config: Any, *, spare: int = 0) -> None:
         if not hasattr(config, "get_text_config"):
-            raise TypeError(f"config is {config!r} ({type(config).__name__}); it needs to be the configuration of a model")
+            raise TypeError(f"config is of type {type(config).__name__}; it needs to be the configuration of a model")
         if as_int("spare", spare) < 0:
             raise ValueError(f"spare is {spare}; it needs to be an int of at least 0")
         super().__init__(config=config)
@@ -128,10 +128,19 @@ class WindowLayer(DynamicSlidingWindowLayer):
         return int(self.sliding_window) - 1 + self._spare
 
     def _fits(self, keys: Tensor, values: Tensor) -> bool:
-        """Another batch may come where there is no past."""
-        if self._memory is None or self._end > self._start:
-            return self._memory is not None
-        return all(x.shape[:2] == y.shape[:2] and x.shape[3] == y.shape[3] for x, y in zip(self._memory, (keys, values), strict=True))
+        """Another batch, or dtype, may come where there is no past. Beside one, what is copied would be repeated or rounded in silence."""
+        if self._memory is None:
+            return False
+        for name, states, memory in zip(("key_states", "value_states"), (keys, values), self._memory, strict=True):
+            if states.shape[:2] == memory.shape[:2] and states.shape[3] == memory.shape[3] and states.dtype is memory.dtype:
+                continue
+            if self._end > self._start:
+                need = (*memory.shape[:2], "n", memory.shape[3])
+                raise ValueError(
+                    f"{name} is {tuple(states.shape)} of {states.dtype}; beside earlier tokens it needs to be {need} of {memory.dtype}"
+                )
+            return False
+        return True
 
     def _make_room(self, new: int) -> bool:
         """Moves what is kept to the front where the new tokens do not fit behind it; False where they do not fit at all."""

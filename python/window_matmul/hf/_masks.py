@@ -35,7 +35,7 @@ def attention_mask(
         within a window; else the dense mask (B, 1, Lq, Lk) bool, as for one query of a static cache.
 
     Raises:
-        ValueError: no query sees a key.
+        ValueError: no query sees a key, or attention_mask has not two dims.
     """
     seen = seen_by(mask_function)
     if seen.exact and seen.first > seen.last:
@@ -68,6 +68,8 @@ def _padding(mask: Tensor | None, offset: int, length: int) -> Tensor | None:
     """(B, Lk) of the keys that are there; None where all may be seen."""
     if mask is None:
         return None
+    if mask.ndim != 2:
+        raise ValueError(f"attention_mask is {tuple(mask.shape)}; it needs to be (B, keys) for padding, or (B, 1, Lq, Lk)")
     mask = F.pad(mask, (0, max(offset + length - mask.shape[1], 0)))[:, offset : offset + length]
     if torch.compiler.is_compiling():
         return mask

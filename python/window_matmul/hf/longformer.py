@@ -157,13 +157,13 @@ def _row_of_mask(*, attention_mask: Tensor, inputs_embeds: Tensor | None = None,
     return seen.masked_fill(attention_mask == 0, torch.finfo(embeds.dtype).min)[:, None, None]
 
 
-class LongformerModel(Patched, modeling_longformer.LongformerModel):  # type: ignore[no-untyped-call]
+class LongformerModel(Patched, modeling_longformer.LongformerModel):
     """The model around patched layers."""
 
     forward = _with_globals(modeling_longformer.LongformerModel.forward, create_bidirectional_mask=_row_of_mask)
 
 
-class LEDEncoder(Patched, modeling_led.LEDEncoder):  # type: ignore[no-untyped-call]
+class LEDEncoder(Patched, modeling_led.LEDEncoder):
     """LED's encoder around patched layers."""
 
     forward = _with_globals(

@@ -14,6 +14,8 @@ from transformers import BigBirdConfig, BigBirdModel
 from window_matmul import compat
 from window_matmul.hf import patch_bigbird, unpatch
 
+pytestmark = pytest.mark.best_backend
+
 VOCABULARY, BLOCK = 40, 4
 
 

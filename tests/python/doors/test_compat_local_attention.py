@@ -11,6 +11,8 @@ from torch import Tensor
 
 from window_matmul.compat.local_attention import LocalAttention
 
+pytestmark = pytest.mark.best_backend
+
 BATCH, HEADS, SIZE, DIM = 2, 3, 4, 6
 SPANS: list[dict[str, Any]] = [
     {"causal": True},
@@ -99,6 +101,20 @@ def test_dropout_in_training_alone() -> None:
     sums = ours(q, k, v)[0, 16:-16, 0]
     assert float(sums.std()) == pytest.approx((0.25 / 0.75 / 33) ** 0.5, rel=0.1)
     torch.testing.assert_close(ours.eval()(q, k, v), v)
+
+
+@pytest.mark.parametrize("name", ["window_size", "look_backward", "look_forward"])
+@pytest.mark.parametrize("size", [2.5, True, "4"])
+def test_sizes_that_are_no_ints(name: str, size: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} is {size!r}"):
+        LocalAttention(**{"window_size": SIZE} | {name: size})
+
+
+def test_no_places() -> None:
+    x = torch.zeros(2, 0, 6)
+    assert LocalAttention(SIZE)(x, x, x).shape == (2, 0, 6)
+    with pytest.raises(TypeError, match="k is of type ndarray"):
+        LocalAttention(SIZE)(x, x.numpy(), x)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from window_matmul.compat.longformer import (
     sliding_chunks_matmul_qk,
 )
 
+pytestmark = pytest.mark.best_backend
+
 BATCH, LENGTH, HEADS, DIM = 2, 17, 3, 5
 DILATIONS: list[int | list[int]] = [1, 3, [1, 2, 7]]
 

@@ -19,6 +19,8 @@ from torch.nn.attention.varlen import AuxRequest, varlen_attn, varlen_attn_out
 import window_matmul.compat.torch_varlen  # noqa: F401
 from window_matmul import window_attention_varlen
 
+pytestmark = pytest.mark.best_backend
+
 CU_Q, CU_K = torch.tensor([0, 5, 5, 12], dtype=torch.int32), torch.tensor([0, 5, 7, 15], dtype=torch.int32)
 WINDOWS = [(3, 5), (-1, -1), (-1, 0), (4, 0), (0, 0), (2, -1)]
 

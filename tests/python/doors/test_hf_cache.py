@@ -132,7 +132,23 @@ def test_wrong_arguments() -> None:
     config = MistralConfig(**SMALL)
     with pytest.raises(ValueError, match="spare is -1"):
         WindowCache(config, spare=-1)
-    with pytest.raises(TypeError, match="config is 7"):
+    with pytest.raises(TypeError, match="config is of type int"):
         WindowCache(7)
     with pytest.raises(TypeError, match=r"spare is 1\.5"):
         WindowCache(config, spare=1.5)  # type: ignore[arg-type]
+
+
+def test_tokens_that_do_not_fit_those_before() -> None:
+    """What is written in place would be repeated for each row, or rounded, in silence."""
+    for wide in (False, True):
+        cache = WindowCache(MistralConfig(**SMALL))
+        k, v = states(2, 5)
+        other = [x.double() for x in states(2, 5)] if wide else states(1, 5)
+        cache.update(k, v, 0)
+        with pytest.raises(
+            ValueError, match=r"key_states is \([12], .* of torch.float\d\d; beside earlier tokens it needs to be \(2, .* of torch.float32"
+        ):
+            cache.update(*other, 0)
+        cache.reset()
+        keys, _ = cache.update(*other, 0)
+        assert torch.equal(keys, other[0])

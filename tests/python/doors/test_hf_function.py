@@ -128,6 +128,7 @@ def test_a_model_with_a_window_of_zero() -> None:
         ({"attention_mask": torch.ones(2, 1, 9, 8).bool()}, ValueError, r"attention_mask is \(2, 1, 9, 8\)"),
         ({"attention_mask": torch.ones(2, 3, 9, 9).bool()}, ValueError, r"attention_mask is \(2, 3, 9, 9\)"),
         ({"attention_mask": torch.ones(2, 1, 9, 9).long()}, TypeError, "attention_mask is torch.int64"),
+        ({"attention_mask": torch.ones(2, 1, 9, 9).numpy()}, TypeError, "attention_mask is of type ndarray"),
         ({"position_bias": torch.ones(1, 4, 9, 8)}, ValueError, r"position_bias is \(1, 4, 9, 8\)"),
         ({"cu_seq_lens_q": torch.tensor([0, 9])}, ValueError, "packed sequences need a batch of 1"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,8 +32,10 @@ def same_image(b: Any, _h: Any, q: Any, k: Any) -> Any:
 
 def packed(function: Function, remaps: bool = not IS_4) -> Function:
     numbers = masking_utils.find_packed_sequence_indices(POSITIONS)
-    if remaps:
+    if remaps and hasattr(masking_utils, "packed_sequence_compatibility_function"):  # up to 5.23
         return masking_utils.packed_sequence_compatibility_function(function, POSITIONS, numbers)  # type: ignore[no-any-return]
+    if remaps:
+        function = masking_utils.remap_positions_for_packed_sequence(function, POSITIONS)
     return masking_utils.and_masks(function, masking_utils.packed_sequence_mask_function(numbers))  # type: ignore[no-any-return]
 
 
@@ -156,6 +159,13 @@ def test_padding_of_any_kind(mistral: Any) -> None:
         holes = torch.ones_like(inputs["attention_mask"])
         holes[:, 11:31:4] = 0
         equal(mistral, inputs | {"attention_mask": holes})
+
+
+@pytest.mark.parametrize("shape", [(9,), (2, 9, 9)])
+def test_padding_of_another_number_of_dims(mistral: Any, shape: tuple[int, ...]) -> None:
+    choose(mistral, OURS)
+    with pytest.raises(ValueError, match=re.escape(f"attention_mask is {shape}; it needs to be (B, keys)")):
+        mistral(torch.ones(2, 9, dtype=torch.long), attention_mask=torch.ones(shape))
 
 
 def test_gradient_checkpointing_and_is_causal(mistral: Any) -> None:

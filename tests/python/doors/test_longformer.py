@@ -17,6 +17,8 @@ from transformers.models.longformer.modeling_longformer import LongformerSelfAtt
 
 from window_matmul.hf import patch_longformer, unpatch
 
+pytestmark = pytest.mark.best_backend
+
 VOCABULARY, LENGTH = 40, 21  # the length is no multiple of any window
 Model = nn.Module
 

@@ -13,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "examples"))
 import longformer_document
 from longformer_document import main, measure
 
+pytestmark = pytest.mark.best_backend
+
 TINY = ["--length", "160", "--window", "16", "--layers", "1", "--width", "16", "--heads", "2", "--threads", "1", "--repeats", "1"]
 
 

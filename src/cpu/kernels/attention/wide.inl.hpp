@@ -1,5 +1,4 @@
-// src/cpu/kernels/attention/wide.inl.hpp: scores at the ends of the sums' range: when their units are natural, and products in a wider
-// type.
+// src/cpu/kernels/attention/wide.inl.hpp: scores at the ends of the sums' range: natural units, wider products.
 //
 // In units of log 2 a score takes 1.44 times its size, and with the queries go scale and units: what is finite may leave the range on the
 // way. So a block whose maxima are near the ends is computed again, in natural units; and where operands are, their products in a wider
