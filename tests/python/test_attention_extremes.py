@@ -18,6 +18,7 @@ from attention_cases import Case, gradients, leaves
 from attention_oracle import Rule
 from oracle import DTYPES, ROUNDING
 from window_matmul import unwindow_matmul, window_attention, window_matmul, window_softmax
+from window_matmul.testing import backends
 
 OPERATOR = "attention"
 MANY = Case(Rule(9, 4), 70, 75, heads=4, dim=5, value_dim=3, scale=0.5)
