@@ -64,6 +64,7 @@ struct PairBackward : BackwardPhases<S, bf16, PairScores<S, typename PairBackwar
 
   void take(Range of, bool first_time) {
     Phases::take_log_sum_exps(of);
+    scores.head = &head, scores.rows = of;  // which global keys are seen depends on them
     by_vectors_alone = block.options.out_is_f32 || scores.natural || Phases::any_coarse;
     has_taken = by_vectors_alone;
     if (by_vectors_alone) return by_vectors.take(of, first_time);

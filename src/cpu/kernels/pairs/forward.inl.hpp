@@ -3,8 +3,7 @@
 //   O^T = O^T 2^(m - m') + vT P^T        sums are [Dv][queries]: a row a number of v, a lane a query, as the scores are
 //
 // What is not finite in v is taken out of the product where an output is not finite, and added by hand to the queries that give it a
-// weight. Rows near the ends of the range are written again by attention/forward.inl.hpp; and so is whatever asks for natural units, or for
-// an output in fp32.
+// weight. Rows near the ends of the range are written again by attention/forward.inl.hpp; and so is whatever asks for natural units.
 #pragma once
 
 #include "cpu/kernels/attention/forward.inl.hpp"
@@ -141,8 +140,12 @@ struct PairForward {
       float by[kLanes] = {};
       const index_t count = smaller(kLanes, rows.size() - r);
       for (index_t i = 0; i < count; ++i) by[i] = inverse_total(block.options, head, highest[r + i], total[r + i], false);
-      for (index_t n = 0; n < block.value_dim; n += kStep)
-        finite = write_square({rows.begin + r, rows.begin + r + count}, sums + n * kQueries + r, S::load(by), n) && finite;
+      const Range some{rows.begin + r, rows.begin + r + count};
+      const bool wide = block.options.out_is_f32;
+      for (index_t n = 0; n < block.value_dim; n += wide ? kTile : kStep) {
+        const float* const from = sums + n * kQueries + r;
+        finite = (wide ? write_wide_square(some, from, S::load(by), n) : write_square(some, from, S::load(by), n)) && finite;
+      }
     }
     return finite;
   }
@@ -162,27 +165,46 @@ struct PairForward {
       square[i] = S::pairs(even, odd);
     }
     S::transpose(square);
-    const Matrix2<bf16> out(head.out);
-    const bool whole = out.col_stride == 1 && first + kStep <= block.value_dim;
+    write_rows<bf16>(rows, square, first);
+    return S::all_zero(probe);
+  }
+
+  // 16 of them, in fp32.
+  bool write_wide_square(Range rows, const float* from, typename S::Vec by, index_t first) const {
+    typename S::Vec square[kLanes];
+    auto probe = S::zero();
+#pragma GCC unroll 16
+    for (index_t i = 0; i < kLanes; ++i) {
+      square[i] = S::mul(S::load(from + i * kQueries), by);
+      probe = S::fma(square[i], S::zero(), probe);
+    }
+    S::transpose(square);
+    write_rows<float>(rows, square, first);
+    return S::all_zero(probe);
+  }
+
+  template <class Out>
+  void write_rows(Range rows, const typename S::Vec (&numbers)[kLanes], index_t first) const {
+    constexpr index_t kNumbers = 4 * kLanes / static_cast<index_t>(sizeof(Out));
+    const Matrix2<Out> out(head.out);
+    const bool whole = out.col_stride == 1 && first + kNumbers <= block.value_dim;
     for (index_t row = rows.begin; row < rows.end; ++row) {
       const index_t position = block.walk.query(row);
       if (is_of_another_item(block, position)) continue;
-      const auto numbers = square[row - rows.begin];
       if (whole) {
-        S::store(reinterpret_cast<float*>(out.at(position, first)), numbers);
+        S::store(reinterpret_cast<float*>(out.at(position, first)), numbers[row - rows.begin]);
       } else {
-        bf16 some[kStep];
-        S::store(reinterpret_cast<float*>(some), numbers);
-        for (index_t n = 0; n < smaller(kStep, block.value_dim - first); ++n) *out.at(position, first + n) = some[n];
+        Out some[kNumbers];
+        S::store(reinterpret_cast<float*>(some), numbers[row - rows.begin]);
+        for (index_t n = 0; n < smaller(kNumbers, block.value_dim - first); ++n) *out.at(position, first + n) = some[n];
       }
     }
-    return S::all_zero(probe);
   }
 };
 
 template <HasTiles S>
 void pair_attention_forward(const AttentionBlock& block) {
-  if (block.few.heads > 0 || block.options.is_natural || block.options.out_is_f32)
+  if (block.few.heads > 0 || block.options.is_natural)
     attention_forward<S, bf16>(block);
   else
     PairForward<S>{block}.run();
