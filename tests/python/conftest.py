@@ -71,7 +71,7 @@ def parameters_of(item: pytest.Item) -> dict[str, object]:
 def is_taken(item: pytest.Item) -> bool:
     """Whether the row runs what this test asks for: a row of bf16 alone, where its parameter says bf16."""
     parameters = parameters_of(item)
-    rows = rows_of(getattr(item, "module", None), str(parameters.get("dtype", torch.float32)).removeprefix("torch."))
+    rows = rows_of(getattr(item, "module", None), "bfloat16" if parameters.get("dtype") is torch.bfloat16 else "float32")
     if not rows:
         return False
     return parameters.get("backend", rows[0]) in rows and (parameters.get("another_backend") or rows[-1]) in (*rows[1:], rows[-1])
