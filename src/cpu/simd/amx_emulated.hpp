@@ -13,6 +13,8 @@ namespace {
 inline float without_subnormal(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
 
 struct EmulatedTiles {
+  using Words = Avx512Emulated<float>;
+  using Vec = Words::Vec;
   static constexpr int kRows = 16, kColumns = 16, kTiles = 8;
   using Tile = std::uint32_t[kRows][kColumns];
   static thread_local Tile tiles[kTiles];
@@ -38,15 +40,20 @@ struct EmulatedTiles {
   template <int Sums, int A, int B>
   static void dot() {
     static_assert(Sums != A && Sums != B && A != B);
-    for (int r = 0; r < kRows; ++r)
-      for (int n = 0; n < kColumns; ++n) {
-        float of[2] = {0, 0};  // the sums of even and of odd elements
-        for (int step = 0; step < kColumns; ++step)
-          for (int odd = 0; odd < 2; ++odd)
-            of[odd] = without_subnormal(std::fma(element(at(A)[r][step], odd), element(at(B)[step][n], odd), of[odd]));
-        const float sum = without_subnormal(std::bit_cast<float>(at(Sums)[r][n])) + without_subnormal(of[0] + of[1]);
-        at(Sums)[r][n] = std::bit_cast<std::uint32_t>(without_subnormal(sum));
+    Vec b[2 * kColumns];
+    for (int step = 0; step < 2 * kColumns; ++step) b[step] = elements(at(B)[step / 2], step % 2);
+    for (int r = 0; r < kRows; ++r) {
+      Vec of[2] = {Words::zero(), Words::zero()};  // the sums of even and of odd elements
+      for (int step = 0; step < 2 * kColumns; ++step) {
+        const Vec a = Words::splat(element(at(A)[r][step / 2], step % 2));
+        of[step % 2] = without_subnormals(Words::fma(a, b[step], of[step % 2]));
       }
+      float row[kColumns];
+      std::memcpy(row, at(Sums)[r], sizeof row);
+      const Vec sum = Words::add(without_subnormals(Words::load(row)), without_subnormals(Words::add(of[0], of[1])));
+      Words::store(row, without_subnormals(sum));
+      std::memcpy(at(Sums)[r], row, sizeof row);
+    }
   }
 
  private:
@@ -56,6 +63,15 @@ struct EmulatedTiles {
   }
   static float element(std::uint32_t pair, int odd) {
     return without_subnormal(std::bit_cast<float>(odd != 0 ? pair & 0xffff0000u : pair << 16));
+  }
+  static Vec elements(const std::uint32_t (&pairs)[kColumns], int odd) {
+    float lanes[kColumns];
+    for (int n = 0; n < kColumns; ++n) lanes[n] = element(pairs[n], odd);
+    return Words::load(lanes);
+  }
+  static Vec without_subnormals(Vec v) {  // their sign stays
+    const Vec size = Words::max(v, Words::sub(Words::zero(), v));
+    return Words::where_less(size, Words::splat(0x1p-126f), Words::mul(v, Words::zero()), v);
   }
 };
 thread_local EmulatedTiles::Tile EmulatedTiles::tiles[EmulatedTiles::kTiles];
