@@ -1,5 +1,6 @@
-// src/cpu/kernels/pairs/backward.inl.hpp: the products of the backward pass in bf16, on tiles; all else is
-// attention/backward_phases.inl.hpp.
+// src/cpu/kernels/pairs/backward.inl.hpp: the products of the backward pass in bf16, on tiles.
+//
+// All else is attention/backward_phases.inl.hpp.
 //
 // What is not finite in d_out, q and k is taken out of the products, and added by hand to the rows that give it a weight. Chunks whose
 // products may not be finite are left to attention/backward.inl.hpp, and so are blocks of far log-sum-exps, or of an output in fp32.
