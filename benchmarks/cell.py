@@ -65,4 +65,6 @@ def training(function: Function, inputs: tuple[Tensor, ...], g: Tensor) -> Calla
 
 def check(case: Case, competitor: Competitor, call: Callable[[], tuple[Tensor, ...]], inputs: tuple[Tensor, ...], g: Tensor) -> float:
     output, *gradients = call()
-    return Check(answered(competitor, case), competitor.OUTSIDE, competitor.EXACT_OUTSIDE).run(inputs, output, g, tuple(gradients))
+    roundings = getattr(competitor, "ROUNDINGS", 2)
+    rule = Check(answered(competitor, case), competitor.OUTSIDE, competitor.EXACT_OUTSIDE, roundings)
+    return rule.run(inputs, output, g, tuple(gradients))

@@ -53,6 +53,7 @@ class Check:
     case: Case
     outside: float = 0.0  # what the window product holds in slots without a key
     exact_outside: bool = True  # whether gradients of such slots are 0
+    roundings: int = 2  # to the dtype, one after the other, that a result may have
     differences: list[Difference] = field(default_factory=list)
 
     def run(self, inputs: tuple[Tensor, ...], output: Tensor, g: Tensor, gradients: tuple[Tensor, ...] = ()) -> float:
@@ -68,7 +69,7 @@ class Check:
     def _verdict(self) -> float:
         out = torch.finfo(DTYPES[self.case.dtype]).eps / 2
         sums = out if self.case.dtype == "fp64" else torch.finfo(torch.float32).eps / 2
-        allowed = 2 * out + 8 * sums * max(self.case.dim, self.case.width) ** 0.5
+        allowed = self.roundings * out + 8 * sums * max(self.case.dim, self.case.width) ** 0.5
         for difference in self.differences:
             if not difference.relative <= allowed:
                 raise Wrong(f"{self.case}: {difference.name} is off by {difference.relative:.2e}; rounding explains {allowed:.2e}")

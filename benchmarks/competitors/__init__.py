@@ -4,6 +4,7 @@
     OUTSIDE            what its window product holds in slots whose key does not exist
     EXACT_OUTSIDE      whether its gradients are 0 there
     prepare(case, backward, fastest) -> (function of the case's inputs, how it was set up); raises Unsupported
+    ROUNDINGS          only where it stores more than two numbers in the case's dtype on the way to a result: how many
     answers(case)      only where it does not compute the case: the case that it does compute, and is checked against
 `fastest` times candidates, so that a competitor can choose its block sizes for this case and direction.
 """

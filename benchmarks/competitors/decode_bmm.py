@@ -11,6 +11,7 @@ from . import Fastest, Function, Unsupported
 TITLE = "best PyTorch decoding"
 OUTSIDE = 0.0
 EXACT_OUTSIDE = True
+ROUNDINGS = 4  # the scaled query, scores, weights, output
 
 
 def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str]:
