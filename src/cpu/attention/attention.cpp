@@ -1,6 +1,8 @@
 // src/cpu/attention/attention.cpp: the forward pass: its items, in any order.
 #include "cpu/attention/attention.hpp"
 
+#include <algorithm>
+
 #include <atomic>
 
 #include "cpu/attention/forward_items.hpp"
@@ -115,7 +117,7 @@ Status run_attention(AttentionKernel kernel, const Problem& problem, const Confi
   Forward forward(kernel, plan, items, config);
   if (!forward.has_memory()) return no_room(forward.sums_bytes());
   const auto run_item = [&](index_t item, void* scratch, index_t* multiply_adds) { forward.run(item, scratch, multiply_adds); };
-  const std::size_t bytes = larger(scratch_bytes(problem), scratch_bytes_in_pairs(problem, config));
+  const std::size_t bytes = std::max(scratch_bytes(problem), scratch_bytes_in_pairs(problem, config));
   return run_items(args.executor, args.stats, items.size(), bytes, run_item);
 }
 
