@@ -2,7 +2,6 @@
 #include "cpu/attention/attention.hpp"
 
 #include <algorithm>
-
 #include <atomic>
 
 #include "cpu/attention/forward_items.hpp"
