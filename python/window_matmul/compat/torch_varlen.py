@@ -81,32 +81,8 @@ def _attend(
         return window_attention_varlen(query, key, value, cu_q, cu_k, window, scale=scale, return_lse=True)
 
 
-def _forward_inplace(
-    out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_q: Tensor | None,
-    cu_k: Tensor | None,
-    _max_q: int,
-    _max_k: int,
-    dropout_p: float,
-    is_causal: bool,
-    return_debug_mask: bool,
-    *,
-    scale: float | None = None,
-    window_size_left: int | None = None,
-    window_size_right: int | None = None,
-    seqused_k: Tensor | None = None,
-    alibi_slopes: Tensor | None = None,
-    block_table: Tensor | None = None,
-    num_splits: int | None = None,
-) -> Tensor:
-    result, lse, *_ = _forward(
-        query, key, value, cu_q, cu_k, _max_q, _max_k, dropout_p, is_causal, return_debug_mask, scale=scale,
-        window_size_left=window_size_left, window_size_right=window_size_right, seqused_k=seqused_k, alibi_slopes=alibi_slopes,
-        block_table=block_table, num_splits=num_splits,
-    )  # fmt: skip
+def _forward_inplace(out: Tensor, *args: Any, **options: Any) -> Tensor:
+    result, lse, *_ = _forward(*args, **options)
     if out.shape != result.shape or out.dtype != result.dtype:
         raise ValueError(f"out is {tuple(out.shape)} of {out.dtype}; it needs to be as the query, {tuple(result.shape)} of {result.dtype}")
     out.copy_(result)
