@@ -180,7 +180,7 @@ class WindowAttention(nn.Module):
         assert isinstance(out, Tensor)
         return out
 
-    def new_cache(self, batch_size: int, *, dtype: torch.dtype | None = None, device: Device = None) -> RollingCache:
+    def new_cache(self, batch_size: int, *, dtype: torch.dtype | None = None, device: Device = None, spare: int = 0) -> RollingCache:
         """An empty cache for `forward`; the window needs right = 0 and a bounded left, and all heads one dilation.
 
         Args:
@@ -188,6 +188,7 @@ class WindowAttention(nn.Module):
             dtype: of the projected keys; by default autocast's where it is on, else that of the weight they are projected with. Where that
                 is not the keys' own (weights that are cast in forward), it is to be given.
             device: likewise; by default that of the weight.
+            spare: how many tokens the cache can forget again by `crop`.
         """
         if isinstance(self.dilation, tuple):
             raise ValueError(f"dilation is {self.dilation!r}; a cache needs one for all heads")
@@ -199,6 +200,7 @@ class WindowAttention(nn.Module):
             self.head_dim,
             self.window,
             num_pinned=self.global_tokens,
+            spare=spare,
             dtype=self._dtype_of_keys(weight, where) if dtype is None else dtype,
             device=where,
         )

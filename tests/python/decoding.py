@@ -105,3 +105,18 @@ class Decoder:
     def reorder(self, indices: list[int]) -> None:
         self.cache.reorder(indices)
         self.keys, self.values = [self.keys[i] for i in indices], [self.values[i] for i in indices]
+
+
+SHAPE = Shape(Window(4, 0), batch=3, pinned=2)
+
+
+def filled(shape: Shape = SHAPE, tokens: int = 9) -> Decoder:
+    decoder = Decoder(shape)
+    decoder.feed(tokens)
+    return decoder
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(one[name], other[name]) if isinstance(one[name], Tensor) else one[name] == other[name] for name in one
+    )

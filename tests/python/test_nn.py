@@ -185,7 +185,9 @@ def test_dropout_is_for_training(backend: str) -> None:
 def test_pieces_through_a_cache_are_the_whole(backend: str, options: dict[str, Any]) -> None:
     attention, x = module((5, 0), **options).eval(), sequence(length=40)
     with torch.inference_mode():
-        cache = attention.new_cache(2)
+        cache = attention.new_cache(2, spare=2)
+        attention(x[:, 3:5], cache=cache)
+        cache.crop(2)
         pieces = [attention(piece, cache=cache) for piece in x.split([19, 1, 1, 4, 1, 14], 1)]
         torch.testing.assert_close(torch.cat(pieces, 1), attention(x), **NEAR)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers.models.big_bird import modeling_big_bird
+from transformers.models.bigbird_pegasus import modeling_bigbird_pegasus
 
 from ..attention import window_attention
 from ..compat import fall_back
@@ -26,7 +27,7 @@ __all__ = ["patch_bigbird"]
 
 
 def patch_bigbird(model: Model) -> Model:
-    """Puts BigBird's block-sparse attention on `window_attention`, in place.
+    """Puts the block-sparse attention of BigBird, and of BigBird-Pegasus' encoder, on `window_attention`, in place.
 
     Outputs and gradients are the stock model's, with padding, in training (the blocks are drawn from numpy's generator as there) and in
     evaluation (where the plan is zeros, and block 0 counts again for each). Parameters and state_dict are untouched. A patched layer
@@ -46,7 +47,7 @@ def patch_bigbird(model: Model) -> Model:
 
     Source: Zaheer et al., "Big Bird: Transformers for Longer Sequences" (arXiv:2007.14062).
     """
-    return patch(model, (BigBirdBlockSparseAttention,))
+    return patch(model, (BigBirdBlockSparseAttention, BigBirdPegasusBlockSparseAttention))
 
 
 def _asked_for_attentions(named: dict[str, Any]) -> bool:
@@ -54,9 +55,15 @@ def _asked_for_attentions(named: dict[str, Any]) -> bool:
     return bool(named.get("output_attentions")) or (collected is not None and "attentions" in collected)
 
 
-# The name is that of the stock class, by which wrappers of models find their layers.
-class BigBirdBlockSparseAttention(Patched, modeling_big_bird.BigBirdBlockSparseAttention):
-    """The layer of BigBird, patched."""
+class _BlockSparse(Patched):
+    """What both layers have in common: all but their names."""
+
+    block_size: int
+    num_random_blocks: int
+    num_attention_heads: int
+    max_seqlen: int
+    seed: int
+    training: bool
 
     def bigbird_block_sparse_attention(
         self,
@@ -123,6 +130,15 @@ class BigBirdBlockSparseAttention(Patched, modeling_big_bird.BigBirdBlockSparseA
             num_heads=self.num_attention_heads, plan_from_length=lengths, plan_num_rand_blocks=numbers,
         )  # fmt: skip
         return plans
+
+
+# The names are those of the stock classes, by which wrappers of models find their layers.
+class BigBirdBlockSparseAttention(_BlockSparse, modeling_big_bird.BigBirdBlockSparseAttention):
+    """The layer of BigBird, patched."""
+
+
+class BigBirdPegasusBlockSparseAttention(_BlockSparse, modeling_bigbird_pegasus.BigBirdPegasusBlockSparseAttention):
+    """The layer of BigBird-Pegasus' encoder, patched."""
 
 
 def _is_binary(mask: Tensor) -> bool:

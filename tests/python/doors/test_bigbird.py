@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BigBirdConfig, BigBirdModel
+from transformers import BigBirdConfig, BigBirdModel, BigBirdPegasusConfig, BigBirdPegasusModel
 
 from window_matmul import compat
 from window_matmul.hf import patch_bigbird, unpatch
@@ -24,6 +24,13 @@ def bigbird(block: int = BLOCK, random_blocks: int = 2, layers: int = 2, max_len
     no_dropout = {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0}
     blocks = {"block_size": block, "num_random_blocks": random_blocks, "max_position_embeddings": max_length}
     return BigBirdModel(BigBirdConfig(attention_type="block_sparse", **sizes, **no_dropout, **blocks)).double()
+
+
+def bigbird_pegasus() -> BigBirdPegasusModel:
+    sizes = {"d_model": 16, "vocab_size": VOCABULARY, "max_position_embeddings": 128, "block_size": BLOCK, "num_random_blocks": 2}
+    sides = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("layers", 1), ("ffn_dim", 16), ("attention_heads", 2))}
+    no_dropout = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+    return BigBirdPegasusModel(BigBirdPegasusConfig(attention_type="block_sparse", **sizes, **sides, **no_dropout)).double()
 
 
 def both(model: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -60,6 +67,12 @@ def assert_same(stock: nn.Module, patched: nn.Module, call: dict[str, Any]) -> N
 def test_bigbird_is_the_stock_model(hidden: Any, random_blocks: int, training: bool) -> None:
     stock, patched = both(bigbird(random_blocks=random_blocks).train(training))
     assert_same(stock, patched, inputs(60, hidden))
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_the_encoder_of_bigbird_pegasus(training: bool) -> None:
+    stock, patched = both(bigbird_pegasus().train(training))
+    assert_same(stock, patched, inputs(60, (range(50, 60), range(0, 3))) | {"decoder_input_ids": torch.arange(2, 10).expand(2, -1)})
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
