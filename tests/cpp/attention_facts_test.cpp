@@ -242,7 +242,7 @@ TEST_P(AttentionFacts, WideWindowsAreWorkForSeveralThreads) {
   if (is_reference(row())) return;  // it has no threads
   for (const Window& window : {Window{kUnbounded, kUnbounded}, Window{kUnbounded, 0}, Window{600, 200}}) {
     AttentionTrial trial(taken({.heads = 2, .queries = 1200, .keys = 1200, .dim = 8, .value_dim = 8, .window = window}), 1);
-    trial.give_results_of_forward(trial.from_reference());
+    trial.give_results_of_forward(zeros_of(trial.c));  // the same bits are asked for, not the right ones
     std::vector<std::byte> serial;
     for (const Executor& executor : {Executor{}, thread_executor(3), one_by_one_backwards()}) {
       for (Tensor* t : trial.outputs(op()))

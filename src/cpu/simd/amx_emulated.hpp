@@ -13,8 +13,6 @@ namespace {
 inline float without_subnormal(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
 
 struct EmulatedTiles {
-  using Words = Avx512Emulated<float>;
-  using Vec = Words::Vec;
   static constexpr int kRows = 16, kColumns = 16, kTiles = 8;
   using Tile = std::uint32_t[kRows][kColumns];
   static thread_local Tile tiles[kTiles];
@@ -37,22 +35,24 @@ struct EmulatedTiles {
   static void store(void* to, index_t stride) {
     for (int r = 0; r < kRows; ++r) std::memcpy(static_cast<char*>(to) + r * stride, at(T)[r], sizeof(Tile) / kRows);
   }
+  // Of intrinsics alone, and unknown to sanitizers: they would look at each element, of tiles and of numbers of its own, and tests spend
+  // their time here.
   template <int Sums, int A, int B>
-  static void dot() {
+  [[gnu::no_sanitize("address", "undefined")]] static void dot() {
     static_assert(Sums != A && Sums != B && A != B);
-    Vec b[2 * kColumns];
-    for (int step = 0; step < 2 * kColumns; ++step) b[step] = elements(at(B)[step / 2], step % 2);
+    if (!configured) __builtin_trap();  // as the processor does
     for (int r = 0; r < kRows; ++r) {
-      Vec of[2] = {Words::zero(), Words::zero()};  // the sums of even and of odd elements
-      for (int step = 0; step < 2 * kColumns; ++step) {
-        const Vec a = Words::splat(element(at(A)[r][step / 2], step % 2));
-        of[step % 2] = without_subnormals(Words::fma(a, b[step], of[step % 2]));
+      for (int c = 0; c < kColumns; c += 8) {
+        __m256 even = _mm256_setzero_ps(), odd = even;
+        for (int step = 0; step < kColumns; ++step) {
+          const __m256i a = _mm256_set1_epi32(static_cast<int>(tiles[A][r][step])), b = words(&tiles[B][step][c]);
+          even = without_subnormals(_mm256_fmadd_ps(even_element(a), even_element(b), even));
+          odd = without_subnormals(_mm256_fmadd_ps(odd_element(a), odd_element(b), odd));
+        }
+        const __m256 sums = without_subnormals(_mm256_castsi256_ps(words(&tiles[Sums][r][c])));
+        const __m256 sum = without_subnormals(_mm256_add_ps(sums, without_subnormals(_mm256_add_ps(even, odd))));
+        _mm256_storeu_ps(reinterpret_cast<float*>(&tiles[Sums][r][c]), sum);
       }
-      float row[kColumns];
-      std::memcpy(row, at(Sums)[r], sizeof row);
-      const Vec sum = Words::add(without_subnormals(Words::load(row)), without_subnormals(Words::add(of[0], of[1])));
-      Words::store(row, without_subnormals(sum));
-      std::memcpy(at(Sums)[r], row, sizeof row);
     }
   }
 
@@ -61,17 +61,17 @@ struct EmulatedTiles {
     if (!configured) __builtin_trap();  // as the processor does
     return tiles[tile];
   }
-  static float element(std::uint32_t pair, int odd) {
-    return without_subnormal(std::bit_cast<float>(odd != 0 ? pair & 0xffff0000u : pair << 16));
+  [[gnu::always_inline]] static __m256i words(const std::uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  [[gnu::always_inline]] static __m256 even_element(__m256i pairs) {
+    return without_subnormals(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)));
   }
-  static Vec elements(const std::uint32_t (&pairs)[kColumns], int odd) {
-    float lanes[kColumns];
-    for (int n = 0; n < kColumns; ++n) lanes[n] = element(pairs[n], odd);
-    return Words::load(lanes);
+  [[gnu::always_inline]] static __m256 odd_element(__m256i pairs) {
+    return without_subnormals(_mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u)))));
   }
-  static Vec without_subnormals(Vec v) {  // their sign stays
-    const Vec size = Words::max(v, Words::sub(Words::zero(), v));
-    return Words::where_less(size, Words::splat(0x1p-126f), Words::mul(v, Words::zero()), v);
+  [[gnu::always_inline]] static __m256 without_subnormals(__m256 v) {  // their sign stays
+    const __m256 sign = _mm256_set1_ps(-0.0f), size = _mm256_andnot_ps(sign, v);
+    const __m256 is_subnormal = _mm256_cmp_ps(size, _mm256_set1_ps(0x1p-126f), _CMP_LT_OQ);
+    return _mm256_andnot_ps(_mm256_andnot_ps(sign, is_subnormal), v);
   }
 };
 thread_local EmulatedTiles::Tile EmulatedTiles::tiles[EmulatedTiles::kTiles];
