@@ -11,7 +11,7 @@ from .. import attention as plain
 from .._integers import as_flag
 from .._rotary import turn, turns
 from ..attention import AnyWindow
-from .agreement import Fields, Own, agree
+from .agreement import Fields, Own, agree, listed
 from .faults import Link
 from .global_tokens import gathered
 from .layout import Layout, Ranges, as_layout, as_lengths, check_rows, shards_from, shards_of
@@ -103,7 +103,7 @@ def attend(
         given.append(a)
         global_rows = 0 if a.global_mask is None else int(a.global_mask.any(0).sum())
         own = Own(a.q.shape[2], a.k.shape[2], 0 if a.seed is None else int(a.seed), global_rows)
-        return {**describe(a), "rotary": str(rotary), "layout": str(layout), "lengths": str(numbers)}, own
+        return {**describe(a), "rotary": str(rotary), "layout": str(layout), "lengths": listed(numbers)}, own
 
     must_gather = lengths is None or bool(options.get("dropout_p")) or isinstance(options.get("global_tokens"), Tensor)
     owns = agree(link, describe_own, check is not False, must_gather)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._band.arguments import check_strided
 from .._integers import as_flag, as_int, as_side
-from .agreement import Fields, Own, agree
+from .agreement import Fields, Own, agree, listed
 from .exchange import Rows, Trip
 from .faults import Link
 from .layout import Layout, Plan, Ranges, as_layout, as_lengths, check_rows, halos_of, plan_of, shards_from, shards_of, union
@@ -69,10 +69,10 @@ def halo_exchange(
     def describe() -> tuple[Fields, Own]:
         fields, rows = _described(tensors, seq_dim)
         as_flag("check", check)
-        as_lengths(lengths, as_layout(layout), link.size)
-        check_rows("tensors[0]", rows, link.rank, layout, as_lengths(lengths, layout, link.size))
+        numbers = as_lengths(lengths, as_layout(layout), link.size)
+        check_rows("tensors[0]", rows, link.rank, layout, numbers)
         sides = {"left": str(as_side("left", left)), "right": str(as_side("right", right))}
-        return {**fields, **sides, "layout": str(layout), "lengths": str(lengths)}, Own(rows, rows)
+        return {**fields, **sides, "layout": str(layout), "lengths": listed(numbers)}, Own(rows, rows)
 
     owns = agree(link, describe, check is not False, lengths is None)
     numbers = as_lengths(lengths, layout, link.size)

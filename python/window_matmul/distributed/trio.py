@@ -11,7 +11,7 @@ from .. import functional as plain
 from .._band.arguments import as_band, as_count, as_fill, as_offset, as_operand, as_operands, check_heads
 from .._integers import as_flag
 from ..functional import Dilation, WindowSize
-from .agreement import Fields, Own, agree
+from .agreement import Fields, Own, agree, listed
 from .exchange import Rows, exchanged, route_of
 from .faults import Link
 from .halo import described
@@ -52,7 +52,7 @@ def window_matmul(
         return plain.window_matmul(q, k, window_size, query_offset=query_offset, **options)
 
     def describe() -> Fields:
-        as_operands("q", q, "k", k)
+        check_heads(dilation, "q", as_operands("q", q, "k", k)[0])
         if q.shape[-1] != k.shape[-2]:
             raise ValueError(f"k is {tuple(k.shape)} beside q of {tuple(q.shape)}; its dim -2 needs to be q's dim -1, {q.shape[-1]}")
         return {**call.tensor("q", q, -2), **call.tensor("k", k, -1), "fill": str(as_fill(fill))}
@@ -92,7 +92,7 @@ def unwindow_matmul(
         return plain.unwindow_matmul(a, v, window_size, dilation=dilation, query_offset=query_offset)
 
     def describe() -> Fields:
-        as_operands("a", a, "v", v)
+        check_heads(dilation, "a", as_operands("a", a, "v", v)[0])
         _check_width(a, window_size, dilation)
         return {**call.tensor("a", a, -2), **call.tensor("v", v, -2)}
 
@@ -133,7 +133,7 @@ def window_softmax(
         return plain.window_softmax(a, window_size, dilation=dilation, num_keys=num_keys, query_offset=query_offset)
 
     def describe() -> Fields:
-        as_operand("a", a)
+        check_heads(dilation, "a", as_operand("a", a))
         _check_width(a, window_size, dilation)
         keys = None if num_keys is None else as_count("num_keys", num_keys)
         return {**call.tensor("a", a, -2), "num_keys": str(keys)}
@@ -179,17 +179,14 @@ class _Call:
             numbers = as_lengths(self.lengths, as_layout(self.layout), self.link.size)
             left, right, taps = as_band(window_size, dilation)
             fields = {"window_size": f"({left}, {right})", "dilation": str(taps)} | describe()
-            offset = None if query_offset is None else as_offset(query_offset)
-            return fields | {"query_offset": str(offset), "layout": str(self.layout), "lengths": str(numbers)}, Own(
-                self._rows[0], self._rows[-1]
-            )
+            fields["query_offset"] = str(None if query_offset is None else as_offset(query_offset))
+            return fields | {"layout": str(self.layout), "lengths": listed(numbers)}, Own(self._rows[0], self._rows[-1])
 
         owns = agree(self.link, describe_all, self.check is not False, self.lengths is None)
         numbers = as_lengths(self.lengths, self.layout, self.link.size)
         if numbers is None:
-            self.of_queries, self.of_keys = (
-                shards_from(rows, self.layout) for rows in zip(*((x.queries, x.keys) for x in owns), strict=True)
-            )
+            self.of_queries = shards_from([x.queries for x in owns], self.layout)
+            self.of_keys = shards_from([x.keys for x in owns], self.layout)
         else:
             self.of_queries = self.of_keys = shards_of(self.layout, numbers)
         self.shift = self.of_keys.length - self.length if query_offset is None else as_offset(query_offset)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 PROCESSES = 8
-TIMEOUT = 60.0  # seconds, of groups: a call that hangs is a failure, however loaded the machine is
+TIMEOUT = 20.0  # seconds, of groups: a call that hangs is a failure, however loaded the machine is
 
 
 class Failed(AssertionError):
