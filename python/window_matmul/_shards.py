@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 class Cut(NamedTuple):
     group: Any
     layout: Any
+    lengths: Any
 
 
 current: ContextVar[Cut | None] = ContextVar("current", default=None)

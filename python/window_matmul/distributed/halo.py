@@ -85,7 +85,8 @@ def halo_exchange(
     pairs: list[Extended] = []
     for (begin, end), wide in zip(shards.chunks(link.rank), halos[link.rank], strict=True):
         first, last = wide[0] if wide else (begin, end)
-        pairs.append((tuple(x.take(((first, last),)) for x in rows), (begin - first, last - end)))
+        found = (x.take(((first, last),)) for x in rows)
+        pairs.append((tuple(trip.tie(x) if x.requires_grad else x for x in found), (begin - first, last - end)))
     return pairs if layout is Layout.zigzag else pairs[0]
 
 

@@ -76,7 +76,7 @@ class _Shards:
 
 
 @contextmanager
-def context_parallel(mesh: Any, *, layout: Layout = Layout.contiguous) -> Iterator[None]:
+def context_parallel(mesh: Any, *, layout: Layout = Layout.contiguous, lengths: Sequence[int] | None = None) -> Iterator[None]:
     """Within it, models of transformers with `attn_implementation="window_matmul"` take their inputs for this rank's shard of a sequence.
 
     Sliding layers exchange halos. Full layers go to torch's own `torch.distributed.tensor.experimental.context_parallel` where that is
@@ -87,8 +87,9 @@ def context_parallel(mesh: Any, *, layout: Layout = Layout.contiguous) -> Iterat
     Args:
         mesh: a DeviceMesh of one dim, a ProcessGroup, or None for all processes.
         layout: how sequences are cut.
+        lengths: of all chunks in the order of the sequence; by default each rank says its own.
     """
-    token = _shards.current.set(_shards.Cut(as_group(mesh), as_layout(layout)))
+    token = _shards.current.set(_shards.Cut(as_group(mesh), as_layout(layout), lengths))
     try:
         yield
     finally:

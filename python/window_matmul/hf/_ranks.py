@@ -25,7 +25,7 @@ def over_ranks(
         bias = bias.to(query.dtype if query.dtype is torch.float64 else torch.float32).expand(*query.shape[:3], -1)
     if key_mask is not None:
         key_mask = key_mask.expand(query.shape[0], -1)
-    cut_so, masks = {"group": cut.group, "layout": cut.layout}, {"key_mask": key_mask, "bias": bias}
+    cut_so, masks = cut._asdict(), {"key_mask": key_mask, "bias": bias}
     out = window_attention(query, key, value, (pattern.left, pattern.right), **cut_so, **masks, **options)
     assert isinstance(out, Tensor)
     return out.transpose(1, 2).contiguous()

@@ -45,14 +45,8 @@ def work(rank: int, victim: int, place: str, folder: str, path: list[str]) -> No
     )
     dist.barrier()
     q, k, v = (torch.randn(1, 2, 6, 4, requires_grad=True) for _ in range(3))
-    step: Any = {
-        "before the rows leave": "depart",
-        "before they arrive": "wait",
-        "before gradients leave": "send_back",
-        "before they are back": "add_back",
-    }
-    if rank == victim and place in step:
-        setattr(exchange.Trip, step[place], lambda *_: die())
+    if rank == victim and STEPS[place]:
+        setattr(exchange.Trip, STEPS[place], lambda *_: die())
     raised = ""
     try:
         distributed.window_attention(q, k, v, (2, 2), group=None)
