@@ -14,7 +14,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from .._integers import as_flag
 from .faults import Link, all_gather
+from .layout import Layout, Shards, as_layout, as_lengths, check_rows, shards_from, shards_of
 
 _TEXT = 8192  # bytes of a description, in the second gathering
 _calls: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # on each group
@@ -39,35 +41,53 @@ class Own(NamedTuple):
     globals: int = 0
 
 
-class Refused(Exception):
-    """What is wrong with this rank's own arguments."""
+class Agreed(NamedTuple):
+    """The call that all ranks mean."""
+
+    of_queries: Shards
+    of_keys: Shards
+    owns: list[Own]  # of each rank
 
 
-def agree(link: Link, describe: Callable[[], tuple[Fields, Own]], check: bool, gather: bool) -> list[Own]:
-    """`describe` checks this rank's arguments and describes what has to be alike. Returns what each rank knows for itself; without `check`
-    and `gather` only what this one does, for nothing is sent.
+def agree(
+    link: Link,
+    layout: Layout,
+    lengths: Sequence[int] | None,
+    check: bool,
+    describe: Callable[[], tuple[Fields, Own]],
+    names: tuple[str, str] = ("q", "k"),
+    gathers: bool = False,
+) -> Agreed:
+    """`describe` checks this rank's arguments, and says what all ranks need to have alike and what each knows for itself; `names` are those
+    of its shards. Without `check`, numbers are gathered where lengths are to be learned or the call `gathers` others.
 
-    Raises what `describe` raises on a rank that refuses, a RuntimeError there where another one refuses, and a ValueError on all ranks
-    where descriptions differ.
+    Raises what is wrong with the arguments on a rank that refuses, a RuntimeError there where another one does, and a ValueError on all
+    ranks where they differ.
     """
     link.number = _calls[link.group] = _calls.get(link.group, 0) + 1
-    fields, own, error = Fields(), Own(), None
+    own, error, numbers, fields = Own(), None, None, {"call": link.call}
     try:
-        fields, own = describe()
+        as_flag("check", check)
+        numbers = as_lengths(lengths, as_layout(layout), link.size)
+        more, own = describe()
+        for name, rows in zip(names, own, strict=False):
+            check_rows(name, rows, link.rank, layout, numbers)
+        fields |= more | {"layout": str(layout), "lengths": listed(numbers)}
     except Exception as raised:
-        if not check and not gather:
-            raise
         error = raised
-    if not check and not gather:
-        return [own]
-    fields = {"call": link.call, **fields}
-    table = all_gather(link, _row(link, fields, own, error)).tolist()
-    if check:
-        _calls[link.group] = max(row[0] for row in table)  # after a difference too, the next calls meet again
-    differs = check and any(row[:4] != table[0][:4] for row in table)
-    if differs or any(row[1] for row in table):
+    check = check is not False
+    table = [[0, int(error is not None), 0, 0, *own]]
+    if link.size > 1 and (check or lengths is None or gathers):
+        table = all_gather(link, _row(link, fields, own, error)).tolist()
+        if check:
+            _calls[link.group] = max(row[0] for row in table)  # after a difference too, the next calls meet again
+    if (check and any(row[:4] != table[0][:4] for row in table)) or any(row[1] for row in table):
         _refuse(link, fields, error, [row[0] for row in table])
-    return [Own(*row[4:]) for row in table]
+    owns = [Own(*row[4:]) for row in table]
+    if numbers is not None:
+        shards = shards_of(layout, numbers)
+        return Agreed(shards, shards, owns)
+    return Agreed(shards_from([x.queries for x in owns], layout), shards_from([x.keys for x in owns], layout), owns)
 
 
 def _row(link: Link, fields: Fields, own: Own, error: Exception | None) -> Tensor:
@@ -82,6 +102,8 @@ def _text_of(fields: Fields) -> str:
 
 def _refuse(link: Link, fields: Fields, error: Exception | None, numbers: list[int]) -> None:
     """Raises, on every rank."""
+    if error is not None and len(numbers) == 1:  # nobody has been told
+        raise error
     text = _text_of(fields) if error is None else f"!{type(error).__name__}: {error}"
     data = text.encode()[:_TEXT].ljust(_TEXT, b"\0")
     gathered = all_gather(link, torch.frombuffer(bytearray(data), dtype=torch.uint8).to(link.device())).cpu()

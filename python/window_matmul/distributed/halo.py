@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from .._band.arguments import check_strided
-from .._integers import as_flag, as_int, as_side
-from .agreement import Fields, Own, agree, listed
+from .._integers import as_int, as_side
+from .agreement import Fields, Own, agree
 from .exchange import Rows, Trip
 from .faults import Link
-from .layout import Layout, Plan, Ranges, as_layout, as_lengths, check_rows, halos_of, plan_of, shards_from, shards_of, union
+from .layout import Layout, Plan, Ranges, halos_of, plan_of, union
 
 Extended = tuple[tuple[Tensor, ...], tuple[int, int]]
 
@@ -68,15 +68,9 @@ def halo_exchange(
 
     def describe() -> tuple[Fields, Own]:
         fields, rows = _described(tensors, seq_dim)
-        as_flag("check", check)
-        numbers = as_lengths(lengths, as_layout(layout), link.size)
-        check_rows("tensors[0]", rows, link.rank, layout, numbers)
-        sides = {"left": str(as_side("left", left)), "right": str(as_side("right", right))}
-        return {**fields, **sides, "layout": str(layout), "lengths": listed(numbers)}, Own(rows, rows)
+        return fields | {"left": str(as_side("left", left)), "right": str(as_side("right", right))}, Own(rows, rows)
 
-    owns = agree(link, describe, check is not False, lengths is None)
-    numbers = as_lengths(lengths, layout, link.size)
-    shards = shards_from([own.keys for own in owns], layout) if numbers is None else shards_of(layout, numbers)
+    shards = agree(link, layout, lengths, check, describe, ("tensors[0]", "tensors[0]")).of_keys
     halos = halos_of(shards, as_side("left", left), as_side("right", right))
     dims = [seq_dim % x.ndim for x in tensors]
     plan = plan_of(shards, tuple(union(x for chunk in of_rank for x in chunk) for of_rank in halos), link.rank)

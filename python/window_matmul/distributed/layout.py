@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from functools import lru_cache
@@ -29,18 +30,28 @@ class Layout(Enum):
 
 
 class Shards(NamedTuple):
-    """Chunk c is the rows starts[c] to starts[c + 1], and rank owners[c] has it."""
+    """Chunk c is the rows starts[c] to starts[c + 1]."""
 
     starts: tuple[int, ...]
-    owners: tuple[int, ...]
+    layout: Layout
 
     @property
     def length(self) -> int:
         return self.starts[-1]
 
+    @property
+    def ranks(self) -> int:
+        return (len(self.starts) - 1) // self.layout.chunks_of_rank
+
+    def owner(self, place: int) -> int:
+        """The rank that has this row."""
+        chunk = bisect(self.starts, place) - 1
+        return chunk if self.layout is Layout.contiguous else min(chunk, 2 * self.ranks - 1 - chunk)
+
     def chunks(self, rank: int) -> Ranges:
         """In the order of the sequence, which is that of the rank's local rows."""
-        return tuple((self.starts[c], self.starts[c + 1]) for c, owner in enumerate(self.owners) if owner == rank)
+        numbers = (rank,) if self.layout is Layout.contiguous else (rank, 2 * self.ranks - 1 - rank)
+        return tuple((self.starts[c], self.starts[c + 1]) for c in numbers)
 
     def runs(self, rank: int) -> Ranges:
         """The same, neighbours joined and empty ones left out."""
@@ -48,7 +59,7 @@ class Shards(NamedTuple):
 
     def restricted(self, begin: int, end: int) -> Shards:
         """Of a part of the sequence, which counts from 0."""
-        return Shards(tuple(min(max(start, begin), end) - begin for start in self.starts), self.owners)
+        return Shards(tuple(min(max(start, begin), end) - begin for start in self.starts), self.layout)
 
     def local(self, rank: int, place: int) -> int:
         """The local row of a place that this rank has, or of the first behind it."""
@@ -58,9 +69,7 @@ class Shards(NamedTuple):
 @lru_cache(maxsize=256)
 def shards_of(layout: Layout, lengths: tuple[int, ...]) -> Shards:
     """`lengths` of all chunks, in the order of the sequence."""
-    ranks = len(lengths) // layout.chunks_of_rank
-    owners = tuple(range(ranks))
-    return Shards((0, *accumulate(lengths)), owners if layout is Layout.contiguous else owners + owners[::-1])
+    return Shards((0, *accumulate(lengths)), layout)
 
 
 def as_layout(layout: object) -> Layout:
@@ -175,4 +184,4 @@ def halos_of(shards: Shards, left: int | None, right: int | None) -> tuple[tuple
         end = length if right is None else min(chunk[1] + right, length)
         return ((begin, end),) if chunk[0] < chunk[1] else ()
 
-    return tuple(tuple(wide(chunk) for chunk in shards.chunks(rank)) for rank in range(max(shards.owners) + 1))
+    return tuple(tuple(wide(chunk) for chunk in shards.chunks(rank)) for rank in range(shards.ranks))

@@ -38,7 +38,7 @@ class Call:
         """Rows leave, and what does not need those of others is computed."""
         a, rank = self.a, self.link.rank
         places = () if self.globals is None else self.globals.places
-        self.plan = plan_of(self.of_keys, needs_of(self.reach, self.of_queries, self.link.size, places), rank)
+        self.plan = plan_of(self.of_keys, needs_of(self.reach, self.of_queries, places), rank)
         masks = [] if a.key_mask is None else [a.key_mask]
         self.dims, self.runs = [2, 2, *[1] * len(masks)], self.of_keys.runs(rank)
         self.trip = Trip(self.link, self.plan, [a.k, a.v, *masks], self.dims)

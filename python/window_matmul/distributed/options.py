@@ -10,7 +10,7 @@ from torch import Tensor
 from .._attention.arguments import Options, as_entries, as_flag, as_form, as_operands, as_options, as_reals, check_heads, draw_seed
 from .._band.arguments import UNBOUNDED, as_window
 from ..attention import AnyWindow
-from .agreement import Fields
+from .agreement import Fields, Own
 from .halo import described
 
 _DEFAULTS: dict[str, Any] = {
@@ -70,6 +70,10 @@ class Arguments:
     @property
     def has_globals(self) -> bool:
         return self.global_mask is not None or self.global_tokens > 0
+
+    def take_seed(self, of_first_rank: int) -> None:
+        if self.seed is not None:
+            self.seed = torch.tensor([of_first_rank], device=self.q.device)
 
     def band(self, q: Tensor, wide: bool = False) -> tuple[int, ...]:
         """Of a call on some of the rows."""
@@ -131,6 +135,17 @@ def _values(name: str, numbers: Tensor | None, least: int | None) -> list[int]:
         if abs(value) > UNBOUNDED:
             raise ValueError(f"{name}[{at}] is {value}; it needs to be from -2**60 to 2**60")
     return values
+
+
+def own_of(a: Arguments) -> Own:
+    global_rows = 0 if a.global_mask is None else int(a.global_mask.any(0).sum())
+    return Own(a.q.shape[2], a.k.shape[2], 0 if a.seed is None else int(a.seed), global_rows)
+
+
+def needs_numbers(options: dict[str, Any]) -> bool:
+    """Whether a call needs more of the other ranks than the lengths: a seed, or how many global tokens they have."""
+    p = options.get("dropout_p", 0.0)
+    return not (isinstance(p, int | float) and p == 0) or isinstance(options.get("global_tokens"), Tensor)
 
 
 def describe(a: Arguments) -> Fields:

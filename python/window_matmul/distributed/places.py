@@ -1,6 +1,7 @@
 # python/window_matmul/distributed/places.py: who sees whom: which keys a rank's queries need, and which of them have what they need here.
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from .layout import Range, Ranges, Shards, union
@@ -27,9 +28,10 @@ class Reach(NamedTuple):
         return (begin, end) if begin < end else (queries[0], queries[0])
 
 
-def needs_of(reach: Reach, queries: Shards, ranks: int, of_all: Ranges) -> tuple[Ranges, ...]:
+@lru_cache(maxsize=256)
+def needs_of(reach: Reach, queries: Shards, of_all: Ranges = ()) -> tuple[Ranges, ...]:
     """The keys that each rank needs; `of_all`: those that everybody needs."""
-    return tuple(union((*(reach.of(run) for run in queries.runs(rank)), *of_all)) for rank in range(ranks))
+    return tuple(union((*(reach.of(run) for run in queries.runs(rank)), *of_all)) for rank in range(queries.ranks))
 
 
 class Piece(NamedTuple):

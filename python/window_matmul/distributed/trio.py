@@ -9,13 +9,12 @@ from torch import Tensor
 
 from .. import functional as plain
 from .._band.arguments import as_band, as_count, as_fill, as_offset, as_operand, as_operands, check_heads
-from .._integers import as_flag
 from ..functional import Dilation, WindowSize
-from .agreement import Fields, Own, agree, listed
+from .agreement import Fields, Own, agree
 from .exchange import Rows, exchanged, route_of
 from .faults import Link
 from .halo import described
-from .layout import Layout, as_layout, as_lengths, check_rows, plan_of, shards_from, shards_of
+from .layout import Layout, plan_of
 from .places import Reach, needs_of
 
 
@@ -55,9 +54,9 @@ def window_matmul(
         check_heads(dilation, "q", as_operands("q", q, "k", k)[0])
         if q.shape[-1] != k.shape[-2]:
             raise ValueError(f"k is {tuple(k.shape)} beside q of {tuple(q.shape)}; its dim -2 needs to be q's dim -1, {q.shape[-1]}")
-        return {**call.tensor("q", q, -2), **call.tensor("k", k, -1), "fill": str(as_fill(fill))}
+        return {"fill": str(as_fill(fill))}
 
-    call.agree(describe, window_size, dilation, query_offset)
+    call.agree(describe, window_size, dilation, query_offset, q=(q, -2), k=(k, -1))
     return call.of_windows(q, k.mT, lambda part, keys, at: plain.window_matmul(part, keys.mT, window_size, query_offset=at, **options))
 
 
@@ -94,9 +93,9 @@ def unwindow_matmul(
     def describe() -> Fields:
         check_heads(dilation, "a", as_operands("a", a, "v", v)[0])
         _check_width(a, window_size, dilation)
-        return {**call.tensor("a", a, -2), **call.tensor("v", v, -2)}
+        return {}
 
-    call.agree(describe, window_size, dilation, query_offset)
+    call.agree(describe, window_size, dilation, query_offset, a=(a, -2), v=(v, -2))
     return call.of_windows(
         a, v, lambda part, values, at: plain.unwindow_matmul(part, values, window_size, dilation=dilation, query_offset=at)
     )
@@ -135,10 +134,9 @@ def window_softmax(
     def describe() -> Fields:
         check_heads(dilation, "a", as_operand("a", a))
         _check_width(a, window_size, dilation)
-        keys = None if num_keys is None else as_count("num_keys", num_keys)
-        return {**call.tensor("a", a, -2), "num_keys": str(keys)}
+        return {"num_keys": str(None if num_keys is None else as_count("num_keys", num_keys))}
 
-    call.agree(describe, window_size, dilation, query_offset)
+    call.agree(describe, window_size, dilation, query_offset, a=(a, -2))
     keys = call.length if num_keys is None else as_count("num_keys", num_keys)
     shift = keys - call.length if query_offset is None else as_offset(query_offset)
     return call.of_rows(
@@ -156,8 +154,7 @@ class _Call:
     """What the three have in common."""
 
     def __init__(self, name: str, group: Any, layout: Layout, lengths: Sequence[int] | None, check: bool) -> None:
-        self.link, self.layout, self.lengths, self.check = Link(group, name), layout, lengths, check
-        self._rows: list[int] = []  # of the tensors described, in their order
+        self.link, self._cut = Link(group, name), (layout, lengths, check)
 
     @property
     def alone(self) -> bool:
@@ -168,27 +165,27 @@ class _Call:
         """Of the whole sequence."""
         return self.of_queries.length
 
-    def tensor(self, name: str, x: Tensor, dim: int) -> Fields:
-        check_rows(name, x.shape[dim], self.link.rank, self.layout, as_lengths(self.lengths, self.layout, self.link.size))
-        self._rows.append(x.shape[dim])
-        return described(name, x, dim)
+    def agree(
+        self,
+        describe: Callable[[], Fields],
+        window_size: WindowSize,
+        dilation: Dilation,
+        query_offset: int | None,
+        **tensors: tuple[Tensor, int],
+    ) -> None:
+        """The tensors that are cut, each with the dim of its rows: first that of the queries."""
+        names = [*tensors]
 
-    def agree(self, describe: Callable[[], Fields], window_size: WindowSize, dilation: Dilation, query_offset: int | None) -> None:
         def describe_all() -> tuple[Fields, Own]:
-            as_flag("check", self.check)
-            numbers = as_lengths(self.lengths, as_layout(self.layout), self.link.size)
             left, right, taps = as_band(window_size, dilation)
             fields = {"window_size": f"({left}, {right})", "dilation": str(taps)} | describe()
+            for name, (x, dim) in tensors.items():
+                fields |= described(name, x, dim)
             fields["query_offset"] = str(None if query_offset is None else as_offset(query_offset))
-            return fields | {"layout": str(self.layout), "lengths": listed(numbers)}, Own(self._rows[0], self._rows[-1])
+            rows = [x.shape[dim] for x, dim in tensors.values()]
+            return fields, Own(rows[0], rows[-1])
 
-        owns = agree(self.link, describe_all, self.check is not False, self.lengths is None)
-        numbers = as_lengths(self.lengths, self.layout, self.link.size)
-        if numbers is None:
-            self.of_queries = shards_from([x.queries for x in owns], self.layout)
-            self.of_keys = shards_from([x.keys for x in owns], self.layout)
-        else:
-            self.of_queries = self.of_keys = shards_of(self.layout, numbers)
+        self.of_queries, self.of_keys, _ = agree(self.link, *self._cut, describe_all, (names[0], names[-1]))
         self.shift = self.of_keys.length - self.length if query_offset is None else as_offset(query_offset)
         left, right, taps = as_band(window_size, dilation)
         reach = max(taps, default=1)
@@ -197,7 +194,7 @@ class _Call:
     def of_windows(self, x: Tensor, y: Tensor, f: Callable[[Tensor, Tensor, int], Tensor]) -> Tensor:
         """f(rows of x, the rows of y that their windows hold, the place of the key aligned with the first among these)."""
         rank, dim = self.link.rank, y.ndim - 2
-        plan = plan_of(self.of_keys, needs_of(self.reach, self.of_queries, self.link.size, ()), rank)
+        plan = plan_of(self.of_keys, needs_of(self.reach, self.of_queries), rank)
         (own,), pieces = exchanged(route_of(self.link, plan, [y], [dim]), [y])
         rows = Rows(dim, own, self.of_keys.runs(rank))
         rows.add(plan, [piece for (piece,) in pieces])

@@ -12,15 +12,14 @@ from torch import Tensor
 from .. import attention as plain
 from .._attention.arguments import as_bounds
 from .._attention.autograd import attention
-from .._integers import as_flag
 from ..attention import AnyWindow
 from .agreement import Fields, Own, agree, listed
 from .exchange import index_of
 from .faults import Link
 from .global_tokens import GlobalTokens, first_tokens, gathered
-from .layout import Layout, Range, Shards, as_layout, as_lengths, check_rows, overlap, shards_from, shards_of
+from .layout import Layout, Range, Shards, overlap
 from .local import Call, joined
-from .options import Arguments, as_arguments, describe
+from .options import Arguments, as_arguments, describe, needs_numbers, own_of
 
 Tensors = tuple[Tensor, Tensor]
 
@@ -65,32 +64,19 @@ def window_attention_varlen(
     given: list[tuple[Arguments, list[int], list[int]]] = []
 
     def describe_own() -> tuple[Fields, Own]:
-        as_flag("check", check)
-        numbers = as_lengths(lengths, as_layout(layout), link.size)
         a = as_arguments(q, k, v, window_size, options, 3)
-        for name, x in (("q", a.q), ("k", a.k)):
-            check_rows(name, x.shape[2], link.rank, layout, numbers)
         cu_q, cu_k = _bounds("cu_seqlens_q", cu_seqlens_q, a.q), _bounds("cu_seqlens_k", cu_seqlens_k, a.q)
         if len(cu_q) != len(cu_k):
             raise ValueError(f"cu_seqlens_k is of length {len(cu_k)}; it needs to be as long as cu_seqlens_q, {len(cu_q)}")
         given.append((a, cu_q, cu_k))
-        global_rows = 0 if a.global_mask is None else int(a.global_mask.sum())
-        own = Own(a.q.shape[2], a.k.shape[2], 0 if a.seed is None else int(a.seed), global_rows)
-        bounds = {"cu_seqlens_q": listed(cu_q), "cu_seqlens_k": listed(cu_k)}
-        return {**describe(a), **bounds, "layout": str(layout), "lengths": listed(numbers)}, own
+        return describe(a) | {"cu_seqlens_q": listed(cu_q), "cu_seqlens_k": listed(cu_k)}, own_of(a)
 
-    must_gather = lengths is None or bool(options.get("dropout_p")) or isinstance(options.get("global_tokens"), Tensor)
-    owns = agree(link, describe_own, check is not False, must_gather)
-    (a, cu_q, cu_k), numbers = given[0], as_lengths(lengths, layout, link.size)
-    if numbers is None:
-        of_queries, of_keys = shards_from([x.queries for x in owns], layout), shards_from([x.keys for x in owns], layout)
-    else:
-        of_queries = of_keys = shards_of(layout, numbers)
+    of_queries, of_keys, owns = agree(link, layout, lengths, check, describe_own, gathers=needs_numbers(options))
+    a, cu_q, cu_k = given[0]
     for name, bounds, rows in (("cu_seqlens_q", cu_q, of_queries.length), ("cu_seqlens_k", cu_k, of_keys.length)):
         if bounds[-1] > rows:
             raise ValueError(f"{name} is a sequence to {bounds[-1]}; it needs to be one to at most the number of rows on all ranks, {rows}")
-    if a.seed is not None:
-        a.seed = torch.tensor([owns[0].seed], device=a.q.device)
+    a.take_seed(owns[0].seed)
     masks = gathered(link, a, of_keys, [x.globals for x in owns]) if a.global_mask is not None else None
     out, lse = _Packed(link, a, of_queries, of_keys, list(zip(pairwise(cu_q), pairwise(cu_k), strict=True)), masks).run()
     out = out.transpose(1, 2)[0]
@@ -143,11 +129,9 @@ class _Packed:
 
     def _owner(self, queries: Range, keys: Range) -> int | None:
         """The rank that has all of it in neighbouring rows."""
-        for rank in range(self.link.size):
-            of_rank = (overlap(shards.runs(rank), (rows,)) for shards, rows in ((self.of_queries, queries), (self.of_keys, keys)))
-            if all(found == ((rows,) if rows[0] < rows[1] else ()) for found, rows in zip(of_rank, (queries, keys), strict=True)):
-                return rank
-        return None
+        rank = self.of_queries.owner(queries[0])
+        parts = ((self.of_queries, queries), (self.of_keys, keys))
+        return rank if all(overlap(shards.runs(rank), (x,)) == (x,) or x[0] == x[1] for shards, x in parts) else None
 
     def _local(self, shards: Shards, rows: Range) -> Range:
         return shards.local(self.link.rank, rows[0]), shards.local(self.link.rank, rows[1])
