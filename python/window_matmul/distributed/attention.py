@@ -87,15 +87,16 @@ def attend(
     check: bool,
     options: dict[str, Any],
     rotary: float | None = None,
+    seed: Tensor | None = None,
 ) -> Result:
-    """With a base of rotary positions that turn q and k first."""
+    """With a base of rotary positions that turn q and k first; `seed` has been drawn for more ranks than those of the group."""
     link = Link(group, "window_attention")
     if link.size == 1:
         return _alone(q, k, v, window_size, layout, lengths, check, options, rotary)
     given: list[Arguments] = []
 
     def describe_own() -> tuple[Fields, Own]:
-        given.append(as_arguments(q, k, v, window_size, options))
+        given.append(as_arguments(q, k, v, window_size, options, seed))
         return describe(given[0]) | {"rotary": str(rotary)}, own_of(given[0])
 
     of_queries, of_keys, owns = agree(link, layout, lengths, check, describe_own, gathers=needs_numbers(options))

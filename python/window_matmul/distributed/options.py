@@ -80,7 +80,9 @@ class Arguments:
         return self.left, self.right, as_form(q, torch.float32 if wide and q.dtype is not torch.float64 else self.out_dtype), *self.taps
 
 
-def as_arguments(q: Tensor, k: Tensor, v: Tensor, window_size: AnyWindow, options: dict[str, Any], dims: int = 4) -> Arguments:
+def as_arguments(
+    q: Tensor, k: Tensor, v: Tensor, window_size: AnyWindow, options: dict[str, Any], seed: Tensor | None, dims: int = 4
+) -> Arguments:
     """Everything that can be wrong with this rank's arguments alone is said here. Of packed sequences, 3 dims, a batch of 1 is made."""
     known = _DEFAULTS if dims == 4 else {name: x for name, x in _DEFAULTS.items() if name not in ("key_lengths", "query_offset")}
     for name in options:
@@ -112,7 +114,7 @@ def as_arguments(q: Tensor, k: Tensor, v: Tensor, window_size: AnyWindow, option
         shift=None if by_default or offsets is not None else shift,
         out_dtype=given["out_dtype"],
         with_lse=as_flag("return_lse", given["return_lse"]),
-        seed=draw_seed(reals[1], q.device),
+        seed=draw_seed(reals[1], q.device) if seed is None else seed,
         lengths=_values("key_lengths", lengths, 0),
         shifts=[] if by_default else _values("query_offset", offsets, None),
     )

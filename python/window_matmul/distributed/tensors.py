@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 
-from .attention import window_attention
+from .._attention.arguments import draw_seed
+from .attention import attend
+from .layout import Layout
 from .trio import unwindow_matmul, window_matmul, window_softmax
-from .varlen import window_attention_varlen
+from .varlen import attend_packed
 
 
 class _Cut:
@@ -50,6 +52,11 @@ class _Cut:
         of_gradient = [Partial() if cut and p == Replicate() else p for p, cut in zip(places, shards, strict=True)]
         return x.redistribute(self.mesh, places).to_local(grad_placements=of_gradient)
 
+    def seed(self, dropout_p: Any) -> Tensor | None:
+        """That of the mesh's first rank."""
+        drawn = draw_seed(dropout_p, torch.device(self.mesh.device_type))
+        return None if drawn is None else distribute_tensor(drawn, self.mesh).to_local()
+
     def result(self, x: Tensor, like: Any, last: int | None, dim: int) -> Tensor:
         """Of q's shape, but for its last dim, which is `last` or missing."""
         shape = (*like.shape[:-1], *(() if last is None else (last,)))
@@ -76,7 +83,7 @@ def attention(q: Any, k: Any, v: Any, window_size: Any, options: dict[str, Any])
     dims["bias"] = (None, {1: 0}) if options["bias"] is not None and options["bias"].ndim == 2 else (2, _FULL)
     local = {name: cut.local(name, x, *dims.get(name, (None, {}))) for name, x in options.items()}
     tensors = (cut.local(name, x, 2, _FULL) for name, x in (("q", q), ("k", k), ("v", v)))
-    found = window_attention(*tensors, window_size, group=cut.group, **local)
+    found = attend(*tensors, window_size, cut.group, Layout.contiguous, None, True, local, seed=cut.seed(options["dropout_p"]))
     if isinstance(found, tuple):
         return cut.result(found[0], q, v.shape[3], 2), cut.result(found[1], q, None, 2)
     return cut.result(found, q, v.shape[3], 2)
@@ -95,7 +102,8 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_k: An
     local = {name: cut.local(name, x, *dims.get(name, (None, {}))) for name, x in options.items()}
     tensors = (cut.local(name, x, 0, {1: 1}) for name, x in (("q", q), ("k", k), ("v", v)))
     bounds = (cut.local(name, x, None, {}) for name, x in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)))
-    found = window_attention_varlen(*tensors, *bounds, window_size, group=cut.group, **local)
+    seed = cut.seed(options["dropout_p"])
+    found = attend_packed(*tensors, *bounds, window_size, cut.group, Layout.contiguous, None, True, local, seed)
     if isinstance(found, tuple):
         return cut.result(found[0], q, v.shape[2], 0), cut.result(found[1], q, None, 1)
     return cut.result(found, q, v.shape[2], 0)

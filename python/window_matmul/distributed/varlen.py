@@ -58,13 +58,31 @@ def window_attention_varlen(
     Raises:
         TypeError, ValueError, RuntimeError: as `window_attention`.
     """
+    return attend_packed(q, k, v, cu_seqlens_q, cu_seqlens_k, window_size, group, layout, lengths, check, options)
+
+
+def attend_packed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    window_size: AnyWindow,
+    group: Any,
+    layout: Layout,
+    lengths: Sequence[int] | None,
+    check: bool,
+    options: dict[str, Any],
+    seed: Tensor | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """`seed` has been drawn for more ranks than those of the group."""
     link = Link(group, "window_attention_varlen")
     if link.size == 1:
         return plain.window_attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, window_size, **options)
     given: list[tuple[Arguments, list[int], list[int]]] = []
 
     def describe_own() -> tuple[Fields, Own]:
-        a = as_arguments(q, k, v, window_size, options, 3)
+        a = as_arguments(q, k, v, window_size, options, seed, 3)
         cu_q, cu_k = _bounds("cu_seqlens_q", cu_seqlens_q, a.q), _bounds("cu_seqlens_k", cu_seqlens_k, a.q)
         if len(cu_q) != len(cu_k):
             raise ValueError(f"cu_seqlens_k is of length {len(cu_k)}; it needs to be as long as cu_seqlens_q, {len(cu_q)}")
