@@ -72,8 +72,9 @@ def prepare_attention(args: tuple[Any, ...], num_tensors: int) -> tuple[Any, ...
     tensors, band = args[:num_tensors], args[num_tensors]
     if not is_dtensor(tensors[_Q]):
         return args
-    tensors = whole("attention", tensors)
-    ready = [gathered(x, _heads_dim(kind, x)) if has_dilations(band) else x for kind, x in zip(_FORWARD, tensors, strict=True)]
+    ready = whole("attention", tensors)
+    if has_dilations(band):
+        ready = [gathered(x, _heads_dim(kind, x)) for kind, x in zip(_FORWARD, ready, strict=True)]
     if tensors[_SEED] is not None and not is_dtensor(tensors[_SEED]):
         mesh = tensors[_Q].device_mesh
         ready[_SEED] = sys.modules[_MODULE].distribute_tensor(tensors[_SEED], mesh)  # that of the first rank

@@ -6,7 +6,7 @@ otherwise. It sees key j = i + shift + t * dilation for t = -left .. right, as f
 A query that sees no key gives 0, a log-sum-exp of -inf, and no gradient. What a query does not see never influences it.
 """
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -136,7 +136,14 @@ def window_attention(
     (arXiv:2408.00118).
     """
     if type(q) is not Tensor and sharding.is_cut(q):
-        options = {"dilation": dilation, "scale": scale, "key_mask": key_mask, "key_lengths": key_lengths, "bias": bias, "softcap": softcap}
+        options: dict[str, Any] = {
+            "dilation": dilation,
+            "scale": scale,
+            "key_mask": key_mask,
+            "key_lengths": key_lengths,
+            "bias": bias,
+            "softcap": softcap,
+        }
         options |= {"sinks": sinks, "global_tokens": global_tokens, "dropout_p": dropout_p, "query_offset": query_offset}
         return sharding.over_ranks().attention(q, k, v, window_size, options | {"return_lse": return_lse, "out_dtype": out_dtype})  # type: ignore[no-any-return]
     left, right, taps = as_window(window_size, dilation)
@@ -250,7 +257,14 @@ def window_attention_varlen(
     Source: packed sequences as in Dao et al., "FlashAttention" (arXiv:2205.14135).
     """
     if type(q) is not Tensor and sharding.is_cut_varlen(q):
-        options = {"dilation": dilation, "scale": scale, "key_mask": key_mask, "bias": bias, "softcap": softcap, "sinks": sinks}
+        options: dict[str, Any] = {
+            "dilation": dilation,
+            "scale": scale,
+            "key_mask": key_mask,
+            "bias": bias,
+            "softcap": softcap,
+            "sinks": sinks,
+        }
         options |= {"global_tokens": global_tokens, "dropout_p": dropout_p, "return_lse": return_lse, "out_dtype": out_dtype}
         return sharding.over_ranks().attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, window_size, options)  # type: ignore[no-any-return]
     left, right, taps = as_window(window_size, dilation)

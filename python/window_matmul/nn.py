@@ -180,7 +180,7 @@ class WindowAttention(nn.Module):
         }
         window = (self.window.left, self.window.right)
         if self._shards is not None:
-            return self._shards(q, k, v, window, self.rotary, options)  # type: ignore[no-any-return]
+            return self._shards(q, k, v, window, self.rotary, options)
         out: Tensor = window_attention(q, k, v, window, **options)
         return out
 

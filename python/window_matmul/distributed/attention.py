@@ -131,7 +131,7 @@ def _alone(
         check_rows("q", q.shape[2], 0, layout, numbers)
     if rotary is not None:
         q, k = (turned(x, rotary, ((0, x.shape[2]),)) for x in (q, k))
-    return plain.window_attention(q, k, v, window_size, **options)
+    return plain.window_attention(q, k, v, window_size, **options)  # type: ignore[no-any-return]
 
 
 def turned(x: Tensor, base: float, chunks: Ranges) -> Tensor:

@@ -120,6 +120,10 @@ def route_of(link: Link, plan: Plan, tensors: Sequence[Tensor], dims: Sequence[i
     return Route(link, plan, tuple(Form(tuple(x.shape), x.dtype, d) for x, d in zip(tensors, dims, strict=True)), tensors[0].device)
 
 
+def _apply(function: Any, *args: Any) -> Any:
+    return function.apply(*args)
+
+
 # ---- once differentiable, with time to compute in between ------------------------------------------------------------------------------
 class _Depart(Function):
     """(trip, *tensors) -> an anchor, those of the tensors that have gradients, and the pieces to come."""
@@ -134,7 +138,7 @@ class _Depart(Function):
         return moving[0].new_empty(0), *moving, *pieces
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, _anchor: Tensor | None, *gradients: Tensor | None) -> MaybeTensors:
         return None, *ctx.trip.add_back(gradients)
 
@@ -150,7 +154,7 @@ class _Arrive(Function):
         return anchor, *pieces
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, anchor: Tensor, *gradients: Tensor) -> MaybeTensors:
         ctx.trip.send_back(gradients)
         return None, anchor, *(None for _ in gradients)
@@ -161,10 +165,10 @@ class _Tie(Function):
 
     @staticmethod
     def forward(_ctx: Any, out: Tensor, _anchor: Tensor) -> Tensor:
-        return out
+        return out.detach()  # a tensor of its own, and no view, which nobody could change in place
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(_ctx: Any, gradient: Tensor) -> Tensors:
         return gradient, gradient.new_empty(0)
 
@@ -180,7 +184,7 @@ class Trip:
         self._back: tuple[Messages, list[list[Tensor]]] | None = None
         self.own, self._anchor = list(tensors), None
         if self.moving:
-            self._anchor, *results = _Depart.apply(self, *tensors)
+            self._anchor, *results = _apply(_Depart, self, *tensors)
             for n, x in zip(self.moving, results, strict=False):
                 self.own[n] = x
             self._pieces: Sequence[Tensor] = results[len(self.moving) :]
@@ -192,11 +196,11 @@ class Trip:
         if self._anchor is None:
             self.wait()
         else:
-            self._anchor, *self._pieces = _Arrive.apply(self, self._anchor, *self._pieces)
+            self._anchor, *self._pieces = _apply(_Arrive, self, self._anchor, *self._pieces)
         return self.route.by_peer(self._pieces)
 
     def tie(self, out: Tensor) -> Tensor:
-        return out if self._anchor is None else _Tie.apply(out, self._anchor)  # type: ignore[no-any-return]
+        return out if self._anchor is None else _apply(_Tie, out, self._anchor)
 
     # What the steps of autograd call.
     def depart(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -239,7 +243,7 @@ class _Out(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> MaybeTensors:
-        return None, *_Back.apply(ctx.route, *ctx.saved_tensors, *gradients)
+        return None, *_apply(_Back, ctx.route, *ctx.saved_tensors, *gradients)
 
 
 class _Back(Function):
@@ -258,12 +262,12 @@ class _Back(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> MaybeTensors:
-        return None, *(None for _ in ctx.route.forms), *_Out.apply(ctx.route, *gradients)
+        return None, *(None for _ in ctx.route.forms), *_apply(_Out, ctx.route, *gradients)
 
 
 def exchanged(route: Route, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Sequence[Tensor]]]:
     """The tensors, and of each rank in the plan its rows of each."""
-    results = _Out.apply(route, *tensors)
+    results = _apply(_Out, route, *tensors)
     return list(results[: len(tensors)]), route.by_peer(results[len(tensors) :])
 
 

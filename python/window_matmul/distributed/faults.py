@@ -118,7 +118,9 @@ def _unreachable(link: Link) -> list[int]:
     if link.device().type != "cpu":
         return []
     end = time.monotonic() + min(link.timeout() * _FOR_PROBES, _MAX_PROBE)
-    gone, probes = [], []
+    gone: list[int] = []
+    silent: list[int] = []
+    probes: list[tuple[int, Any, Any]] = []
     for peer in range(link.size):
         if peer == link.rank:
             continue
@@ -128,7 +130,6 @@ def _unreachable(link: Link) -> list[int]:
             probes.append((peer, dist.irecv(byte, group_src=peer, **peer_of), dist.isend(byte.clone(), group_dst=peer, **peer_of)))
         except RuntimeError:
             gone.append(peer)
-    silent = []
     for peer, answer, _ in probes:
         try:
             answer.wait(timedelta(seconds=max(end - time.monotonic(), 0.001)))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._attention.arguments import UNBOUNDED
 from .._attention.autograd import attention
+from .._band.arguments import UNBOUNDED
 from ..states import merge_states
 from .exchange import Rows, Trip, index_of
 from .faults import Link, all_gather
@@ -31,22 +31,22 @@ class GlobalTokens(NamedTuple):
 
     places: Ranges
     entries: Tensor | None
-    index: Tensor  # the places one by one
+    rows: Tensor  # the places one by one
 
     def mask(self, batch: int, ranges: Ranges) -> Tensor:
         """(B, rows of these ranges)."""
-        rows = index_of(ranges, self.index.device)
-        if not len(self.index):
+        rows = index_of(ranges, self.rows.device)
+        if not len(self.rows):
             return torch.zeros(batch, len(rows), dtype=torch.bool, device=rows.device)
-        at = torch.searchsorted(self.index, rows).clamp(max=len(self.index) - 1)
-        found = self.index[at] == rows
+        at = torch.searchsorted(self.rows, rows).clamp(max=len(self.rows) - 1)
+        found = self.rows[at] == rows
         return (found if self.entries is None else found & self.entries[:, at]).expand(batch, -1)
 
     def restricted(self, begin: int, end: int) -> GlobalTokens:
         """Of one of several packed sequences."""
-        inside = (self.index >= begin) & (self.index < end)
+        inside = (self.rows >= begin) & (self.rows < end)
         places = tuple((first - begin, last - begin) for first, last in overlap(self.places, ((begin, end),)))
-        return GlobalTokens(places, None if self.entries is None else self.entries[:, inside], self.index[inside] - begin)
+        return GlobalTokens(places, None if self.entries is None else self.entries[:, inside], self.rows[inside] - begin)
 
 
 def first_tokens(count: int, length: int, device: torch.device) -> GlobalTokens:

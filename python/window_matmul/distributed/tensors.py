@@ -82,8 +82,9 @@ def attention(q: Any, k: Any, v: Any, window_size: Any, options: dict[str, Any])
     dims |= {"key_lengths": (None, {0: 0}), "query_offset": (None, {0: 0})}
     dims["bias"] = (None, {1: 0}) if options["bias"] is not None and options["bias"].ndim == 2 else (2, _FULL)
     local = {name: cut.local(name, x, *dims.get(name, (None, {}))) for name, x in options.items()}
-    tensors = (cut.local(name, x, 2, _FULL) for name, x in (("q", q), ("k", k), ("v", v)))
-    found = attend(*tensors, window_size, cut.group, Layout.contiguous, None, True, local, seed=cut.seed(options["dropout_p"]))
+    q_here, k_here, v_here = (cut.local(name, x, 2, _FULL) for name, x in (("q", q), ("k", k), ("v", v)))
+    seed = cut.seed(options["dropout_p"])
+    found = attend(q_here, k_here, v_here, window_size, cut.group, Layout.contiguous, None, True, local, seed=seed)
     if isinstance(found, tuple):
         return cut.result(found[0], q, v.shape[3], 2), cut.result(found[1], q, None, 2)
     return cut.result(found, q, v.shape[3], 2)
@@ -100,16 +101,20 @@ def attention_varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_k: An
     dims: dict[str, tuple[int | None, dict[int, int]]] = {"key_mask": (0, {}), "global_tokens": (0, {}), "sinks": (None, {1: 0})}
     dims["bias"] = (None, {1: 0}) if options["bias"] is not None and options["bias"].ndim == 2 else (1, {1: 0})
     local = {name: cut.local(name, x, *dims.get(name, (None, {}))) for name, x in options.items()}
-    tensors = (cut.local(name, x, 0, {1: 1}) for name, x in (("q", q), ("k", k), ("v", v)))
-    bounds = (cut.local(name, x, None, {}) for name, x in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)))
+    here = [cut.local(name, x, 0, {1: 1}) for name, x in (("q", q), ("k", k), ("v", v))]
+    here += [cut.local(name, x, None, {}) for name, x in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k))]
     seed = cut.seed(options["dropout_p"])
-    found = attend_packed(*tensors, *bounds, window_size, cut.group, Layout.contiguous, None, True, local, seed)
+    found = attend_packed(here[0], here[1], here[2], here[3], here[4], window_size, cut.group, Layout.contiguous, None, True, local, seed)
     if isinstance(found, tuple):
         return cut.result(found[0], q, v.shape[2], 0), cut.result(found[1], q, None, 1)
     return cut.result(found, q, v.shape[2], 0)
 
 
-_TRIO = {"window_matmul": window_matmul, "unwindow_matmul": unwindow_matmul, "window_softmax": window_softmax}
+_TRIO: dict[str, Callable[..., Tensor]] = {
+    "window_matmul": window_matmul,
+    "unwindow_matmul": unwindow_matmul,
+    "window_softmax": window_softmax,
+}
 
 
 def band(name: str, x: Any, y: Any, window_size: Any, options: dict[str, Any]) -> Any:

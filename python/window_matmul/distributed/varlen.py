@@ -78,7 +78,7 @@ def attend_packed(
     """`seed` has been drawn for more ranks than those of the group."""
     link = Link(group, "window_attention_varlen")
     if link.size == 1:
-        return plain.window_attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, window_size, **options)
+        return plain.window_attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, window_size, **options)  # type: ignore[no-any-return]
     given: list[tuple[Arguments, list[int], list[int]]] = []
 
     def describe_own() -> tuple[Fields, Own]:

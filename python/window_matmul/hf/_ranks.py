@@ -25,8 +25,8 @@ def over_ranks(
         bias = bias.to(query.dtype if query.dtype is torch.float64 else torch.float32).expand(*query.shape[:3], -1)
     if key_mask is not None:
         key_mask = key_mask.expand(query.shape[0], -1)
-    cut_so, masks = cut._asdict(), {"key_mask": key_mask, "bias": bias}
-    out = window_attention(query, key, value, (pattern.left, pattern.right), **cut_so, **masks, **options)
+    more: dict[str, Any] = {**cut._asdict(), **options, "key_mask": key_mask, "bias": bias}
+    out = window_attention(query, key, value, (pattern.left, pattern.right), **more)
     assert isinstance(out, Tensor)
     return out.transpose(1, 2).contiguous()
 
