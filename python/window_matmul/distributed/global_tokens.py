@@ -14,11 +14,12 @@ from torch import Tensor
 from .._attention.autograd import attention
 from .._band.arguments import UNBOUNDED
 from ..states import merge_states
-from .exchange import Rows, Trip, index_of
+from .exchange import Trip
 from .faults import Link, all_gather
 from .halo import rows_after
 from .layout import Plan, Range, Ranges, Shards, overlap, plan_of, size_of, union
 from .options import Arguments
+from .routes import Rows, index_of
 
 if TYPE_CHECKING:
     from .local import Call

@@ -10,9 +10,10 @@ from torch import Tensor
 from .._band.arguments import check_strided
 from .._integers import as_int, as_side
 from .agreement import Fields, Own, agree
-from .exchange import Rows, Trip
+from .exchange import Trip
 from .faults import Link
 from .layout import Layout, Plan, Ranges, halos_of, plan_of, union
+from .routes import Rows
 
 Extended = tuple[tuple[Tensor, ...], tuple[int, int]]
 

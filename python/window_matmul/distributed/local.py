@@ -8,13 +8,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .._attention.autograd import attention
-from .exchange import Rows, Trip, index_of
+from .exchange import Trip
 from .faults import Link
 from .global_tokens import GlobalTokens, seed_at, visible, with_global_rows
 from .halo import rows_after
 from .layout import Shards, overlap, plan_of, size_of, union
 from .options import Arguments
 from .places import Piece, Reach, needs_of, pieces_of
+from .routes import Rows, index_of
 
 Tensors = tuple[Tensor, Tensor]
 

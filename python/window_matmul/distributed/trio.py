@@ -11,11 +11,12 @@ from .. import functional as plain
 from .._band.arguments import as_band, as_count, as_fill, as_offset, as_operand, as_operands, check_heads
 from ..functional import Dilation, WindowSize
 from .agreement import Fields, Own, agree
-from .exchange import Rows, exchanged, route_of
+from .exchange import exchanged
 from .faults import Link
 from .halo import described
 from .layout import Layout, plan_of
 from .places import Reach, needs_of
+from .routes import Rows, route_of
 
 
 def window_matmul(

@@ -14,12 +14,12 @@ from .._attention.arguments import as_bounds
 from .._attention.autograd import attention
 from ..attention import AnyWindow
 from .agreement import Fields, Own, agree, listed
-from .exchange import index_of
 from .faults import Link
 from .global_tokens import GlobalTokens, first_tokens, gathered
 from .layout import Layout, Range, Shards, overlap
 from .local import Call, joined
 from .options import Arguments, as_arguments, describe, needs_numbers, own_of
+from .routes import index_of
 
 Tensors = tuple[Tensor, Tensor]
 
