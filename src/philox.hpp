@@ -47,4 +47,17 @@ WINDOW_MATMUL_INLINE bool dropout_keeps(std::uint64_t seed, double p, index_t b,
   return dropout_words(seed, b, h, i, j).word[j & 3] >= dropout_threshold(p);
 }
 
+// The random words of one batch entry or packed sequence, whose queries and keys may stand elsewhere (DropoutPlaces).
+struct DropoutDraws {
+  std::uint64_t seed = 0;
+  index_t sequence = 0;
+  const std::int64_t *queries = nullptr, *keys = nullptr;
+
+  WINDOW_MATMUL_INLINE index_t query(index_t i) const { return queries != nullptr ? queries[i] : i; }
+  WINDOW_MATMUL_INLINE index_t key(index_t j) const { return keys != nullptr ? keys[j] : j; }
+  WINDOW_MATMUL_INLINE bool keeps(double p, index_t h, index_t i, index_t j) const {
+    return dropout_keeps(seed, p, sequence, h, query(i), key(j));
+  }
+};
+
 }  // namespace window_matmul

@@ -257,7 +257,7 @@ void fill_options(const AttentionInputs& in, const Sizes& n, Problem* p) {
 void fill_args(const AttentionCall& call, const Sizes& n, AttentionArgs* a) {
   const AttentionInputs& in = call.in;
   a->q = in.q, a->k = in.k, a->v = in.v, a->sinks = in.sinks;
-  a->key_mask = in.key_mask, a->global_mask = in.global_mask, a->dropout_seed = in.dropout_seed;
+  a->key_mask = in.key_mask, a->global_mask = in.global_mask, a->dropout_seed = in.dropout_seed, a->dropout_places = in.dropout_places;
   a->out = call.out, a->lse = call.lse;
   if (is_given(in.bias)) a->bias = expanded_bias(in.bias, n);
   if (call.gradients == nullptr) return;

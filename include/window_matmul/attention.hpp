@@ -25,6 +25,7 @@ struct AttentionInputs {
   index_t global_tokens = 0;  // the same for the first so many keys (of each sequence); not beside global_mask
   double dropout_p = 0;
   std::uint64_t dropout_seed = 0;
+  DropoutPlaces dropout_places{};
   // Packed sequences: s holds queries [cu_q[s], cu_q[s + 1]) and keys likewise; both empty for a batch. Rows in front of the first and
   // behind the last are not read: 0 in out and in all gradients, -inf in lse.
   std::vector<index_t> cu_q{}, cu_k{};

@@ -79,12 +79,20 @@ struct MaskView {  // (B, Lk) bytes, one a key, nonzero means true; packed seque
   index_t batch_stride = 0, key_stride = 1;
 };
 
+// Dropout draws by the place of a pair. Of a part of a larger call: where its sequences, queries and keys stand there. Null: where they are.
+struct DropoutPlaces {
+  const std::int64_t* sequences = nullptr;  // of sequence s
+  const std::int64_t* queries = nullptr;    // of row i of batch entry b: [b * Lq + i]
+  const std::int64_t* keys = nullptr;       // of row j, in all batch entries
+};
+
 // WHERE, for the attention ops. Views have the shapes that attention.hpp gives, (B, H, L, n) even for bias and d_bias, which are expanded
 // with stride 0 where they are (H, W). What is not given or not wanted has no data.
 struct AttentionArgs {
   TensorView q, k, v, bias, sinks;
   MaskView key_mask, global_mask;
   std::uint64_t dropout_seed = 0;
+  DropoutPlaces dropout_places;
   TensorView out, lse;      // backward only reads them
   TensorView d_out, d_lse;  // backward
   TensorView d_q, d_k, d_v, d_bias, d_sinks;

@@ -99,10 +99,6 @@ void set_reals(const Given& given, AttentionInputs* inputs) {
           "(softcap, dropout_p), or these and the scale");
   inputs->softcap = reals[softcap], inputs->dropout_p = reals[dropout_p];
   if (reals.size() > scale) inputs->scale = reals[scale];
-  if (inputs->dropout_p == 0) return;
-  require(given.seed && given.seed->scalar_type() == torch::headeronly::ScalarType::Long && given.seed->numel() == 1, "seed", "missing",
-          "an int64 tensor of one element beside dropout");
-  inputs->dropout_seed = static_cast<std::uint64_t>(*static_cast<const std::int64_t*>(given.seed->const_data_ptr()));
 }
 
 void set_sequences(const Given& given, AttentionInputs* inputs) {
@@ -129,6 +125,21 @@ void set_entries(const Given& given, AttentionInputs* inputs) {
   inputs->query_offsets = numbers(*given.offsets, "query_offset");
 }
 
+// One number; of a part of a larger call the places of its sequences, queries (B, Lq) and keys (Lk) behind it.
+void set_dropout(const Given& given, AttentionInputs* inputs) {
+  if (inputs->dropout_p == 0) return;
+  require(given.seed && given.seed->scalar_type() == torch::headeronly::ScalarType::Long && given.seed->is_contiguous(), "seed", "missing",
+          "a contiguous int64 tensor beside dropout");
+  const index_t batch = inputs->q.shape[0], queries = batch * inputs->q.shape[2];
+  const index_t sequences = inputs->cu_q.empty() ? batch : static_cast<index_t>(inputs->cu_q.size()) - 1;
+  const index_t with_places = 1 + sequences + queries + inputs->k.shape[2], numbers = given.seed->numel();
+  require(numbers == 1 || numbers == with_places, "seed", "a tensor of " + std::to_string(numbers) + " numbers",
+          ("one of 1, or of " + std::to_string(with_places) + " with all places").c_str());
+  const auto* data = static_cast<const std::int64_t*>(given.seed->const_data_ptr());
+  inputs->dropout_seed = static_cast<std::uint64_t>(*data);
+  if (numbers > 1) inputs->dropout_places = {data + 1, data + 1 + sequences, data + 1 + sequences + queries};
+}
+
 AttentionInputs inputs_of(const Given& given) {
   AttentionInputs inputs;
   inputs.q = view_of_rank(given.q, "q", kRank);
@@ -138,6 +149,7 @@ AttentionInputs inputs_of(const Given& given) {
   set_reals(given, &inputs);
   set_sequences(given, &inputs);
   set_entries(given, &inputs);
+  set_dropout(given, &inputs);
   if (given.bias) inputs.bias = view_of(*given.bias, "bias");
   if (given.sinks) inputs.sinks = view_of_sinks(*given.sinks);
   const index_t batch = inputs.q.shape[0], num_keys = inputs.k.shape[2];

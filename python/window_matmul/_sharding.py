@@ -1,7 +1,8 @@
 # python/window_matmul/_sharding.py: DTensors: which placements the operators take as they lie, and which are refused.
 """Batch entries and heads never meet in an operator: sharded there, or replicated, it runs on the local parts. PyTorch redistributes
-whatever else it gets to the nearest such placement. Arguments that are sharded within sequences are refused, since each part would need
-rows of its neighbours; gradients, whose placement nobody chooses, are gathered.
+whatever else it gets to the nearest such placement. Queries that are sharded within their sequences go to window_matmul.distributed, with
+everything else sharded as they are; without such queries other arguments are gathered, and so are gradients, whose placement nobody
+chooses.
 
 torch.distributed.tensor is never imported here before the program has done so.
 """
@@ -20,11 +21,11 @@ _OPTIONS = ("bias", "sinks", "mask", "mask", "other", "other", "other", "mask", 
 _FORWARD, _BACKWARD = ("q",) * 3 + _OPTIONS, ("q",) * 7 + _OPTIONS  # which of _DIMS the tensors of each operator have
 _OUT, _Q, _K = 2, 0, 1
 _BIAS, _SINKS, _CU_Q, _SEED = 3, 4, 7, 9  # places behind q
-_PUBLIC: dict[str, dict[str, int | None]] = {  # the dims of sequences of arguments, counted from the end
-    "band_out": {"q": -2, "k": -1},
-    "band_in": {"a": -2, "v": -2},
-    "window_softmax": {"a": -2},
-    "attention": {"q": -2, "k": -2, "v": -2, "bias": -2, "sinks": None, "key_mask": -1, "global_tokens": -1},
+_PUBLIC: dict[str, tuple[int | None, ...]] = {  # the dims of sequences of arguments, counted from the end
+    "band_out": (-2, -1),
+    "band_in": (-2, -2),
+    "window_softmax": (-2,),
+    "attention": (-2, -2, -2, -2, None, -1, -1),  # a bias (H, W) has none
 }
 
 
@@ -40,15 +41,30 @@ is_loaded._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a ques
 
 
 # ---- arguments -----------------------------------------------------------------------------------------------------------------------
-def check(op: str, tensors: Sequence[Tensor | None]) -> None:
-    """Refuses arguments of a public function that are sharded within their sequences."""
-    for (name, dim), x in zip(_PUBLIC.get(op, {}).items(), tensors, strict=False):
-        of_all = name == "bias" and x is not None and x.ndim == 2
-        if dim is not None and x is not None and not of_all and _shards(x, x.ndim + dim):
-            raise ValueError(
-                f"{name} is a DTensor that is sharded along its sequence; it needs to be sharded on batch or heads, or replicated: "
-                "sharding of sequences is not offered"
-            )
+def is_cut(q: Tensor) -> bool:
+    """Whether queries (or rows of a band) are sharded within their sequences, dim -2."""
+    return is_loaded() and isinstance(q, Tensor) and q.ndim >= 2 and _shards(q, q.ndim - 2)
+
+
+def is_cut_varlen(q: Tensor) -> bool:
+    """The same of packed sequences, dim 0."""
+    return is_loaded() and isinstance(q, Tensor) and q.ndim == 3 and _shards(q, 0)
+
+
+def over_ranks() -> Any:
+    """The public functions of DTensors whose sequences are sharded."""
+    from .distributed import tensors
+
+    return tensors
+
+
+def whole(op: str, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The arguments of an operator whose queries are not sharded within their sequences: none of them is."""
+    dims = [*_PUBLIC.get(op, ()), *[None] * len(tensors)]
+    return [
+        x if x is None or dim is None or (x.ndim == 2 and dim == -2 and op == "attention") else gathered(x, x.ndim + dim)
+        for x, dim in zip(tensors, dims, strict=False)
+    ]
 
 
 def prepare_attention(args: tuple[Any, ...], num_tensors: int) -> tuple[Any, ...]:
@@ -56,8 +72,9 @@ def prepare_attention(args: tuple[Any, ...], num_tensors: int) -> tuple[Any, ...
     tensors, band = args[:num_tensors], args[num_tensors]
     if not is_dtensor(tensors[_Q]):
         return args
-    check("attention", tensors)
-    ready = [gathered(x, _heads_dim(kind, x)) if has_dilations(band) else x for kind, x in zip(_FORWARD, tensors, strict=True)]
+    ready = whole("attention", tensors)
+    if has_dilations(band):
+        ready = [gathered(x, _heads_dim(kind, x)) for kind, x in zip(_FORWARD, ready, strict=True)]
     if tensors[_SEED] is not None and not is_dtensor(tensors[_SEED]):
         mesh = tensors[_Q].device_mesh
         ready[_SEED] = sys.modules[_MODULE].distribute_tensor(tensors[_SEED], mesh)  # that of the first rank

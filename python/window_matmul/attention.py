@@ -6,11 +6,12 @@ otherwise. It sees key j = i + shift + t * dilation for t = -left .. right, as f
 A query that sees no key gives 0, a log-sum-exp of -inf, and no gradient. What a query does not see never influences it.
 """
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
+from . import _sharding as sharding
 from ._attention.arguments import as_bounds, as_entries, as_flag, as_form, as_operands, as_options, as_reals, check_heads, draw_seed
 from ._attention.autograd import attention
 from ._band.arguments import as_window
@@ -134,6 +135,17 @@ def window_attention(
     computed in tiles as by Dao et al., "FlashAttention" (arXiv:2205.14135). Sinks as in gpt-oss (arXiv:2508.10925), softcap as in Gemma 2
     (arXiv:2408.00118).
     """
+    if type(q) is not Tensor and sharding.is_cut(q):
+        options: dict[str, Any] = {
+            "dilation": dilation,
+            "scale": scale,
+            "key_mask": key_mask,
+            "key_lengths": key_lengths,
+            "bias": bias,
+            "softcap": softcap,
+        }
+        options |= {"sinks": sinks, "global_tokens": global_tokens, "dropout_p": dropout_p, "query_offset": query_offset}
+        return sharding.over_ranks().attention(q, k, v, window_size, options | {"return_lse": return_lse, "out_dtype": out_dtype})  # type: ignore[no-any-return]
     left, right, taps = as_window(window_size, dilation)
     q, k, v = as_operands(q, k, v, 4)
     if type(dilation) is not int:
@@ -244,6 +256,17 @@ def window_attention_varlen(
 
     Source: packed sequences as in Dao et al., "FlashAttention" (arXiv:2205.14135).
     """
+    if type(q) is not Tensor and sharding.is_cut_varlen(q):
+        options: dict[str, Any] = {
+            "dilation": dilation,
+            "scale": scale,
+            "key_mask": key_mask,
+            "bias": bias,
+            "softcap": softcap,
+            "sinks": sinks,
+        }
+        options |= {"global_tokens": global_tokens, "dropout_p": dropout_p, "return_lse": return_lse, "out_dtype": out_dtype}
+        return sharding.over_ranks().attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, window_size, options)  # type: ignore[no-any-return]
     left, right, taps = as_window(window_size, dilation)
     q, k, v = as_operands(q, k, v, 3)
     if type(dilation) is not int:

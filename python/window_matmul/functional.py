@@ -7,6 +7,7 @@ otherwise. It sees key j = i + shift + t * dilation for t = -left .. right, as f
 
 from torch import Tensor
 
+from . import _sharding as sharding
 from ._band import autograd
 from ._band.arguments import as_band, as_count, as_fill, as_offset, as_operand, as_operands, check_heads, precision_of
 from ._band.ops import HIGHEST
@@ -56,6 +57,9 @@ def window_matmul(
     Source: the operator of this name in github.com/webis-de/pytorch-window-matmul; the "sliding chunks" of Beltagy, Peters and Cohan,
     "Longformer: The Long-Document Transformer" (arXiv:2004.05150), compute it with overlapping chunks.
     """
+    if type(q) is not Tensor and sharding.is_cut(q):
+        options = {"dilation": dilation, "fill": fill, "query_offset": query_offset}
+        return sharding.over_ranks().band("window_matmul", q, k, window_size, options)  # type: ignore[no-any-return]
     left, right, taps = as_band(window_size, dilation)
     q, k, q_shape, k_shape = as_operands("q", q, "k", k)
     if q_shape[-1] != k_shape[-2]:
@@ -93,6 +97,9 @@ def unwindow_matmul(a: Tensor, v: Tensor, window_size: WindowSize, *, dilation: 
 
     Source: the operator of this name in github.com/webis-de/pytorch-window-matmul.
     """
+    if type(a) is not Tensor and sharding.is_cut(a):
+        options = {"dilation": dilation, "query_offset": query_offset}
+        return sharding.over_ranks().band("unwindow_matmul", a, v, window_size, options)  # type: ignore[no-any-return]
     left, right, taps = as_band(window_size, dilation)
     a, v, a_shape, v_shape = as_operands("a", a, "v", v)
     if a_shape[-1] != left + 1 + right:
@@ -138,6 +145,9 @@ def window_softmax(
 
     Source: softmax(Q K^T + mask) of Vaswani et al., "Attention Is All You Need" (arXiv:1706.03762), with the band as the mask.
     """
+    if type(a) is not Tensor and sharding.is_cut(a):
+        options = {"dilation": dilation, "num_keys": num_keys, "query_offset": query_offset}
+        return sharding.over_ranks().band("window_softmax", a, None, window_size, options)  # type: ignore[no-any-return]
     left, right, taps = as_band(window_size, dilation)
     a = as_operand("a", a)
     a_shape = a.shape

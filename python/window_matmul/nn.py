@@ -1,6 +1,9 @@
 # python/window_matmul/nn.py: `WindowAttention`, a multi-head module around `window_attention`.
 """The parameters have the names and layouts of `torch.nn.MultiheadAttention`, so that its checkpoints load."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -63,6 +66,8 @@ class WindowAttention(nn.Module):
     in_proj_bias: Tensor | None
     relative_bias: Tensor | None
     sinks: Tensor | None
+    # What computes attention where x is a shard of a sequence: of window_matmul.distributed.WindowParallel.
+    _shards: Callable[[Tensor, Tensor, Tensor, AnyWindow, float | None, dict[str, Any]], Tensor] | None = None
 
     def __init__(
         self,
@@ -152,7 +157,7 @@ class WindowAttention(nn.Module):
         if cache is not None:
             self._check_cache(cache, key_mask, global_tokens)
         q, k, v = self._project(x)
-        if self.rotary is not None:
+        if self.rotary is not None and self._shards is None:
             cos, sin = turns(self.rotary, self.head_dim, x.shape[1], 0 if cache is None else cache.length, q)
             q, k = turn(q, cos, sin), turn(k, cos, sin)
         bias = self._summed_bias(bias)
@@ -163,21 +168,20 @@ class WindowAttention(nn.Module):
         return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key_mask: Tensor | None, global_tokens: int | Tensor) -> Tensor:
-        out = window_attention(
-            q,
-            k,
-            v,
-            (self.window.left, self.window.right),
-            dilation=self.dilation,
-            scale=self.scale,
-            key_mask=key_mask,
-            bias=bias,
-            softcap=self.softcap,
-            sinks=self.sinks,
-            global_tokens=global_tokens,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        assert isinstance(out, Tensor)
+        options: dict[str, Any] = {
+            "dilation": self.dilation,
+            "scale": self.scale,
+            "key_mask": key_mask,
+            "bias": bias,
+            "softcap": self.softcap,
+            "sinks": self.sinks,
+            "global_tokens": global_tokens,
+            "dropout_p": self.dropout if self.training else 0.0,
+        }
+        window = (self.window.left, self.window.right)
+        if self._shards is not None:
+            return self._shards(q, k, v, window, self.rotary, options)
+        out: Tensor = window_attention(q, k, v, window, **options)
         return out
 
     def new_cache(self, batch_size: int, *, dtype: torch.dtype | None = None, device: Device = None, spare: int = 0) -> RollingCache:
@@ -211,6 +215,8 @@ class WindowAttention(nn.Module):
         return as_autocast(torch.empty(0, dtype=next(known, torch.get_default_dtype()), device=device)).dtype
 
     def _check_cache(self, cache: RollingCache, key_mask: Tensor | None, global_tokens: int | Tensor | None) -> None:
+        if self._shards is not None:
+            raise ValueError("cache is given to a module of WindowParallel; it needs to be left away: no rank has all tokens")
         if not isinstance(cache, RollingCache):
             raise TypeError(f"cache is of type {type(cache).__name__}; it needs to be a RollingCache, of new_cache")
         for name, value in (("key_mask", key_mask), ("global_tokens", global_tokens)):

@@ -6,7 +6,7 @@
 #include <limits>
 #include <vector>
 
-#include "philox.hpp"
+#include "dropout.hpp"
 #include "reference/elements.hpp"
 
 namespace window_matmul::reference {
@@ -47,9 +47,9 @@ class Head {
   Head(const Problem& problem, const AttentionArgs& args, index_t sequence_index, index_t head_index)
       : problem_(problem),
         args_(args),
-        index_(sequence_index),
         head_(head_index),
         sequence_(sequence_of(problem, sequence_index)),
+        draws_(dropout_draws(problem, args, sequence_index, sequence_)),
         dilation_(problem.dilation_of(head_index)),
         q_(of_queries(args.q)),
         k_(of_keys(args.k)),
@@ -99,7 +99,7 @@ class Head {
   double kept(index_t i, index_t j) const {
     const double p = problem_.attention.dropout_p;
     if (p == 0) return 1;
-    return dropout_keeps(args_.dropout_seed, p, index_, head_, i, j) ? 1 / (1 - p) : 0;
+    return draws_.keeps(p, head_, i, j) ? 1 / (1 - p) : 0;
   }
 
   Row row(index_t i) const;
@@ -117,8 +117,9 @@ class Head {
 
   const Problem& problem_;
   const AttentionArgs& args_;
-  index_t index_, head_;
+  index_t head_;
   Sequence sequence_;
+  DropoutDraws draws_;
   index_t dilation_;
   Elements q_, k_, bias_;
 };

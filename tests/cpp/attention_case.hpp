@@ -30,6 +30,7 @@ struct AttentionCase {
   bool rounds_weights = false;    // to two bf16, before they are multiplied: the row of the table does so
   Shape key_lengths = {}, query_offsets = {};  // of each entry
   bool wide_out = false;          // out and its gradient in f32 beside halves
+  index_t elsewhere = 0;          // dropout takes places from another sequence; 0: its own
   bool with_lse = true;           // asked for, and with a gradient
   std::uint64_t layout_seed = 0;  // of the tensors' layouts; 0: all dense
 
@@ -43,6 +44,11 @@ struct AttentionCase {
   DType extra_dtype() const { return float_extras ? DType::f32 : dtype; }
   DType out_dtype() const { return wide_out && size_of(dtype) == 2 ? DType::f32 : dtype; }
   double actual_scale() const { return scale ? *scale : 1 / std::sqrt(static_cast<double>(dim)); }
+
+  // Some beside each other and some not, and none where they are.
+  index_t dropout_sequence(index_t s) const { return elsewhere == 0 ? s : elsewhere + 3 * s; }
+  index_t dropout_query(index_t b, index_t row) const { return elsewhere == 0 ? row : elsewhere + 5 * b + 2 * row; }
+  index_t dropout_key(index_t row) const { return elsewhere == 0 ? row : elsewhere + row + row / 7 * 3; }
 
   std::vector<Piece> pieces() const {
     std::vector<Piece> all;
@@ -67,7 +73,7 @@ inline std::string text(const AttentionCase& c) {
   if (c.window.query_offset) s += " query_offset=" + number(*c.window.query_offset);
   if (c.scale) s += " scale=" + number(*c.scale);
   if (c.softcap > 0) s += " softcap=" + number(c.softcap);
-  if (c.dropout_p > 0) s += " dropout_p=" + number(c.dropout_p);
+  if (c.dropout_p > 0) s += " dropout_p=" + number(c.dropout_p) + (c.elsewhere > 0 ? " elsewhere " + number(c.elsewhere) : std::string());
   if (c.bias_rank > 0) s += " bias of rank " + number(c.bias_rank) + (c.hides ? " with -inf" : "");
   if (c.sinks) s += " sinks" + (c.sinks_from != 0 ? " from " + number(c.sinks_from) : std::string());
   if (c.float_extras) s += " f32 extras";
@@ -124,6 +130,7 @@ inline const std::vector<AttentionOption>& attention_options() {
       {"global_mask", [](C& c, R&) { c.global_mask = true, c.global_tokens = 0; }},
       {"global_mask_symmetric", [](C& c, R&) { c.global_mask = true, c.global_tokens = 0, c.keys = c.queries; }},
       {"dropout", [](C& c, R& r) { c.dropout_p = r.one_in(8) ? 1 : r.between(0.1, 0.7); }},
+      {"dropout_elsewhere", [](C& c, R& r) { c.dropout_p = r.between(0.1, 0.7), c.elsewhere = 1 + r.up_to(30); }},
       {"wide_out", [](C& c, R&) { c.wide_out = true; }},
       {"without_lse", [](C& c, R&) { c.with_lse = false; }},
       {"packed", [](C& c, R&) { c.cu_q = {0}; }},  // settled below: they need the final sizes

@@ -153,7 +153,10 @@ class AttentionDefinition {
   double kept(index_t s, index_t h, index_t i, index_t j) const {
     if (c_.dropout_p == 0) return 1;
     const auto word = [](index_t n) { return static_cast<std::uint32_t>(n); };
-    const std::uint32_t drawn = philox_word(x_.dropout_seed, {word(j / 4), word(i), word(h), word(s)}, static_cast<std::size_t>(j % 4));
+    const Piece& piece = pieces_[static_cast<std::size_t>(s)];
+    if (c_.elsewhere > 0) i = c_.dropout_query(piece.batch, piece.first_query + i), j = c_.dropout_key(piece.first_key + j);
+    const std::vector<std::uint32_t> counter = {word(j / 4), word(i), word(h), word(c_.dropout_sequence(s))};
+    const std::uint32_t drawn = philox_word(x_.dropout_seed, counter, static_cast<std::size_t>(j % 4));
     return static_cast<double>(drawn) >= std::floor(c_.dropout_p * 0x1p32) ? 1 / (1 - c_.dropout_p) : 0;
   }
 

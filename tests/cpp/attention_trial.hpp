@@ -29,6 +29,7 @@ class AttentionTrial {
   Tensor out, lse, d_q, d_k, d_v, d_bias, d_sinks;
   MaskBytes key_mask, global_mask;
   std::uint64_t dropout_seed;
+  std::vector<std::int64_t> sequence_places, query_places, key_places;
 
   AttentionTrial(const AttentionCase& case_, std::uint64_t seed, Around around = Around::canaries)
       : c(case_),
@@ -54,6 +55,7 @@ class AttentionTrial {
 
   AttentionInputs inputs() const {
     AttentionInputs in{.q = q.view(), .k = k.view(), .v = v.view(), .window = c.window};
+    if (c.elsewhere > 0) in.dropout_places = {sequence_places.data(), query_places.data(), key_places.data()};
     in.scale = c.scale, in.softcap = c.softcap, in.dropout_p = c.dropout_p, in.dropout_seed = dropout_seed;
     if (c.bias_rank > 0) in.bias = bias.view();
     if (c.sinks) in.sinks = sinks.view();
@@ -207,6 +209,10 @@ class AttentionTrial {
   void fill(std::uint64_t seed) {
     Random random(seed);
     dropout_seed = random.bits();
+    for (std::size_t s = 0; s < c.pieces().size(); ++s) sequence_places.push_back(c.dropout_sequence(static_cast<index_t>(s)));
+    for (index_t b = 0; b < c.batch; ++b)
+      for (index_t i = 0; i < c.queries; ++i) query_places.push_back(c.dropout_query(b, i));
+    for (index_t j = 0; j < c.keys; ++j) key_places.push_back(c.dropout_key(j));
     for (index_t b = 0; b < c.batch; ++b)
       for (index_t j = 0; j < c.keys; ++j) key_mask.at(b, j) = !random.one_in(3), global_mask.at(b, j) = random.one_in(4);
     for (index_t n = 0; n < sinks.size(); ++n) sinks.set(n, c.sinks_from + random.between(-2, 2));

@@ -1,4 +1,4 @@
-"""tests/python/test_sharding.py: DTensors of two processes give what one gives, bit for bit; sharded sequences are refused."""
+"""tests/python/test_sharding.py: DTensors of two processes give what one gives, bit for bit; sequences that are sharded to 1e-12."""
 
 from __future__ import annotations
 

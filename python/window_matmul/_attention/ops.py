@@ -5,7 +5,8 @@
     attention_backward  (d_out, d_lse or None, out, lse, *tensors, *numbers, wanted)  -> d_q, d_k, d_v, d_bias, d_sinks
 
 tensors  q (B, H, Lq, D), k (B, Hkv, Lk, D), v (B, Hkv, Lk, Dv), and for each option that is not used None: bias (H, W) or (B, H, Lq, W),
-         sinks (H,), key_mask and global_mask (B, Lk), cu_q and cu_k (packed sequences, B = 1), seed (one int64, for dropout),
+         sinks (H,), key_mask and global_mask (B, Lk), cu_q and cu_k (packed sequences, B = 1), seed (for dropout,
+         one int64; of a part of a larger call, the places of its sequences, queries (B, Lq) and keys (Lk) there behind it),
          key_lengths (B,), offsets (B,), which stand for the shift
 numbers  band: left, right, the form of the results, then the dilation's; shift; global tokens;
          reals: softcap, dropout_p, then the scale if it is not 1 / sqrt(D)

@@ -223,9 +223,8 @@ def _differentiable(op: ops.Operator, derivative: Derivative) -> Operator:
     def call(*args: Any) -> Tensor:
         x, y = args[0], args[last]
         if is_watched() or type(x) is not Tensor or type(y) is not Tensor or not (x.is_cpu or x.is_cuda):
-            if sharding.is_loaded():
-                sharding.check(op.full._opname, args[:tensors])
-            return op.full(*args[:tensors], *op.arguments(*args[tensors:]))  # type: ignore[no-any-return]
+            operands = sharding.whole(op.full._opname, args[:tensors]) if sharding.is_loaded() else args[:tensors]
+            return op.full(*operands, *op.arguments(*args[tensors:]))  # type: ignore[no-any-return]
         if (x.requires_grad or y.requires_grad) and is_grad_enabled():
             return recorded.apply(*args)  # type: ignore[no-any-return]
         return direct(*args)  # type: ignore[no-any-return]

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _shards
 from ..attention import window_attention, window_attention_varlen
 from ..compat import fall_back
 from . import _versions
 from ._dense import dense_attention
 from ._given import pattern_of
 from ._patterns import Pattern, WindowMask, dense_pattern, in_band
+from ._ranks import over_ranks
 
 _OUTPUT = "output_attentions=True asks for the weights of attention, so it is computed the dense way"
 _MASK = "the attention mask is no window and lies within none, so attention is computed the dense way"
@@ -70,6 +72,8 @@ def attention_forward(
         pattern = _packed(pattern, query, key, kwargs["cu_seq_lens_q"], kwargs.get("cu_seq_lens_k"))
     if position_bias is not None and pattern is not None:
         pattern, reason = _with_position_bias(pattern, position_bias, query, key, reason)
+    if (cut := _shards.current.get()) is not None:
+        return over_ranks(query, key, value, attention_mask, pattern, options, reason, cut), None
     if reason or pattern is None:
         fall_back(reason)
         return _densely(query, key, value, attention_mask, pattern, position_bias, options)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import _shards
 from . import _versions
 from ._patterns import Pattern, window_mask
 from ._places import FAR, Seen, seen_by
@@ -71,7 +72,7 @@ def _padding(mask: Tensor | None, offset: int, length: int) -> Tensor | None:
     if mask.ndim != 2:
         raise ValueError(f"attention_mask is {tuple(mask.shape)}; it needs to be (B, keys) for padding, or (B, 1, Lq, Lk)")
     mask = F.pad(mask, (0, max(offset + length - mask.shape[1], 0)))[:, offset : offset + length]
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _shards.current.get() is not None:  # the same on all ranks: others may have padding
         return mask
     return None if mask.all() else mask
 
@@ -79,8 +80,11 @@ def _padding(mask: Tensor | None, offset: int, length: int) -> Tensor | None:
 def _band(seen: Seen, sizes: tuple[int, int, int], offset: int, padding: Tensor | None) -> Pattern:
     """Sides beyond the sequence are unbounded; a window beside the aligned key moves to it."""
     _, rows, columns = sizes
-    first = None if seen.first <= 1 - rows - offset else seen.first
-    last = None if seen.last >= columns - 1 - offset else seen.last
+    if _shards.current.get() is not None:  # the sequence goes on beyond this rank's part
+        first, last = (None if side in (-FAR, FAR) else side for side in (seen.first, seen.last))
+    else:
+        first = None if seen.first <= 1 - rows - offset else seen.first
+        last = None if seen.last >= columns - 1 - offset else seen.last
     move = max(first or 0, 0) + min(last or 0, 0)
     return Pattern(None if first is None else move - first, None if last is None else last - move, offset + move, padding)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.models.big_bird import modeling_big_bird
 from transformers.models.bigbird_pegasus import modeling_bigbird_pegasus
 
+from .. import _shards
 from ..attention import window_attention
 from ..compat import fall_back
 from ._patch import Model, Patched, patch
@@ -77,6 +78,7 @@ class _BlockSparse(Patched):
         **named: Any,
     ) -> Any:
         """Of (B, H, L, D), with from_mask (B, 1, L, 1) and to_mask (B, 1, 1, L): (B, L, H, D), and None for the weights."""
+        _shards.refuse("a BigBird layer")
         if _asked_for_attentions(named):
             fall_back("BigBird's attentions are asked for: the stock layer computes them, a weight for each query and key")
         elif _is_binary(to_mask) and _is_binary(from_mask):

@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers.models.led import modeling_led
 from transformers.models.longformer import modeling_longformer
 
+from .. import _shards
 from ..attention import window_attention
 from ..compat.longformer import sliding_chunks_matmul_pv, sliding_chunks_matmul_qk
 from ._patch import Model, Patched, patch
@@ -63,6 +64,7 @@ class _WindowAttention(Patched):
 
     def forward(self, hidden_states: Tensor, *args: Any, **named: Any) -> Any:
         """The stock layer's arguments and results. hidden_states: (B, L, E)."""
+        _shards.refuse("a Longformer layer")
         stock = super().forward  # type: ignore[misc]
         call = inspect.signature(stock).bind(hidden_states, *args, **named).arguments
         masks: list[Any] = [call.get(name) for name in _MASKS]

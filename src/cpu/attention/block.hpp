@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/block.hpp"
+#include "philox.hpp"
 
 namespace window_matmul::cpu {
 
@@ -29,7 +30,6 @@ struct AttentionOptionsOfBlock {
   double d_score_factor = 1, d_sum_factor = 1;
   bool is_natural = false;  // scores are in natural units, not in those of log 2: else only where their size asks for it
   bool is_wide = false;  // products are taken in a wider type: scale or softcap are extreme. Likewise
-  std::uint64_t dropout_seed = 0;
   bool has_bias = false, bias_is_f32 = false, has_sinks = false;
   bool out_is_f32 = false, splits_lse = false;
   bool has_key_mask = false;
@@ -88,7 +88,8 @@ struct AttentionBlock {
   AttentionGeometry walk;
   Range rows;  // of the walk, of this item
   SequenceWindow window;
-  index_t sequence = 0, dim = 0, value_dim = 0;
+  DropoutDraws draws;
+  index_t dim = 0, value_dim = 0;
   const AttentionHead* heads = nullptr;  // query heads of one key/value head; of few queries, the head of each row
   index_t num_heads = 1;
   FewRows few;

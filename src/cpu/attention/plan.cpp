@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "dropout.hpp"
 #include "half.hpp"
 
 namespace window_matmul::cpu {
@@ -72,7 +73,7 @@ AttentionOptionsOfBlock AttentionPlan::options_of(index_t s) const {
   const AttentionOptions& options = problem_.attention;
   AttentionOptionsOfBlock of;
   set_scale(&of);
-  of.dropout_p = options.dropout_p, of.dropout_seed = args_.dropout_seed;
+  of.dropout_p = options.dropout_p;
   of.has_bias = options.bias != AttentionOptions::Bias::none, of.has_sinks = options.sinks;
   of.bias_is_f32 = args_.bias.dtype == DType::f32, of.out_is_f32 = options.wide_out, of.splits_lse = options.split_lse;
   of.has_key_mask = options.key_mask;
@@ -92,7 +93,8 @@ AttentionBlock AttentionPlan::block_of(index_t s, index_t kv_head, index_t dilat
   const auto keys = [&](const TensorView& t) { return rows_of(t, of.batch, kv_head, of.keys.begin); };
   AttentionBlock block;
   block.window = {of.band, dilation};
-  block.sequence = s, block.dim = problem_.dim, block.value_dim = problem_.attention.value_dim;
+  block.draws = dropout_draws(problem_, args_, s, of);
+  block.dim = problem_.dim, block.value_dim = problem_.attention.value_dim;
   block.k = keys(args_.k), block.v = keys(args_.v), block.d_k = keys(args_.d_k), block.d_v = keys(args_.d_v);
   block.options = options_of(s);
   block.global_tokens = globals(s).tokens;

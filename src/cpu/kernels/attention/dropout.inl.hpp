@@ -30,11 +30,11 @@ struct Dropout {
   T gains[4][kQueries];
 
   explicit Dropout(const AnyScores& of) : scores(of) {
-    PhiloxKey key(block.options.dropout_seed);
+    PhiloxKey key(block.draws.seed);
     for (int round = 0; round < kPhiloxRounds; ++round, key.next())
       keys[round][0] = S::splat_words(key.word[0]), keys[round][1] = S::splat_words(key.word[1]);
     for (index_t r = 0; r < kRoom; ++r)
-      queries[r] = r < scores.rows.size() ? static_cast<std::uint64_t>(block.walk.query(scores.rows.begin + r)) : 0;
+      queries[r] = r < scores.rows.size() ? static_cast<std::uint64_t>(block.draws.query(block.walk.query(scores.rows.begin + r))) : 0;
   }
 
   // Calls f(key of the chunk, vector of queries, gains) for all that were computed. The gain of a dropped weight is 0.
@@ -49,12 +49,13 @@ struct Dropout {
       draw(group, {vectors.begin * kLanes, vectors.end * kLanes});
       for (; c < some.end; ++c)
         for (index_t v = vectors.begin; v < vectors.end; ++v)
-          if (scores.seen[v].contains(c)) f(c, v, S::load(gains[scores.gather.position(scores.chunk, c) & 3] + v * kLanes));
+          if (scores.seen[v].contains(c)) f(c, v, S::load(gains[place_of(c) & 3] + v * kLanes));
     }
   }
 
  private:
-  index_t group_of(index_t c) const { return scores.gather.position(scores.chunk, c) >> 2; }
+  index_t place_of(index_t c) const { return block.draws.key(scores.gather.position(scores.chunk, c)); }
+  index_t group_of(index_t c) const { return place_of(c) >> 2; }
 
   Range vectors_that_see(Range some) const {
     Range vectors{0, AnyScores::kColumns};
@@ -79,7 +80,7 @@ struct Dropout {
     for (int i = 0; i < kChains; ++i) {
       w[i][0] = S::splat_words(static_cast<std::uint64_t>(group)), w[i][1] = S::load_words(queries + lane + i * S::kWordLanes);
       w[i][2] = S::splat_words(static_cast<std::uint64_t>(scores.head->index));
-      w[i][3] = S::splat_words(static_cast<std::uint64_t>(block.sequence));
+      w[i][3] = S::splat_words(static_cast<std::uint64_t>(block.draws.sequence));
     }
 #pragma GCC unroll 10
     for (int round = 0; round < kPhiloxRounds; ++round)

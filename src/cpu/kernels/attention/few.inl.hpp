@@ -152,7 +152,7 @@ struct AttentionFew : FewScores<S, E> {
     for (index_t r = 0; r < num_rows; ++r)
       for (index_t c = 0; c < chunk.size(); ++c) {
         const index_t i = position(r), j = gather.position(chunk, c);
-        const bool kept = dropout_keeps(block.options.dropout_seed, p, block.sequence, block.heads[r].index, i, j);
+        const bool kept = block.draws.keeps(p, block.heads[r].index, i, j);
         score(r, c) = kept ? gain * score(r, c) : T{0};
       }
   }

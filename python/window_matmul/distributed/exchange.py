@@ -1,0 +1,175 @@
+# python/window_matmul/distributed/exchange.py: rows to other ranks and their gradients back, as steps of autograd.
+"""Forward, `Trip.go` posts the messages and `Trip.arrive` waits for them: what is computed in between costs no waiting. Backward the same
+happens the other way round, by the order in which autograd runs: what was made last, the rows that need others' keys, comes first; then
+`_Arrive` sends the gradients of foreign rows to their owners; then everything that was computed while the rows travelled; and `_Depart`
+waits and adds, in the order of the ranks. Both hang on one another by an anchor, a tensor without elements, and the caller hangs the
+result on it (`tie`), so that each rank does its part even where its own result does not depend on any other's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from .faults import Link, Messages
+from .layout import Plan
+from .routes import Route, route_of
+
+Tensors = tuple[Tensor, ...]
+MaybeTensors = tuple[Tensor | None, ...]
+
+
+def _apply(function: Any, *args: Any) -> Any:
+    return function.apply(*args)
+
+
+# ---- once differentiable, with time to compute in between ------------------------------------------------------------------------------
+class _Depart(Function):
+    """(trip, *tensors) -> an anchor, those of the tensors that have gradients, and the pieces to come."""
+
+    @staticmethod
+    def forward(ctx: Any, trip: Trip, *tensors: Tensor) -> Tensors:
+        pieces = trip.depart(tensors)
+        ctx.trip = trip
+        ctx.mark_non_differentiable(*trip.without_gradient(pieces))
+        ctx.set_materialize_grads(False)
+        moving = [tensors[n] for n in trip.moving]
+        return moving[0].new_empty(0), *moving, *pieces
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _anchor: Tensor | None, *gradients: Tensor | None) -> MaybeTensors:
+        return None, *ctx.trip.add_back(gradients)
+
+
+class _Arrive(Function):
+    """(trip, anchor, *pieces) -> the same, filled."""
+
+    @staticmethod
+    def forward(ctx: Any, trip: Trip, anchor: Tensor, *pieces: Tensor) -> Tensors:
+        trip.wait()
+        ctx.trip = trip
+        ctx.mark_non_differentiable(*trip.without_gradient(pieces))
+        return anchor, *pieces
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, anchor: Tensor, *gradients: Tensor) -> MaybeTensors:
+        ctx.trip.send_back(gradients)
+        return None, anchor, *(None for _ in gradients)
+
+
+class _Tie(Function):
+    """(out, anchor) -> out, whose gradient goes to both."""
+
+    @staticmethod
+    def forward(_ctx: Any, out: Tensor, _anchor: Tensor) -> Tensor:
+        return out.detach()  # a tensor of its own, and no view, which nobody could change in place
+
+    @staticmethod
+    @once_differentiable
+    def backward(_ctx: Any, gradient: Tensor) -> Tensors:
+        return gradient, gradient.new_empty(0)
+
+
+class Trip:
+    """One exchange: the tensors leave when it is made. `own` are the tensors as later steps are to use them."""
+
+    def __init__(self, link: Link, plan: Plan, tensors: Sequence[Tensor], dims: Sequence[int]) -> None:
+        self.route = route_of(link, plan, tensors, dims)
+        recorded = torch.is_grad_enabled()
+        self.moving = tuple(n for n, x in enumerate(tensors) if recorded and x.requires_grad)
+        self._way_back = self.route._replace(forms=tuple(self.route.forms[n] for n in self.moving))
+        self._back: tuple[Messages, list[list[Tensor]]] | None = None
+        self.own, self._anchor = list(tensors), None
+        if self.moving:
+            self._anchor, *results = _apply(_Depart, self, *tensors)
+            for n, x in zip(self.moving, results, strict=False):
+                self.own[n] = x
+            self._pieces: Sequence[Tensor] = results[len(self.moving) :]
+        else:
+            self._pieces = self.depart(tensors)
+
+    def arrive(self) -> list[Sequence[Tensor]]:
+        """Of each rank in the plan, its rows of each tensor."""
+        if self._anchor is None:
+            self.wait()
+        else:
+            self._anchor, *self._pieces = _apply(_Arrive, self, self._anchor, *self._pieces)
+        return self.route.by_peer(self._pieces)
+
+    def tie(self, out: Tensor) -> Tensor:
+        return out if self._anchor is None else _apply(_Tie, out, self._anchor)
+
+    # What the steps of autograd call.
+    def depart(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        self._there, pieces = self.route.out(tensors)
+        return [x for of_peer in pieces for x in of_peer]
+
+    def without_gradient(self, pieces: Sequence[Tensor]) -> list[Tensor]:
+        return [x for of_peer in self.route.by_peer(pieces) for n, x in enumerate(of_peer) if n not in self.moving]
+
+    def wait(self) -> None:
+        self._there.wait()
+
+    def send_back(self, gradients: Sequence[Tensor]) -> None:
+        self._back = self._way_back.back([[of_peer[n] for n in self.moving] for of_peer in self.route.by_peer(gradients)])
+
+    def add_back(self, gradients: Sequence[Tensor | None]) -> MaybeTensors:
+        """The gradients of all tensors, from what autograd has for those that have any, and from what has come."""
+        assert self._back is not None
+        (messages, came_back), self._back = self._back, None
+        messages.wait()
+        own, device = [], self.route.device
+        for form, g in zip(self._way_back.forms, gradients, strict=False):  # behind them are those of the pieces, which have gone their way
+            own.append(torch.zeros(form.shape, dtype=form.dtype, device=device) if g is None else g.clone() if came_back else g)
+        self._way_back.add(own, came_back)
+        found = dict(zip(self.moving, own, strict=True))
+        return tuple(found.get(n) for n in range(len(self.route.forms)))
+
+
+# ---- differentiable to any order -------------------------------------------------------------------------------------------------------
+class _Out(Function):
+    """(route, *tensors) -> the tensors, and pieces of the others'. Linear; its adjoint is `_Back`."""
+
+    @staticmethod
+    def forward(ctx: Any, route: Route, *tensors: Tensor) -> Tensors:
+        ctx.route = route
+        ctx.save_for_backward(*tensors)
+        messages, pieces = route.out(tensors)
+        messages.wait()
+        return *tensors, *(x for of_peer in pieces for x in of_peer)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> MaybeTensors:
+        return None, *_apply(_Back, ctx.route, *ctx.saved_tensors, *gradients)
+
+
+class _Back(Function):
+    """(route, *tensors, *their gradients, *those of the pieces) -> the gradients with those that came back. The tensors are given so that
+    each rank records this step: without any pieces nothing else might ask for it."""
+
+    @staticmethod
+    def forward(ctx: Any, route: Route, *args: Tensor) -> Tensors:
+        ctx.route = route
+        number = len(route.forms)
+        own = tuple(x.clone() for x in args[number : 2 * number])
+        messages, came_back = route.back(route.by_peer(args[2 * number :]))
+        messages.wait()
+        route.add(own, came_back)
+        return own
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> MaybeTensors:
+        return None, *(None for _ in ctx.route.forms), *_apply(_Out, ctx.route, *gradients)
+
+
+def exchanged(route: Route, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Sequence[Tensor]]]:
+    """The tensors, and of each rank in the plan its rows of each."""
+    results = _apply(_Out, route, *tensors)
+    return list(results[: len(tensors)]), route.by_peer(results[len(tensors) :])
