@@ -1,0 +1,222 @@
+// src/cuda/kernels/attention/forward.cuh: out = softmax(scores) v and the log-sum-exp, by a running maximum over tiles of keys.
+//
+//   128 queries a block, 16 a warp; S = Q K^T and P stay in registers. Keys come in tiles from the first that the block sees on, two stages
+//   of them where lines are short; a warp leaves out groups of 16 keys that its rows do not see, and masks only the tiles that the band's
+//   edge cuts. Scores are in units of log 2, sums in fp32 (fp64). P is rounded to the type of v for its product, not for the sum it is
+//   divided by.
+//
+//   shared memory   q, 128 lines | k, a tile for each stage | v, likewise      (AttentionShape)
+#pragma once
+
+#include "cuda/kernels/attention/walk.cuh"
+
+namespace window_matmul::cuda {
+
+// The softmax of two rows of a lane, so far: `highest` in the units of the scores, which `factor` takes to those of log 2.
+template <class Sum>
+struct RunningSoftmax {
+  Sum highest[2] = {minus_infinity<Sum>(), minus_infinity<Sum>()};
+  Sum total[2] = {0, 0};  // of this lane's columns
+
+  WINDOW_MATMUL_DEVICE static Sum of_four(Sum x, bool adds) {
+    WINDOW_MATMUL_UNROLL
+    for (int mask = 1; mask <= 2; mask *= 2) {
+      const Sum other = shuffle_xor(x, mask);
+      x = adds ? x + other : maximum(x, other);
+    }
+    return x;
+  }
+  WINDOW_MATMUL_DEVICE Sum offset(int h, Sum factor) const {  // -inf - -inf is no number
+    return highest[h] == minus_infinity<Sum>() ? Sum{0} : highest[h] * factor;
+  }
+
+  // Scores become weights 2^(score - highest). `rescale`: what earlier sums are to be multiplied with.
+  template <int Fragments>
+  WINDOW_MATMUL_DEVICE void take(Sum (&s)[Fragments][4], Sum factor, Sum (&rescale)[2]) {
+    WINDOW_MATMUL_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const Sum before = highest[h];
+      WINDOW_MATMUL_UNROLL
+      for (int n = 0; n < 2 * Fragments; ++n) highest[h] = maximum(highest[h], s[n / 2][2 * h + n % 2]);
+      highest[h] = of_four(highest[h], false);
+      const Sum below = offset(h, factor);
+      rescale[h] = power_of_two(fused_multiply_add(before, factor, -below));
+      Sum sum = 0;
+      WINDOW_MATMUL_UNROLL
+      for (int n = 0; n < 2 * Fragments; ++n) {
+        Sum& weight = s[n / 2][2 * h + n % 2];
+        sum += weight = power_of_two(fused_multiply_add(weight, factor, -below));
+      }
+      total[h] = fused_multiply_add(total[h], rescale[h], sum);
+    }
+  }
+};
+
+template <class E, int Dim, bool Options>
+struct AttentionForward {
+  using Shape = AttentionShape<E, Dim>;
+  using Product = WarpProduct<E, Dim, Shape::kColumns>;
+  using Sum = typename Product::Sum;
+  static constexpr int kColumns = Shape::kColumns, kStages = Shape::kStages;
+  static constexpr std::uint32_t kFirstK = Shape::kBytesRows, kFirstV = kFirstK + kStages * Shape::kBytesColumns;
+  static constexpr std::size_t kSharedBytes = kFirstV + kStages * Shape::kBytesColumns;
+
+  const AttentionLaunch& launch;
+  const AttentionItem& item;
+  const int first_row = warp_index() * kWarpRows;
+  const index_t kv_head = item.head / launch.group;
+  Walk<false, kColumns> walk{launch, item, {}};
+  RunningSoftmax<Sum> softmax{};
+  typename Product::Sums sums{};
+  const std::uint64_t seed = Options && launch.threshold != 0 ? seed_of(launch) : 0;
+
+  WINDOW_MATMUL_DEVICE void load_queries() const {
+    load_tile<E, Shape::kRows, Shape::kLine>(
+        0, rows_of(rows_of_item(launch.q, item, item.head, sizeof(E)), item.first, 0, sizeof(E)),
+        [&](int r) { return item.rows.contains(item.first + r) ? Range{0, launch.dim} : Range{}; }, [](int r) { return r; });
+  }
+  WINDOW_MATMUL_DEVICE void load_columns(const Strided& m, index_t width, const ColumnTile& tile, std::uint32_t to) const {
+    const Operand columns =
+        Options && tile.beyond ? column_positions_of(m, item, kv_head, sizeof(E)) : columns_of_item(m, item, kv_head, sizeof(E));
+    load_tile<E, kColumns, Shape::kLine>(
+        to, rows_of(columns, tile.first, 0, sizeof(E)), [&](int c) { return is_seen(tile, c) ? Range{0, width} : Range{}; },
+        [](int c) { return c; });
+  }
+  // What is hidden from everybody is a line of zeros, whatever it holds.
+  WINDOW_MATMUL_DEVICE bool is_seen(const ColumnTile& tile, int c) const {
+    if constexpr (Options) {
+      if (!walk.has(tile, c)) return false;
+      const index_t position = tile.beyond ? tile.first + c : item.column_position(tile.first + c);
+      return !launch.key_mask.is_used() || holds(launch.key_mask, item, item.columns_there, position);
+    } else {
+      return walk.columns.contains(tile.first + c);
+    }
+  }
+  WINDOW_MATMUL_DEVICE void load(const ColumnTile& tile, std::uint32_t stage) const {
+    load_columns(launch.k, launch.dim, tile, kFirstK + stage * Shape::kBytesColumns);
+    load_columns(launch.v, launch.value_dim, tile, kFirstV + stage * Shape::kBytesColumns);
+  }
+
+  // From products to scores. Returns what takes them to units of log 2.
+  WINDOW_MATMUL_DEVICE Sum score(typename Product::Scores& s, const Frame<false>& frame) const {
+    if constexpr (Options) {
+      scale_and_cap(s, launch.scale, launch.softcap);
+      if (launch.bias.address != 0 && !frame.tile.beyond) add_bias<E>(s, launch, frame, item.head);
+      if (launch.key_mask.is_used()) mask_keys(s, launch, frame);
+      if (frame.tile.beyond) mask_beyond(s, launch, frame);
+    }
+    if (!(Options && frame.tile.beyond) && frame.needs_mask(kColumns)) mask_band(s, frame);
+    return Options ? Sum{1} : static_cast<Sum>(launch.scale * kLog2E);
+  }
+
+  WINDOW_MATMUL_DEVICE void add(const ColumnTile& tile, std::uint32_t stage) {
+    const Frame<false> frame{item, tile, first_row};
+    const Groups groups = frame.groups(kColumns);
+    if (groups.empty()) return;
+    typename Product::Scores s;
+    Product::multiply(s, 0, first_row, kFirstK + stage * Shape::kBytesColumns, int(launch.dim), groups);
+    const Sum factor = score(s, frame);
+    Sum rescale[2];
+    softmax.take(s, factor, rescale);
+    scale_rows(sums, rescale);
+    if constexpr (Options) {
+      if (launch.threshold != 0) for_each_dropped(s, launch, frame, item.head, seed, [](Sum& weight) { weight = 0; });
+    }
+    Product::accumulate(sums, s, kFirstV + stage * Shape::kBytesColumns, int(launch.value_dim), groups);
+  }
+
+  WINDOW_MATMUL_DEVICE void run() {
+    walk.template start<Options>();
+    ColumnTile tile = walk.first();
+    std::uint32_t stage = 0;
+    load_queries();
+    if (kStages == 2 && !walk.is_end(tile)) load(tile, stage);
+    commit_copies();
+    WINDOW_MATMUL_NO_UNROLL
+    while (!walk.is_end(tile)) {
+      const ColumnTile next = walk.after(tile);
+      if constexpr (kStages == 2) {
+        if (!walk.is_end(next)) load(next, stage ^ 1);
+        commit_copies();
+        wait_copies<1>();
+      } else {
+        load(tile, 0);
+        commit_copies();
+        wait_copies<0>();
+      }
+      sync_threads();
+      add(tile, stage);
+      sync_threads();
+      tile = next;
+      if constexpr (kStages == 2) stage ^= 1;
+    }
+    wait_copies<0>();
+    finish();
+  }
+
+  // ---- results ------------------------------------------------------------------------------------------------------------------------
+
+  // What sums of weights times v are multiplied with: the softmax's denominator has the sink, and sees no dropout.
+  WINDOW_MATMUL_DEVICE Sum share_of(Sum highest, Sum total) const {
+    if (total == 0) return 0;
+    Sum weight = 1, own = 0;
+    if (launch.sinks.address != 0) {
+      const Sum sink = extra_at<E, Sum>(launch.sinks.address, times(item.head, launch.sinks.head), launch.sinks_are_f32) * Sum(kLog2E);
+      const Sum top = maximum(highest, sink);
+      weight = power_of_two(highest - top), own = sink == top ? Sum{1} : power_of_two(sink - top);
+    }
+    return static_cast<Sum>(launch.gain) * weight / fused_multiply_add(total, weight, own);
+  }
+  WINDOW_MATMUL_DEVICE void store_lse(index_t row, Sum highest, Sum total) const {
+    if (launch.lse.address == 0 || lane_index() % 4 != 0 || !item.rows.contains(row)) return;
+    const bool sees = total != 0;
+    const std::uintptr_t at = address_of(rows_of_item(launch.lse, item, item.head, sizeof(Sum)), row, 0, sizeof(Sum));
+    const Sum natural = sees ? highest * static_cast<Sum>(kLn2) : minus_infinity<Sum>(), rest = sees ? logarithm(total) : Sum{0};
+    store_global(at, launch.split_lse ? natural : natural + rest);
+    if (launch.split_lse) store_global(at + std::uintptr_t(launch.lse.column) * sizeof(Sum), rest);
+  }
+  template <class Out>
+  WINDOW_MATMUL_DEVICE void store() const {
+    const Operand out = rows_of_item(launch.out, item, item.head, sizeof(Out));
+    const std::uintptr_t alignment = alignment_of(rows_of(out, item.first, 0, sizeof(Out)), sizeof(Out));
+    Product::template for_each_run<Out>(sums, [&](int h, int column, const Rounded<Out>& run) {
+      const index_t row = item.first + first_row + lane_index() / 4 + 8 * h;
+      const Range seen = Range{0, launch.value_dim - column}.intersect({0, Rounded<Out>::kCount});
+      if (!item.rows.contains(row) || seen.empty()) return;
+      store_run<Out>(address_of(out, row, column, sizeof(Out)), launch.out.column, alignment, seen, run);
+    });
+  }
+  WINDOW_MATMUL_DEVICE void finish() {
+    const Sum factor = Options ? Sum{1} : static_cast<Sum>(launch.scale * kLog2E);
+    Sum share[2];
+    WINDOW_MATMUL_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const Sum total = softmax.of_four(softmax.total[h], true), highest = softmax.offset(h, factor);
+      share[h] = share_of(highest, total);
+      store_lse(item.first + first_row + lane_index() / 4 + 8 * h, highest, total);
+    }
+    scale_rows(sums, share);
+    if constexpr (sizeof(E) == 2) {
+      if (launch.wide_out) return store<float>();
+    }
+    store<E>();
+  }
+};
+
+template <class E, int Dim, bool Options>
+struct AttentionForwardKernel {
+  static constexpr int kBlocksAtOnce = 1;
+  static constexpr std::size_t kSharedBytes = AttentionForward<E, Dim, Options>::kSharedBytes;
+
+  WINDOW_MATMUL_DEVICE static void run(const AttentionLaunch& launch) {
+    WINDOW_MATMUL_NO_UNROLL
+    for (index_t index = block_index(); index < launch.items; index += grid_size()) {
+      const AttentionItem item = attention_item<false>(launch, index, AttentionShape<E, Dim>::kRows);
+      if (item.rows.empty()) continue;
+      AttentionForward<E, Dim, Options> forward{launch, item};
+      forward.run();
+    }
+  }
+};
+
+}  // namespace window_matmul::cuda
