@@ -7,7 +7,48 @@
 
 namespace window_matmul::cuda::emulation {
 
+namespace {
+
+void add_numbers(const NumbersView& n, const char* name, GlobalMemory& global) {
+  const std::size_t bytes = n.wide ? 8 : 4;
+  if (n.data != nullptr && n.count > 0)
+    global.add(reinterpret_cast<std::uintptr_t>(n.data), (static_cast<std::size_t>((n.count - 1) * n.stride) + 1) * bytes, false, name);
+}
+
+void add_mask(const MaskView& mask, const Problem& problem, const char* name, GlobalMemory& global) {
+  if (mask.data == nullptr || problem.band.cols == 0) return;
+  const index_t last = (problem.batch - 1) * mask.batch_stride + (problem.band.cols - 1) * mask.key_stride;
+  global.add(reinterpret_cast<std::uintptr_t>(mask.data), static_cast<std::size_t>(last + 1), false, name);
+}
+
+void add_inputs(const Problem& problem, const AttentionArgs& a, GlobalMemory& global) {
+  for (const auto& [tensor, name] :
+       {std::pair{&a.q, "q"}, {&a.k, "k"}, {&a.v, "v"}, {&a.bias, "bias"}, {&a.sinks, "sinks"}, {&a.d_out, "d_out"}, {&a.d_lse, "d_lse"}})
+    if (tensor->data != nullptr) global.add(*tensor, false, name);
+  add_mask(a.key_mask, problem, "key_mask", global), add_mask(a.global_mask, problem, "global_mask", global);
+  const AttentionNumbers& n = a.there;
+  for (const auto& [numbers, name] : {std::pair{&n.cu_q, "cu_q"}, {&n.cu_k, "cu_k"}, {&n.key_lengths, "key_lengths"},
+                                      {&n.query_offsets, "query_offsets"}, {&n.dropout_seed, "dropout_seed"}})
+    add_numbers(*numbers, name, global);
+}
+
+Report run_attention(const Problem& problem, const Plan& plan, const AttentionArgs& args, const Run& run) {
+  Report report;
+  GlobalMemory global(report);
+  add_inputs(problem, args, global);
+  for (const auto& [tensor, name] : {std::pair{&args.out, "out"}, {&args.lse, "lse"}})
+    if (tensor->data != nullptr) global.add(*tensor, true, name);
+  for (const AttentionLaunch& launch : attention_launches_of(problem, args)) {
+    const index_t blocks = smaller(launch.items, run.max_blocks > 0 ? run.max_blocks : plan.max_blocks);
+    with_element(plan, [&]<class E>() { emulate_attention<E>(plan, launch, blocks, global, report, {run.seed, run.count_traffic}); });
+  }
+  return report;
+}
+
+}  // namespace
+
 Report run_emulated(const Problem& problem, const Plan& plan, const Args& args, const Run& run) {
+  if (is_attention(problem.op)) return run_attention(problem, plan, args.attention, run);
   Report report;
   GlobalMemory global(report);
   global.add(args.x, false, "x"), global.add(args.out, true, "out");

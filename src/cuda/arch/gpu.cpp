@@ -7,6 +7,13 @@ namespace window_matmul::cuda {
 
 int run_on_gpu(const Problem& problem, const Plan& plan, const Args& args, void* stream) {
   int error = 0;
+  if (is_attention(problem.op)) {
+    for (const AttentionLaunch& launch : attention_launches_of(problem, args.attention))
+      with_element(plan, [&]<class E>() {
+        if (error == 0) error = enqueue_attention<E>(plan, launch, stream);
+      });
+    return error;
+  }
   for (const Launch& launch : launches_of(problem, args))
     with_element(plan, [&]<class E>() {
       if (error == 0) error = enqueue<E>(plan, launch, stream);

@@ -18,12 +18,6 @@ WINDOW_MATMUL_DEVICE index_t number_at(const Numbers& of, index_t i, index_t low
   return clamp(value, low, high);
 }
 
-// How many block numbers a head takes in a launch; for the plan too.
-WINDOW_MATMUL_INLINE index_t blocks_of_head(const AttentionLaunch& launch, index_t rows, index_t block_rows) {
-  if (launch.packed) return rows / (block_rows * launch.dilation) + launch.sequences + 2;
-  return ceil_div(ceil_div(rows, launch.dilation), block_rows);
-}
-
 // Sides no longer than anything can see: then nothing computed from them wraps (without_overhang of problem.hpp).
 WINDOW_MATMUL_INLINE Band cut(const Band& band) {
   Band same = band;

@@ -76,4 +76,10 @@ struct AttentionLaunch {
   std::uintptr_t partial = 0;    // decoding: sums of each split, in the sums' type
 };
 
+// How many block numbers a head takes in a launch; for the plan too.
+WINDOW_MATMUL_INLINE index_t blocks_of_head(const AttentionLaunch& launch, index_t rows, index_t block_rows) {
+  if (launch.packed) return rows / (block_rows * launch.dilation) + launch.sequences + 2;
+  return ceil_div(ceil_div(rows, launch.dilation), block_rows);
+}
+
 }  // namespace window_matmul::cuda

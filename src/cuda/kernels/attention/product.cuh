@@ -10,6 +10,7 @@
 // Groups are 16 columns of the scores: those that no row of the warp sees are neither multiplied nor added.
 #pragma once
 
+#include "cuda/kernels/attention/shape.hpp"
 #include "cuda/kernels/tensor_core_product.cuh"
 
 namespace window_matmul::cuda {
@@ -249,14 +250,12 @@ struct WarpProduct<float, Dim, Columns> : PlainWarp<float, Dim, Columns> {};
 template <int Dim, int Columns>
 struct WarpProduct<double, Dim, Columns> : PlainWarp<double, Dim, Columns> {};
 
-// How a block is laid out: what fits 99 KiB of shared memory, but for fp64 with lines of 1 KiB.
 template <class E, int Dim>
 struct AttentionShape {
   static constexpr int kLine = Dim * int{sizeof(E)};  // bytes
-  static constexpr int kRows = 128;
-  static constexpr int kColumns = kLine <= 256 ? 64 : kLine <= 512 ? 32 : 16;
-  static constexpr int kStages = kLine <= 256 ? 2 : 1;
-  static constexpr std::uint32_t kBytesRows = kRows * kLine, kBytesColumns = kColumns * kLine;
+  static constexpr AttentionTiles kTiles = attention_tiles(kLine);
+  static constexpr int kRows = kTiles.rows, kColumns = kTiles.columns, kStages = kTiles.stages;
+  static constexpr std::uint32_t kBytesRows = kTiles.bytes_of_rows, kBytesColumns = kTiles.bytes_of_columns;
 };
 
 }  // namespace window_matmul::cuda
