@@ -279,8 +279,8 @@ void fill_options(const AttentionInputs& in, const Sizes& n, Problem* p) {
   if (is_given(in.bias)) a.bias = in.bias.rank == 2 ? AttentionOptions::Bias::per_slot : AttentionOptions::Bias::full;
   a.key_mask = in.key_mask.data != nullptr, a.sinks = is_given(in.sinks), a.global_mask = in.global_mask.data != nullptr;
   a.global_tokens = smaller(in.global_tokens, n.lk);
-  a.global_queries = (a.global_mask || a.global_tokens > 0) && p->band.right > 0 &&
-                     (in.there.any_of_sequences() || has_sequence_of_aligned_keys(*p));
+  a.global_queries =
+      (a.global_mask || a.global_tokens > 0) && p->band.right > 0 && (in.there.any_of_sequences() || has_sequence_of_aligned_keys(*p));
 }
 
 void fill_args(const AttentionCall& call, const Sizes& n, AttentionArgs* a) {

@@ -82,7 +82,8 @@ struct NumbersView {
   index_t count = 0, stride = 1;
 };
 
-// What else the attention ops read where the tensors are on a GPU: nothing is read back, so the kernels alone know it, and cut it to what exists.
+// What else the attention ops read where the tensors are on a GPU: nothing is read back, so the kernels alone know it, and cut it to what
+// exists.
 struct AttentionNumbers {
   NumbersView cu_q, cu_k;  // one more than there are packed sequences
   NumbersView key_lengths, query_offsets;  // of each entry

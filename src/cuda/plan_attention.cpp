@@ -83,8 +83,9 @@ bool supports_attention(const Problem& p, const Device& device, std::string* why
     return refuse(why_not, "takes head dims up to " + std::to_string(most) + " in " + name_of(p.dtype) + ": these are " +
                                std::to_string(p.dim) + " and " + std::to_string(p.attention.value_dim));
   if (const std::size_t bytes = attention_shared(line_of(p)); bytes > device.shared_bytes_per_block)
-    return refuse(why_not, "head dims of " + std::to_string(head_dim_of(p)) + " in " + name_of(p.dtype) + " take " + std::to_string(bytes >> 10) +
-                               " KiB of shared memory a block: this GPU has " + std::to_string(device.shared_bytes_per_block >> 10));
+    return refuse(why_not, "head dims of " + std::to_string(head_dim_of(p)) + " in " + name_of(p.dtype) + " take " +
+                               std::to_string(bytes >> 10) + " KiB of shared memory a block: this GPU has " +
+                               std::to_string(device.shared_bytes_per_block >> 10));
   if (is_extreme(p.attention.scale, p.attention.softcap))
     return refuse(why_not, "takes a scale of 0 or from 2^-40 to 2^40, and a softcap from 2^-100 to 2^100, which is at most 2^100 scales");
   for (const index_t dilation : p.dilation)

@@ -27,8 +27,11 @@ void add_inputs(const Problem& problem, const AttentionArgs& a, GlobalMemory& gl
     if (tensor->data != nullptr) global.add(*tensor, false, name);
   add_mask(a.key_mask, problem, "key_mask", global), add_mask(a.global_mask, problem, "global_mask", global);
   const AttentionNumbers& n = a.there;
-  for (const auto& [numbers, name] : {std::pair{&n.cu_q, "cu_q"}, {&n.cu_k, "cu_k"}, {&n.key_lengths, "key_lengths"},
-                                      {&n.query_offsets, "query_offsets"}, {&n.dropout_seed, "dropout_seed"}})
+  for (const auto& [numbers, name] : {std::pair{&n.cu_q, "cu_q"},
+                                      {&n.cu_k, "cu_k"},
+                                      {&n.key_lengths, "key_lengths"},
+                                      {&n.query_offsets, "query_offsets"},
+                                      {&n.dropout_seed, "dropout_seed"}})
     add_numbers(*numbers, name, global);
 }
 

@@ -3,7 +3,8 @@
 //   128 queries a block, 16 a warp; S = Q K^T and P stay in registers. Keys come in tiles from the first that the block sees on, two stages
 //   of them where lines are short; a warp leaves out groups of 16 keys that its rows do not see, and masks only the tiles that the band's
 //   edge cuts. Scores are in units of log 2, sums in fp32 (fp64). P is rounded to the type of v for its product, not for the sum it is
-//   divided by.
+//   divided by. What a row does not see has weight zero, and zero times infinity is NaN: where a sum is not finite, the block is done
+//   again without such products.
 //
 //   shared memory   q, 128 lines | k, a tile for each stage | v, likewise      (AttentionShape)
 #pragma once
@@ -68,6 +69,7 @@ struct AttentionForward {
   Walk<false, kColumns> walk{launch, item, {}};
   RunningSoftmax<Sum> softmax{};
   typename Product::Sums sums{};
+  bool careful = false;  // a second time: some sum was not finite
   const std::uint64_t seed = Options && launch.threshold != 0 ? seed_of(launch) : 0;
 
   WINDOW_MATMUL_DEVICE void load_queries() const {
@@ -122,14 +124,29 @@ struct AttentionForward {
     if constexpr (Options) {
       if (launch.threshold != 0) for_each_dropped(s, launch, frame, item.head, seed, [](Sum& weight) { weight = 0; });
     }
-    Product::accumulate(sums, s, kFirstV + stage * Shape::kBytesColumns, int(launch.value_dim), groups);
+    const std::uint32_t values = kFirstV + stage * Shape::kBytesColumns;
+    if (careful)
+      accumulate_what_counts<E, Product, Dim, kColumns>(sums, s, values);
+    else
+      Product::accumulate(sums, s, values, int(launch.value_dim), groups);
   }
 
   WINDOW_MATMUL_DEVICE void run() {
     walk.template start<Options>();
+    load_queries();
+    add_all();
+    if (any_in_block(!is_all_finite())) {
+      careful = true, softmax = {};
+      clear(sums);
+      add_all();
+      sync_threads();
+    }
+    finish();
+  }
+
+  WINDOW_MATMUL_DEVICE void add_all() {
     ColumnTile tile = walk.first();
     std::uint32_t stage = 0;
-    load_queries();
     if (kStages == 2 && !walk.is_end(tile)) load(tile, stage);
     commit_copies();
     WINDOW_MATMUL_NO_UNROLL
@@ -151,7 +168,24 @@ struct AttentionForward {
       if constexpr (kStages == 2) stage ^= 1;
     }
     wait_copies<0>();
-    finish();
+  }
+
+  WINDOW_MATMUL_DEVICE bool is_all_finite() const {
+    bool finite = true;
+    WINDOW_MATMUL_UNROLL
+    for (const auto& fragment : sums) finite = finite && all_finite(fragment);
+    return finite;
+  }
+  // Where the tiles of keys were, which nobody reads any more.
+  WINDOW_MATMUL_DEVICE static bool any_in_block(bool mine) {
+    const bool of_warp = any_of(kWarp, [&](index_t) { return mine; });
+    if (lane_index() == 0) store_shared(kFirstK + static_cast<std::uint32_t>(4 * warp_index()), of_warp ? 1.0f : 0.0f);
+    sync_threads();
+    bool any = false;
+    WINDOW_MATMUL_UNROLL
+    for (std::uint32_t w = 0; w < kThreads / kWarp; ++w) any = any || load_shared<float>(kFirstK + 4 * w) != 0;
+    sync_threads();
+    return any;
   }
 
   // ---- results ------------------------------------------------------------------------------------------------------------------------

@@ -250,6 +250,35 @@ struct WarpProduct<float, Dim, Columns> : PlainWarp<float, Dim, Columns> {};
 template <int Dim, int Columns>
 struct WarpProduct<double, Dim, Columns> : PlainWarp<double, Dim, Columns> {};
 
+// The same as accumulate, but a weight of zero leaves out whatever its line holds: zero times infinity is NaN.
+template <class E, class Product, int Dim, int Columns>
+WINDOW_MATMUL_DEVICE void accumulate_what_counts(typename Product::Sums& sums, const typename Product::Scores& s, std::uint32_t tile) {
+  const int lane = lane_index();
+  WINDOW_MATMUL_NO_UNROLL
+  for (int c = 0; c < Columns; ++c) {
+    typename Product::Sum weight[2] = {0, 0};
+    WINDOW_MATMUL_UNROLL
+    for (int n = 0; n < Columns / 4; ++n) {
+      WINDOW_MATMUL_UNROLL
+      for (int h = 0; h < 2; ++h)
+        if (n == c / 8 * 2 + c % 2) weight[h] = s[n / 2][2 * h + n % 2];
+    }
+    WINDOW_MATMUL_UNROLL
+    for (auto& w : weight) w = shuffle(w, (lane & ~3) + c % 8 / 2);
+    WINDOW_MATMUL_UNROLL
+    for (int n = 0; n < Dim / 4; ++n) {
+      constexpr int kPerChunk = 16 / sizeof(E);
+      const int column = Product::column_of(n);
+      const auto at =
+          chunk_offset<Dim* int{sizeof(E)}>(c, column / kPerChunk) + static_cast<std::uint32_t>(column % kPerChunk * int{sizeof(E)});
+      const typename Product::Sum value = widen(load_shared<E>(tile + at));
+      WINDOW_MATMUL_UNROLL
+      for (int h = 0; h < 2; ++h)
+        if (weight[h] != 0) sums[n / 2][2 * h + n % 2] = fused_multiply_add(weight[h], value, sums[n / 2][2 * h + n % 2]);
+    }
+  }
+}
+
 template <class E, int Dim>
 struct AttentionShape {
   static constexpr int kLine = Dim * int{sizeof(E)};  // bytes
