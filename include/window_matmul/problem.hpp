@@ -108,6 +108,12 @@ struct AttentionArgs {
   TensorView d_q, d_k, d_v, d_bias, d_sinks;
 };
 
+// Memory of a GPU for the time of a call, from whoever calls; `take` may throw. Nothing where null: then what needs some is refused.
+struct DeviceMemory {
+  void* (*take)(void* context, std::size_t bytes) = nullptr;  // aligned to 16 bytes
+  void* context = nullptr;
+};
+
 struct Args {  // WHERE
   TensorView x, y, out;  // as the table of Op says; leading dims (..., heads) equal, missing ones expanded with stride 0
   AttentionArgs attention;  // the attention ops use these instead
@@ -115,6 +121,7 @@ struct Args {  // WHERE
   RunStats* stats = nullptr;  // may be null
   const DeviceInfo* device = nullptr;  // that of the tensors
   void* stream = nullptr;              // of a GPU: a cudaStream_t of the current device; the call only enqueues
+  DeviceMemory memory = {};            // likewise, ordered by the stream
 };
 
 // A batch entry, or a packed sequence: its rows of the tensors and the band over them, without dilation.
