@@ -39,6 +39,7 @@ struct AttentionOptions {
   bool global_queries = false;   // the symmetric rule holds in some sequence: a global token's query sees every key
   std::vector<index_t> cu_q = {}, cu_k = {};  // packed sequences; empty: `batch` sequences of Lq queries
   std::vector<index_t> key_lengths = {}, shifts = {};  // of each of these; empty: those of the band
+  bool packed_there = false;  // packed sequences, whose bounds a GPU alone knows
   bool aligns_last = false;  // key_lengths on a GPU, without offsets: the last query with the last key of its entry
   friend bool operator==(const AttentionOptions&, const AttentionOptions&) = default;
 };

@@ -39,6 +39,8 @@ std::vector<Launch> launches_of(const Problem& problem, const Args& args);
 // The same of fused attention (plan_attention.cpp): a launch for each run of neighbouring heads with one dilation.
 bool supports_attention(const Problem& problem, const Device& device, std::string* why_not);
 Plan configure_attention(const Problem& problem, const Device& device);
-std::vector<AttentionLaunch> attention_launches_of(const Problem& problem, const AttentionArgs& args);
+std::vector<AttentionLaunch> attention_launches_of(const Problem& problem, const AttentionArgs& args, void* workspace);
+// Bytes of the GPU's memory that they need besides.
+std::size_t attention_workspace(const Problem& problem);
 
 }  // namespace window_matmul::cuda

@@ -63,8 +63,25 @@ AttentionLaunch launch_of(const Problem& p, const AttentionArgs& args) {
   set_sequences(p, args, &launch);
   set_options(p, args, &launch);
   launch.dim = p.dim, launch.value_dim = p.attention.value_dim, launch.group = p.heads / p.attention.kv_heads;
+  launch.all_heads = p.heads;
   launch.q = strided(args.q), launch.k = strided(args.k), launch.v = strided(args.v);
   launch.out = strided(args.out), launch.lse = strided(args.lse);
+  return launch;
+}
+
+// Few queries: so many parts of the keys. By the shapes of an entry alone, so that it has the same bits in any batch and on any GPU.
+index_t splits_of(const Problem& p) {
+  constexpr index_t kFewQueries = 16, kKeysOfPart = 512, kMostParts = 32;
+  if (p.band.rows > kFewQueries || p.attention.packed_there) return 1;
+  const index_t sides = smaller(p.band.left, p.band.cols) + smaller(p.band.right, p.band.cols) + p.band.rows;
+  const index_t seen = p.attention.global_mask || p.attention.global_queries ? p.band.cols : smaller(p.band.cols, sides);
+  return clamp(ceil_div(seen, kKeysOfPart), 1, kMostParts);
+}
+
+// A warp joins the parts of a row.
+AttentionLaunch join_of(AttentionLaunch launch) {
+  launch.kernel = AttentionKernel::join;
+  launch.items = ceil_div(launch.sequences * launch.all_heads * launch.band.rows, kThreads / 32);
   return launch;
 }
 
@@ -102,16 +119,23 @@ Plan configure_attention(const Problem& p, const Device& device) {
   return plan;
 }
 
-std::vector<AttentionLaunch> attention_launches_of(const Problem& p, const AttentionArgs& args) {
+std::size_t attention_workspace(const Problem& p) {
+  const index_t splits = splits_of(p), sum = p.dtype == DType::f64 ? 8 : 4;
+  return splits == 1 ? 0 : static_cast<std::size_t>(p.batch * p.heads * p.band.rows * splits * (p.attention.value_dim + 2) * sum);
+}
+
+std::vector<AttentionLaunch> attention_launches_of(const Problem& p, const AttentionArgs& args, void* workspace) {
   if (p.batch == 0 || p.heads == 0 || p.band.rows == 0) return {};
   std::vector<AttentionLaunch> launches;
   AttentionLaunch launch = launch_of(p, args);
+  launch.splits = splits_of(p), launch.partial = reinterpret_cast<std::uintptr_t>(workspace);
   for (index_t head = 0; head < p.heads; head += launch.heads) {
     launch.dilation = p.dilation_of(head), launch.first_head = head, launch.heads = 1;
     while (head + launch.heads < p.heads && p.dilation_of(head + launch.heads) == launch.dilation) ++launch.heads;
     set_items(launch);
     launches.push_back(launch);
   }
+  if (launch.splits > 1) launches.push_back(join_of(launch));
   return launches;
 }
 

@@ -1,6 +1,9 @@
 // src/cuda/arch/emulated.cpp: launching a plan's kernel in the emulation.
 #include "cuda/arch/emulated.hpp"
 
+#include <cmath>
+#include <vector>
+
 #include "cuda/arch/emulate.hpp"
 #include "cuda/kernels/elements.hpp"
 #include "task.hpp"
@@ -35,16 +38,29 @@ void add_inputs(const Problem& problem, const AttentionArgs& a, GlobalMemory& gl
     add_numbers(*numbers, name, global);
 }
 
+// What one kernel writes the next may read: each sees the memory in its own way.
 Report run_attention(const Problem& problem, const Plan& plan, const AttentionArgs& args, const Run& run) {
   Report report;
-  GlobalMemory global(report);
-  add_inputs(problem, args, global);
-  for (const auto& [tensor, name] : {std::pair{&args.out, "out"}, {&args.lse, "lse"}})
-    if (tensor->data != nullptr) global.add(*tensor, true, name);
-  for (const AttentionLaunch& launch : attention_launches_of(problem, args)) {
-    const index_t blocks = smaller(launch.items, run.max_blocks > 0 ? run.max_blocks : plan.max_blocks);
-    with_element(plan, [&]<class E>() { emulate_attention<E>(plan, launch, blocks, global, report, {run.seed, run.count_traffic}); });
+  const std::size_t bytes = attention_workspace(problem);
+  std::vector<double> workspace(bytes / sizeof(double) + 1, std::nan(""));
+  const std::vector<AttentionLaunch> launches = attention_launches_of(problem, args, workspace.data());
+  std::int64_t sectors = 0;
+  for (std::size_t first = 0, next = 0; first < launches.size(); first = next) {
+    const AttentionKernel kernel = launches[first].kernel;
+    GlobalMemory global(report);
+    add_inputs(problem, args, global);
+    const bool is_last = launches.back().kernel == kernel;
+    if (bytes > 0) global.add(reinterpret_cast<std::uintptr_t>(workspace.data()), bytes, !is_last, "workspace");
+    for (const auto& [tensor, name] : {std::pair{&args.out, "out"}, {&args.lse, "lse"}})
+      if (is_last && tensor->data != nullptr) global.add(*tensor, true, name);
+    for (next = first; next < launches.size() && launches[next].kernel == kernel; ++next) {
+      const AttentionLaunch& launch = launches[next];
+      const index_t blocks = smaller(launch.items, run.max_blocks > 0 ? run.max_blocks : plan.max_blocks);
+      with_element(plan, [&]<class E>() { emulate_attention<E>(plan, launch, blocks, global, report, {run.seed, run.count_traffic}); });
+    }
+    sectors += global.distinct_sectors();
   }
+  report.sectors_distinct = sectors;
   return report;
 }
 

@@ -8,7 +8,9 @@ namespace window_matmul::cuda {
 int run_on_gpu(const Problem& problem, const Plan& plan, const Args& args, void* stream) {
   int error = 0;
   if (is_attention(problem.op)) {
-    for (const AttentionLaunch& launch : attention_launches_of(problem, args.attention))
+    const std::size_t bytes = attention_workspace(problem);
+    void* workspace = bytes > 0 ? args.memory.take(args.memory.context, bytes) : nullptr;
+    for (const AttentionLaunch& launch : attention_launches_of(problem, args.attention, workspace))
       with_element(plan, [&]<class E>() {
         if (error == 0) error = enqueue_attention<E>(plan, launch, stream);
       });

@@ -9,6 +9,7 @@
 //   shared memory   q, 128 lines | k, a tile for each stage | v, likewise      (AttentionShape)
 #pragma once
 
+#include "cuda/kernels/attention/results.cuh"
 #include "cuda/kernels/attention/walk.cuh"
 
 namespace window_matmul::cuda {
@@ -67,6 +68,7 @@ struct AttentionForward {
   const int first_row = warp_index() * kWarpRows;
   const index_t kv_head = item.head / launch.group;
   Walk<false, kColumns> walk{launch, item, {}};
+  const AttentionResults<E, Sum> results{launch, item};
   RunningSoftmax<Sum> softmax{};
   typename Product::Sums sums{};
   bool careful = false;  // a second time: some sum was not finite
@@ -188,37 +190,32 @@ struct AttentionForward {
     return any;
   }
 
+  WINDOW_MATMUL_DEVICE index_t row_of(int h) const { return item.first + first_row + lane_index() / 4 + 8 * h; }
+
   // ---- results ------------------------------------------------------------------------------------------------------------------------
 
-  // What sums of weights times v are multiplied with: the softmax's denominator has the sink, and sees no dropout.
-  WINDOW_MATMUL_DEVICE Sum share_of(Sum highest, Sum total) const {
-    if (total == 0) return 0;
-    Sum weight = 1, own = 0;
-    if (launch.sinks.address != 0) {
-      const Sum sink = extra_at<E, Sum>(launch.sinks.address, times(item.head, launch.sinks.head), launch.sinks_are_f32) * Sum(kLog2E);
-      const Sum top = maximum(highest, sink);
-      weight = power_of_two(highest - top), own = sink == top ? Sum{1} : power_of_two(sink - top);
-    }
-    return static_cast<Sum>(launch.gain) * weight / fused_multiply_add(total, weight, own);
-  }
-  WINDOW_MATMUL_DEVICE void store_lse(index_t row, Sum highest, Sum total) const {
-    if (launch.lse.address == 0 || lane_index() % 4 != 0 || !item.rows.contains(row)) return;
-    const bool sees = total != 0;
-    const std::uintptr_t at = address_of(rows_of_item(launch.lse, item, item.head, sizeof(Sum)), row, 0, sizeof(Sum));
-    const Sum natural = sees ? highest * static_cast<Sum>(kLn2) : minus_infinity<Sum>(), rest = sees ? logarithm(total) : Sum{0};
-    store_global(at, launch.split_lse ? natural : natural + rest);
-    if (launch.split_lse) store_global(at + std::uintptr_t(launch.lse.column) * sizeof(Sum), rest);
-  }
   template <class Out>
   WINDOW_MATMUL_DEVICE void store() const {
     const Operand out = rows_of_item(launch.out, item, item.head, sizeof(Out));
     const std::uintptr_t alignment = alignment_of(rows_of(out, item.first, 0, sizeof(Out)), sizeof(Out));
     Product::template for_each_run<Out>(sums, [&](int h, int column, const Rounded<Out>& run) {
-      const index_t row = item.first + first_row + lane_index() / 4 + 8 * h;
+      const index_t row = row_of(h);
       const Range seen = Range{0, launch.value_dim - column}.intersect({0, Rounded<Out>::kCount});
       if (!item.rows.contains(row) || seen.empty()) return;
       store_run<Out>(address_of(out, row, column, sizeof(Out)), launch.out.column, alignment, seen, run);
     });
+  }
+  // Decoding: these keys are not all of them.
+  WINDOW_MATMUL_DEVICE void store_part(int h, Sum highest, Sum total) const {
+    const index_t row = row_of(h);
+    if (!item.rows.contains(row)) return;
+    WINDOW_MATMUL_UNROLL
+    for (int n = 0; n < Dim / 4; ++n)
+      if (const int column = Product::column_of(n); column < launch.value_dim)
+        store_global(results.part_at(row, item.split, column), sums[n / 2][2 * h + n % 2]);
+    if (lane_index() % 4 != 0) return;
+    store_global(results.part_at(row, item.split, launch.value_dim), highest);
+    store_global(results.part_at(row, item.split, launch.value_dim + 1), total);
   }
   WINDOW_MATMUL_DEVICE void finish() {
     const Sum factor = Options ? Sum{1} : static_cast<Sum>(launch.scale * kLog2E);
@@ -226,9 +223,14 @@ struct AttentionForward {
     WINDOW_MATMUL_UNROLL
     for (int h = 0; h < 2; ++h) {
       const Sum total = softmax.of_four(softmax.total[h], true), highest = softmax.offset(h, factor);
-      share[h] = share_of(highest, total);
-      store_lse(item.first + first_row + lane_index() / 4 + 8 * h, highest, total);
+      if (launch.splits > 1) {
+        store_part(h, highest, total);
+        continue;
+      }
+      share[h] = results.share_of(highest, total);
+      if (lane_index() % 4 == 0 && item.rows.contains(row_of(h))) results.store_lse(row_of(h), highest, total);
     }
+    if (launch.splits > 1) return;
     scale_rows(sums, share);
     if constexpr (sizeof(E) == 2) {
       if (launch.wide_out) return store<float>();

@@ -8,7 +8,7 @@
 //   attention/product.cuh   products of a warp: 16 rows x the columns of a tile, sums in registers; 16 rows x the head dim
 //   attention/scores.cuh    phases on the scores that a warp holds: scale and cap, bias, masks, dropout
 //   attention/walk.cuh      which tiles of columns an item visits: those of the band, then those of global tokens
-//   attention/forward.cuh   the forward kernel; backward_*.cuh: the backward ones
+//   attention/forward.cuh   the forward kernel; join.cuh: where its keys were cut into parts; backward_*.cuh: the backward ones
 //
 // Rows are queries and columns keys; for a kernel that walks queries for each key (ByKeys) the other way round.
 #pragma once
@@ -39,7 +39,7 @@ struct TokenSet {
 };
 
 // Which kernel takes a launch.
-enum class AttentionKernel : std::uint8_t { forward, backward_queries, backward_keys };
+enum class AttentionKernel : std::uint8_t { forward, join, backward_queries, backward_keys };
 
 struct AttentionLaunch {
   AttentionKernel kernel = AttentionKernel::forward;
@@ -49,6 +49,7 @@ struct AttentionLaunch {
   index_t sequences = 1;         // entries of the batch, or packed sequences
   bool packed = false;
   index_t first_head = 0, heads = 1, group = 1;  // query heads of this launch; query heads of a key/value head
+  index_t all_heads = 1;         // of the tensors
   index_t splits = 1;            // decoding: the keys of a row are cut into so many items
   index_t items = 0;
 
