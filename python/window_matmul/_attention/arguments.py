@@ -24,8 +24,8 @@ from .._band.arguments import (
     check_strided,
     precision_of,
 )
-from .._integers import as_flag as as_flag
 from .._band.ops import HIGH
+from .._integers import as_flag as as_flag
 from .ops import HEADS_INSIDE, HIGH_PRECISION, WIDE_OUT
 
 _SEEDS = (1 << 63) - 1

@@ -96,9 +96,11 @@ struct AttentionForward {
       return walk.columns.contains(tile.first + c);
     }
   }
-  WINDOW_MATMUL_DEVICE void load(const ColumnTile& tile, std::uint32_t stage) const {
-    load_columns(launch.k, launch.dim, tile, kFirstK + stage * Shape::kBytesColumns);
-    load_columns(launch.v, launch.value_dim, tile, kFirstV + stage * Shape::kBytesColumns);
+  WINDOW_MATMUL_DEVICE void load_k(const ColumnTile& tile, std::uint32_t stage) const {
+    if (!walk.is_end(tile)) load_columns(launch.k, launch.dim, tile, kFirstK + stage * Shape::kBytesColumns);
+  }
+  WINDOW_MATMUL_DEVICE void load_v(const ColumnTile& tile, std::uint32_t stage) const {
+    if (!walk.is_end(tile)) load_columns(launch.v, launch.value_dim, tile, kFirstV + stage * Shape::kBytesColumns);
   }
 
   // From products to scores. Returns what takes them to units of log 2.
@@ -113,12 +115,8 @@ struct AttentionForward {
     return Options ? Sum{1} : static_cast<Sum>(launch.scale * kLog2E);
   }
 
-  WINDOW_MATMUL_DEVICE void add(const ColumnTile& tile, std::uint32_t stage) {
-    const Frame<false> frame{item, tile, first_row};
-    const Groups groups = frame.groups(kColumns);
-    if (groups.empty()) return;
-    typename Product::Scores s;
-    Product::multiply(s, 0, first_row, kFirstK + stage * Shape::kBytesColumns, int(launch.dim), groups);
+  // Scores to weights; earlier sums are brought to the new maximum.
+  WINDOW_MATMUL_DEVICE void weigh(typename Product::Scores& s, const Frame<false>& frame) {
     const Sum factor = score(s, frame);
     Sum rescale[2];
     softmax.take(s, factor, rescale);
@@ -126,7 +124,8 @@ struct AttentionForward {
     if constexpr (Options) {
       if (launch.threshold != 0) for_each_dropped(s, launch, frame, item.head, seed, [](Sum& weight) { weight = 0; });
     }
-    const std::uint32_t values = kFirstV + stage * Shape::kBytesColumns;
+  }
+  WINDOW_MATMUL_DEVICE void accumulate(const typename Product::Scores& s, std::uint32_t values, const Groups& groups) {
     if (careful)
       accumulate_what_counts<E, Product, Dim, kColumns>(sums, s, values);
     else
@@ -146,25 +145,37 @@ struct AttentionForward {
     finish();
   }
 
+  // Two stages: the next tiles of k and v are on their way while these are multiplied. One: the next of k while the softmax is taken and v
+  // multiplied, this one's v while k is.
   WINDOW_MATMUL_DEVICE void add_all() {
     ColumnTile tile = walk.first();
     std::uint32_t stage = 0;
-    if (kStages == 2 && !walk.is_end(tile)) load(tile, stage);
+    load_k(tile, 0);
+    if constexpr (kStages == 2) load_v(tile, 0);
     commit_copies();
     WINDOW_MATMUL_NO_UNROLL
     while (!walk.is_end(tile)) {
       const ColumnTile next = walk.after(tile);
-      if constexpr (kStages == 2) {
-        if (!walk.is_end(next)) load(next, stage ^ 1);
-        commit_copies();
-        wait_copies<1>();
-      } else {
-        load(tile, 0);
-        commit_copies();
-        wait_copies<0>();
-      }
+      const Frame<false> frame{item, tile, first_row};
+      const Groups groups = frame.groups(kColumns);
+      if constexpr (kStages == 2) load_k(next, stage ^ 1);
+      load_v(kStages == 2 ? next : tile, kStages == 2 ? stage ^ 1 : 0);
+      commit_copies();
+      wait_copies<1>();
       sync_threads();
-      add(tile, stage);
+      typename Product::Scores s;
+      if (!groups.empty()) Product::multiply(s, 0, first_row, kFirstK + stage * Shape::kBytesColumns, int(launch.dim), groups);
+      if constexpr (kStages == 1) {
+        sync_threads();
+        load_k(next, 0);
+        commit_copies();
+      }
+      if (!groups.empty()) weigh(s, frame);
+      if constexpr (kStages == 1) {
+        wait_copies<1>();
+        sync_threads();
+      }
+      if (!groups.empty()) accumulate(s, kFirstV + stage * Shape::kBytesColumns, groups);
       sync_threads();
       tile = next;
       if constexpr (kStages == 2) stage ^= 1;
