@@ -137,7 +137,7 @@ def _as_real(name: str, value: object, need: str) -> float:
 
 
 def as_form(q: Tensor, out_dtype: object) -> int:
-    """How the results are to be: laid out as q is, and in the sums' dtype where that is asked for; on a GPU with torch's precision of fp32."""
+    """How the results are to be: laid out as q is, in the sums' dtype where that is asked for, on a GPU with torch's precision."""
     inside = HEADS_INSIDE if q.stride(1) < q.stride(2) else 0
     if not q.is_cpu and precision_of(q) == HIGH:
         inside |= HIGH_PRECISION
