@@ -82,9 +82,11 @@ struct AttentionForward {
   WINDOW_MATMUL_DEVICE void load_columns(const Strided& m, index_t width, const ColumnTile& tile, std::uint32_t to) const {
     const Operand columns =
         Options && tile.beyond ? column_positions_of(m, item, kv_head, sizeof(E)) : columns_of_item(m, item, kv_head, sizeof(E));
+    const Source source = rows_of(columns, tile.first, 0, sizeof(E));
+    if (is_whole(tile) && width == Dim && alignment_of(source, sizeof(E)) == 16)
+      return load_whole_tile<E, kColumns, Shape::kLine>(to, source);
     load_tile<E, kColumns, Shape::kLine>(
-        to, rows_of(columns, tile.first, 0, sizeof(E)), [&](int c) { return is_seen(tile, c) ? Range{0, width} : Range{}; },
-        [](int c) { return c; });
+        to, source, [&](int c) { return is_seen(tile, c) ? Range{0, width} : Range{}; }, [](int c) { return c; });
   }
   // What is hidden from everybody is a line of zeros, whatever it holds.
   WINDOW_MATMUL_DEVICE bool is_seen(const ColumnTile& tile, int c) const {
@@ -95,6 +97,9 @@ struct AttentionForward {
     } else {
       return walk.columns.contains(tile.first + c);
     }
+  }
+  WINDOW_MATMUL_DEVICE bool is_whole(const ColumnTile& tile) const {
+    return !(Options && (tile.beyond || launch.key_mask.is_used())) && tile.first + kColumns <= walk.columns.end;
   }
   WINDOW_MATMUL_DEVICE void load_k(const ColumnTile& tile, std::uint32_t stage) const {
     if (!walk.is_end(tile)) load_columns(launch.k, launch.dim, tile, kFirstK + stage * Shape::kBytesColumns);
