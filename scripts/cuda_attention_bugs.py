@@ -1,6 +1,7 @@
 # scripts/cuda_attention_bugs.py: bugs of fused attention on CUDA, for inject_cuda_bugs.py: name, file, the right text and the wrong one.
-FORWARD, SCORES, ITEM, WALK, PRODUCT, RESULTS, JOIN = (
-    f"src/cuda/kernels/attention/{name}.cuh" for name in ("forward", "scores", "item", "walk", "product", "results", "join")
+FORWARD, SCORES, ITEM, WALK, PRODUCT, CAREFUL, RESULTS, JOIN = (
+    f"src/cuda/kernels/attention/{name}.cuh"
+    for name in ("forward", "scores", "item", "walk", "product", "careful_product", "results", "join")
 )
 
 FORWARD_BUGS = [
@@ -28,7 +29,7 @@ FORWARD_BUGS = [
         "highest[h] * factor",
     ),
     ("attention: keys of the wrong head", FORWARD, "item.head / launch.group", "item.head"),
-    ("attention: weights of zero counted", PRODUCT, "if (weight[h] != 0) sums", "sums"),
+    ("attention: weights of zero counted", CAREFUL, "if (weight[h] != 0) sums[n", "sums[n"),
     ("attention: a key too many on the left", SCORES, "column < low ||", "column + 1 < low ||"),
     ("attention: a key too many on the right", SCORES, "|| column >= high", "|| column > high"),
     ("attention: the band's edge not masked", SCORES, "!item.part.keys_all(of).contains(", "!item.part.keys_any(of).contains("),

@@ -9,6 +9,7 @@
 //   shared memory   q, 128 lines | k, a tile for each stage | v, likewise      (AttentionShape)
 #pragma once
 
+#include "cuda/kernels/attention/careful_product.cuh"
 #include "cuda/kernels/attention/results.cuh"
 #include "cuda/kernels/attention/walk.cuh"
 
@@ -130,9 +131,9 @@ struct AttentionForward {
       if (launch.threshold != 0) for_each_dropped(s, launch, frame, item.head, seed, [](Sum& weight) { weight = 0; });
     }
   }
-  WINDOW_MATMUL_DEVICE void accumulate(const typename Product::Scores& s, std::uint32_t values, const Groups& groups) {
+  WINDOW_MATMUL_DEVICE void accumulate(typename Product::Scores& s, std::uint32_t values, const Groups& groups) {
     if (careful)
-      accumulate_what_counts<E, Product, Dim, kColumns>(sums, s, values);
+      accumulate_what_counts<E, Product, Dim>(sums, s, values);
     else
       Product::accumulate(sums, s, values, int(launch.value_dim), groups);
   }

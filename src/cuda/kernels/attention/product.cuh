@@ -43,6 +43,23 @@ WINDOW_MATMUL_DEVICE void scale_rows(Sum (&sums)[Fragments][4], const Sum (&fact
   }
 }
 
+// f(scores of a fragment, its number), one after another in one piece of code, for phases that take many instructions a score. Registers
+// have no numbers at run time, so the fragments move up by one each time.
+template <class Sum, int Fragments, class F>
+WINDOW_MATMUL_DEVICE void for_each_fragment(Sum (&s)[Fragments][4], F&& f) {
+  WINDOW_MATMUL_NO_UNROLL
+  for (int fragment = 0; fragment < Fragments; ++fragment) {
+    f(s[0], fragment);
+    WINDOW_MATMUL_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const Sum first = s[0][i];
+      WINDOW_MATMUL_UNROLL
+      for (int next = 1; next < Fragments; ++next) s[next - 1][i] = s[next][i];
+      s[Fragments - 1][i] = first;
+    }
+  }
+}
+
 // Of tiles whose lines have Dim elements.
 template <class E, int Dim, int Columns>
 struct TensorCoreWarp {
@@ -249,35 +266,6 @@ template <int Dim, int Columns>
 struct WarpProduct<float, Dim, Columns> : PlainWarp<float, Dim, Columns> {};
 template <int Dim, int Columns>
 struct WarpProduct<double, Dim, Columns> : PlainWarp<double, Dim, Columns> {};
-
-// The same as accumulate, but a weight of zero leaves out whatever its line holds: zero times infinity is NaN.
-template <class E, class Product, int Dim, int Columns>
-WINDOW_MATMUL_DEVICE void accumulate_what_counts(typename Product::Sums& sums, const typename Product::Scores& s, std::uint32_t tile) {
-  const int lane = lane_index();
-  WINDOW_MATMUL_NO_UNROLL
-  for (int c = 0; c < Columns; ++c) {
-    typename Product::Sum weight[2] = {0, 0};
-    WINDOW_MATMUL_UNROLL
-    for (int n = 0; n < Columns / 4; ++n) {
-      WINDOW_MATMUL_UNROLL
-      for (int h = 0; h < 2; ++h)
-        if (n == c / 8 * 2 + c % 2) weight[h] = s[n / 2][2 * h + n % 2];
-    }
-    WINDOW_MATMUL_UNROLL
-    for (auto& w : weight) w = shuffle(w, (lane & ~3) + c % 8 / 2);
-    WINDOW_MATMUL_UNROLL
-    for (int n = 0; n < Dim / 4; ++n) {
-      constexpr int kPerChunk = 16 / sizeof(E);
-      const int column = Product::column_of(n);
-      const auto at =
-          chunk_offset<Dim* int{sizeof(E)}>(c, column / kPerChunk) + static_cast<std::uint32_t>(column % kPerChunk * int{sizeof(E)});
-      const typename Product::Sum value = widen(load_shared<E>(tile + at));
-      WINDOW_MATMUL_UNROLL
-      for (int h = 0; h < 2; ++h)
-        if (weight[h] != 0) sums[n / 2][2 * h + n % 2] = fused_multiply_add(weight[h], value, sums[n / 2][2 * h + n % 2]);
-    }
-  }
-}
 
 template <class E, int Dim>
 struct AttentionShape {
