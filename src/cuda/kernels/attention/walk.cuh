@@ -48,6 +48,7 @@ struct Walk {
   WINDOW_MATMUL_DEVICE bool is_end(const ColumnTile& tile) const { return tile.beyond && tile.first >= beyond_end; }
   // Of no tile: the one after it is the first.
   WINDOW_MATMUL_DEVICE ColumnTile before_first() const { return {columns.begin - Columns, false}; }
+  WINDOW_MATMUL_DEVICE ColumnTile first() const { return after(before_first()); }
   WINDOW_MATMUL_DEVICE ColumnTile after(const ColumnTile& tile) const {
     if (!tile.beyond && tile.first + Columns < columns.end) return {tile.first + Columns, false};
     return from_beyond(tile.beyond ? tile.first + Columns : beyond_begin);
