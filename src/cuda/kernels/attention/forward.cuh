@@ -145,7 +145,7 @@ struct AttentionForward {
       softmax = {};
       clear(sums);
       add_all();
-    } while (!careful && (careful = any_in_block(!is_all_finite())));
+    } while (!careful && (careful = any_in_block(!are_finite(sums))));
     if (careful) sync_threads();
     finish();
   }
@@ -188,12 +188,6 @@ struct AttentionForward {
     wait_copies<0>();
   }
 
-  WINDOW_MATMUL_DEVICE bool is_all_finite() const {
-    bool finite = true;
-    WINDOW_MATMUL_UNROLL
-    for (const auto& fragment : sums) finite = finite && all_finite(fragment);
-    return finite;
-  }
   // Where the tiles of keys were, which nobody reads any more.
   WINDOW_MATMUL_DEVICE static bool any_in_block(bool mine) {
     const bool of_warp = any_of(kWarp, [&](index_t) { return mine; });
