@@ -7,6 +7,7 @@
 
 #include "launch.hpp"
 #include "validate_attention.hpp"
+#include "window_matmul/backends.hpp"
 
 namespace window_matmul {
 namespace {
@@ -100,11 +101,31 @@ class Outside {
   std::vector<TensorView> zeros_, unseen_;
 };
 
+// Numbers that differ from sequence to sequence are where the tensors are, or none can read them without waiting for the other.
+std::string misplaced_numbers(const AttentionInputs& in, bool on_gpu) {
+  const bool here = !in.cu_q.empty() || !in.cu_k.empty() || !in.key_lengths.empty() || !in.query_offsets.empty();
+  const bool there = in.there.any_of_sequences() || in.there.dropout_seed.data != nullptr;
+  if (on_gpu && here) return "cu_q, cu_k, key_lengths and query_offset of tensors on a GPU need to be there too";
+  if (!on_gpu && there) return "numbers on a GPU (AttentionNumbers) need tensors there";
+  return "";
+}
+
+// On a GPU kernels write all that is to be written.
+bool is_nothing_to_write(const AttentionCall& call, const Problem& p) {
+  if (p.batch == 0 || p.heads == 0) return true;
+  return p.band.rows == 0 && (call.op() == Op::attention || p.band.cols == 0);
+}
+
 Status run(const AttentionCall& call, const RunOptions& options) {
   if (options.stats != nullptr) *options.stats = {};
   Problem problem;
   Args args;
   if (Status status = validate(call, &problem, &args); !status.ok()) return status;
+  const bool on_gpu = options.device != nullptr && options.device->kind == DeviceInfo::Kind::cuda;
+  if (const std::string e = misplaced_numbers(call.in, on_gpu); !e.empty())
+    return {StatusCode::invalid_argument, std::string(name_of(call.op())) + ": " + e};
+  if (problem.dtype == DType::f32) problem.precision = options.precision;
+  if (on_gpu) return launch(problem, args, options, is_nothing_to_write(call, problem));
   const bool nothing_to_see = problem.batch == 0 || problem.heads == 0 || problem.band.rows == 0 || problem.band.cols == 0;
   Status status = launch(problem, args, options, nothing_to_see);
   if (status.ok() && nothing_to_see) write_nothing_seen(call);

@@ -112,6 +112,28 @@ std::string wrong_lengths_and_offsets(const AttentionInputs& in, const Sizes& n)
   return wrong_entries("query_offset", in.query_offsets, n, {-kUnbounded, kUnbounded + 1}, "from -2^60 to 2^60");
 }
 
+// Of the numbers that a GPU alone knows, what can be said without them.
+std::string wrong_numbers_there(const AttentionInputs& in, const Sizes& n) {
+  const AttentionNumbers& there = in.there;
+  const auto wrong_count = [&](const char* name, const NumbersView& of) {
+    if (of.data == nullptr || of.count == n.b) return std::string();
+    return std::string(name) + " has " + text(of.count) + " values; it needs one for each of the " + text(n.b) + " entries of the batch";
+  };
+  if (!there.any_of_sequences()) return "";
+  if ((there.cu_q.data == nullptr) != (there.cu_k.data == nullptr) || there.cu_q.count != there.cu_k.count)
+    return "cu_q and cu_k need to be given together, with as many values";
+  if (there.cu_q.data != nullptr) {
+    if (there.cu_q.count < 1) return "cu_q has no values; it needs one more than there are sequences";
+    if (n.b != 1) return "q " + shape_text(in.q) + ": dim 0 needs to be 1 where sequences are packed (cu_q)";
+    if (there.key_lengths.data != nullptr || there.query_offsets.data != nullptr || in.window.query_offset)
+      return "key_lengths and query_offset need to be left out where sequences are packed (cu_q)";
+  }
+  if (there.query_offsets.data != nullptr && in.window.query_offset)
+    return "query_offset is " + text(*in.window.query_offset) + " for all entries; it needs to be left out beside one for each";
+  const std::string e = wrong_count("key_lengths", there.key_lengths);
+  return e.empty() ? wrong_count("query_offset", there.query_offsets) : e;
+}
+
 std::string wrong_bias_dtype(const char* name, const TensorView& t, DType dtype) {
   if (t.dtype == dtype || t.dtype == DType::f32) return "";
   return std::string(name) + " is " + name_of(t.dtype) + "; it needs float32 or the dtype of q, " + name_of(dtype);
@@ -148,6 +170,7 @@ std::string wrong_inputs(const AttentionInputs& in, const Sizes& n) {
   if (e.empty()) e = wrong_numbers(in, n);
   if (e.empty()) e = wrong_packing(in, n);
   if (e.empty()) e = wrong_lengths_and_offsets(in, n);
+  if (e.empty()) e = wrong_numbers_there(in, n);
   if (e.empty()) e = wrong_bias(in, n);
   if (e.empty()) e = wrong_sinks(in, n);
   if (e.empty()) e = wrong_mask("key_mask", in.key_mask, n);
@@ -219,7 +242,13 @@ void fill_band(const AttentionInputs& in, const Sizes& n, Problem* p) {
   a.cu_q = in.cu_q, a.cu_k = in.cu_k, a.key_lengths = in.key_lengths, a.shifts = in.query_offsets;
   if (a.shifts.empty() && !in.window.query_offset)
     for (const index_t length : a.key_lengths) a.shifts.push_back(length - n.lq);
+  a.packed_there = in.there.cu_q.data != nullptr;
+  a.aligns_last = in.there.key_lengths.data != nullptr && in.there.query_offsets.data == nullptr && !in.window.query_offset;
   if (is_given(in.bias)) return;
+  if (in.there.query_offsets.data != nullptr) {  // what can be seen from there is for the kernels to say
+    p->band.left = smaller(p->band.left, kUnbounded), p->band.right = smaller(p->band.right, kUnbounded);
+    return;
+  }
   Band longest = without_overhang(p->band);
   for (const index_t shift : a.shifts) {
     const Band other = without_overhang({n.lq, n.lk, in.window.left, in.window.right, shift});
@@ -251,13 +280,15 @@ void fill_options(const AttentionInputs& in, const Sizes& n, Problem* p) {
   if (is_given(in.bias)) a.bias = in.bias.rank == 2 ? AttentionOptions::Bias::per_slot : AttentionOptions::Bias::full;
   a.key_mask = in.key_mask.data != nullptr, a.sinks = is_given(in.sinks), a.global_mask = in.global_mask.data != nullptr;
   a.global_tokens = smaller(in.global_tokens, n.lk);
-  a.global_queries = (a.global_mask || a.global_tokens > 0) && p->band.right > 0 && has_sequence_of_aligned_keys(*p);
+  a.global_queries =
+      (a.global_mask || a.global_tokens > 0) && p->band.right > 0 && (in.there.any_of_sequences() || has_sequence_of_aligned_keys(*p));
 }
 
 void fill_args(const AttentionCall& call, const Sizes& n, AttentionArgs* a) {
   const AttentionInputs& in = call.in;
   a->q = in.q, a->k = in.k, a->v = in.v, a->sinks = in.sinks;
   a->key_mask = in.key_mask, a->global_mask = in.global_mask, a->dropout_seed = in.dropout_seed, a->dropout_places = in.dropout_places;
+  a->there = in.there;
   a->out = call.out, a->lse = call.lse;
   if (is_given(in.bias)) a->bias = expanded_bias(in.bias, n);
   if (call.gradients == nullptr) return;

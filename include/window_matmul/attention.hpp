@@ -32,6 +32,8 @@ struct AttentionInputs {
   // Of each entry of the batch; empty: all alike. Keys from key_lengths[b] on are not read, and have gradients 0; without an offset
   // the last query is aligned with key key_lengths[b] - 1. query_offsets stand for window.query_offset.
   std::vector<index_t> key_lengths{}, query_offsets{};
+  // The same, and dropout_seed, in the memory of a GPU, where the tensors are there. The values are not checked.
+  AttentionNumbers there{};
 };
 
 // out (B, H, Lq, Dv), q's dtype or f32 beside halves; lse (B, H, Lq), f32 (f64 for f64), natural logarithm without the sink; without data

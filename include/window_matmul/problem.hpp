@@ -39,6 +39,8 @@ struct AttentionOptions {
   bool global_queries = false;   // the symmetric rule holds in some sequence: a global token's query sees every key
   std::vector<index_t> cu_q = {}, cu_k = {};  // packed sequences; empty: `batch` sequences of Lq queries
   std::vector<index_t> key_lengths = {}, shifts = {};  // of each of these; empty: those of the band
+  bool packed_there = false;  // packed sequences, whose bounds a GPU alone knows
+  bool aligns_last = false;  // key_lengths on a GPU, without offsets: the last query with the last key of its entry
   friend bool operator==(const AttentionOptions&, const AttentionOptions&) = default;
 };
 
@@ -74,6 +76,22 @@ struct RunStats {  // what the kernels did; for tests of complexity
   index_t multiply_adds = 0;  // those executed, edge waste included
 };
 
+// int32 or int64 numbers in the memory of the tensors' device.
+struct NumbersView {
+  const void* data = nullptr;
+  bool wide = true;  // int64
+  index_t count = 0, stride = 1;
+};
+
+// What else the attention ops read where the tensors are on a GPU: nothing is read back, so the kernels alone know it, and cut it to what
+// exists.
+struct AttentionNumbers {
+  NumbersView cu_q, cu_k;  // one more than there are packed sequences
+  NumbersView key_lengths, query_offsets;  // of each entry
+  NumbersView dropout_seed;
+  bool any_of_sequences() const { return cu_q.data != nullptr || key_lengths.data != nullptr || query_offsets.data != nullptr; }
+};
+
 struct MaskView {  // (B, Lk) bytes, one a key, nonzero means true; packed sequences: (1, total_k)
   const std::uint8_t* data = nullptr;
   index_t batch_stride = 0, key_stride = 1;
@@ -91,11 +109,18 @@ struct DropoutPlaces {
 struct AttentionArgs {
   TensorView q, k, v, bias, sinks;
   MaskView key_mask, global_mask;
+  AttentionNumbers there;
   std::uint64_t dropout_seed = 0;
   DropoutPlaces dropout_places;
   TensorView out, lse;      // backward only reads them
   TensorView d_out, d_lse;  // backward
   TensorView d_q, d_k, d_v, d_bias, d_sinks;
+};
+
+// Memory of a GPU for the time of a call, from whoever calls; `take` may throw. Nothing where null: then what needs some is refused.
+struct DeviceMemory {
+  void* (*take)(void* context, std::size_t bytes) = nullptr;  // aligned to 16 bytes
+  void* context = nullptr;
 };
 
 struct Args {  // WHERE
@@ -105,6 +130,7 @@ struct Args {  // WHERE
   RunStats* stats = nullptr;  // may be null
   const DeviceInfo* device = nullptr;  // that of the tensors
   void* stream = nullptr;              // of a GPU: a cudaStream_t of the current device; the call only enqueues
+  DeviceMemory memory = {};            // likewise, ordered by the stream
 };
 
 // A batch entry, or a packed sequence: its rows of the tensors and the band over them, without dilation.

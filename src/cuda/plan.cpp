@@ -9,7 +9,6 @@ namespace {
 
 constexpr std::size_t kBytesX = 16 << 10, kBytesY = 8 << 10;  // of a stage; y: a panel
 constexpr std::size_t kStages = 2, kStepsKept = 4;  // band_out keeps the queries of so many steps of the head dim
-constexpr index_t kWaves = 64;  // blocks a multiprocessor takes one after another; the rest is taken in turn, without a new block
 
 bool refuse(std::string* why_not, const char* reason) {
   *why_not = reason;
@@ -63,15 +62,20 @@ Launch one_head(Launch launch, index_t head, std::uintptr_t element) {
 
 }  // namespace
 
+index_t most_blocks(const Device& device) {
+  constexpr index_t kWaves = 64;  // blocks a multiprocessor takes one after another; the rest is taken in turn, without a new block
+  return smaller(index_t{device.multiprocessors} * kWaves, 0x7fffffff);
+}
+
 bool supports(const Problem& problem, const Device& device, std::string* why_not) {
   if (device.major < 8) return refuse(why_not, "this GPU is older than compute capability 8.0");
-  if (is_attention(problem.op)) return refuse(why_not, "no CUDA kernel for fused attention yet");
-  return true;
+  return !is_attention(problem.op) || supports_attention(problem, device, why_not);
 }
 
 Plan configure(const Problem& problem, const Device& device) {
+  if (is_attention(problem.op)) return configure_attention(problem, device);
   Plan plan{problem.op, problem.dtype};
-  plan.max_blocks = smaller(index_t{device.multiprocessors} * kWaves, 0x7fffffff);
+  plan.max_blocks = most_blocks(device);
   if (is_softmax(problem.op)) {
     plan.lanes = lanes_of(problem);
     plan.shared_bytes = softmax_shared(plan.lanes, size_of(problem.dtype));

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/kernels/launch.hpp"
+#include "cuda/kernels/attention/launch.hpp"
 #include "window_matmul/problem.hpp"
 
 namespace window_matmul::cuda {
@@ -15,6 +15,8 @@ struct Device {  // passed in, never asked for here
   std::size_t shared_bytes_per_block = 99 << 10;  // with opt-in
 };
 
+index_t most_blocks(const Device& device);  // of a grid
+
 struct Plan {  // a pure function of Problem and Device
   Op op = Op::band_out;
   DType dtype = DType::f32;
@@ -22,6 +24,8 @@ struct Plan {  // a pure function of Problem and Device
   int panels = 1;                // band_in: 64 columns of the head dim are summed at a time, or 128
   int lanes = 0;                 // softmax: threads that share a row
   std::size_t shared_bytes = 0;  // of a block
+  int head_dim = 0;              // attention: what D and Dv are padded to, 64, 128 or 256
+  bool options = false;          // attention: any that asks something of single scores
   index_t max_blocks = 0;        // of a grid; blocks take further items in turn
   friend bool operator==(const Plan&, const Plan&) = default;
 };
@@ -31,5 +35,12 @@ Plan configure(const Problem& problem, const Device& device);  // needs supports
 
 // One launch, or one for each head where their dilations differ. None where there is nothing to write.
 std::vector<Launch> launches_of(const Problem& problem, const Args& args);
+
+// The same of fused attention (plan_attention.cpp): a launch for each run of neighbouring heads with one dilation.
+bool supports_attention(const Problem& problem, const Device& device, std::string* why_not);
+Plan configure_attention(const Problem& problem, const Device& device);
+std::vector<AttentionLaunch> attention_launches_of(const Problem& problem, const AttentionArgs& args, void* workspace);
+// Bytes of the GPU's memory that they need besides.
+std::size_t attention_workspace(const Problem& problem);
 
 }  // namespace window_matmul::cuda

@@ -28,6 +28,8 @@ struct AttentionCase {
   index_t global_tokens = 0;
   Shape cu_q = {}, cu_k = {};
   bool rounds_weights = false;    // to two bf16, before they are multiplied: the row of the table does so
+  bool narrows_weights = false;   // to one number of the dtype: likewise
+  bool splits_factors = false;    // products of fp32 are three of TF32: likewise
   Shape key_lengths = {}, query_offsets = {};  // of each entry
   bool wide_out = false;          // out and its gradient in f32 beside halves
   index_t elsewhere = 0;          // dropout takes places from another sequence; 0: its own
@@ -79,6 +81,8 @@ inline std::string text(const AttentionCase& c) {
   if (c.float_extras) s += " f32 extras";
   if (c.wide_out) s += " wide out";
   if (c.rounds_weights) s += " rounded weights";
+  if (c.narrows_weights) s += " narrow weights";
+  if (c.splits_factors) s += " split factors";
   if (c.key_mask) s += " key_mask";
   if (c.global_mask) s += " global_mask";
   if (c.global_tokens > 0) s += " global_tokens=" + number(c.global_tokens);

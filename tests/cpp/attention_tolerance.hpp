@@ -4,7 +4,8 @@
 // row of n keys by (n + 16) u more; the sum that it is divided by errs likewise: hence twice that. Every output is a sum of products of
 // such probabilities with given numbers: its error is at most the sum of their magnitudes times the relative error of the row that each
 // comes from. Backward may start from `out` as it was rounded. Where a row of the table multiplies weights, and the gradients of scores, as
-// sums of two bf16, the first of them cut off and the second rounded, each of them errs by twice the square of the roundoff of bf16 more.
+// sums of two bf16, the first of them cut off and the second rounded, each of them errs by twice the square of the roundoff of bf16 more;
+// by the roundoff of the dtype, where as one number of it. Three products of TF32 for one of fp32 leave out 2^-21 of it.
 #pragma once
 
 #include "attention_definition.hpp"
@@ -32,7 +33,9 @@ class AttentionTolerance {
       for (index_t n = 0; n < c_.dim; ++n)
         products += std::abs(at(x_.q, definition_.q_at(s, h, i) + n) * at(x_.k, definition_.key_at(s, h, key.key) * c_.dim + n));
       const double terms = static_cast<double>(c_.dim) + 8;
-      worst = std::max(worst, u_ * (terms * std::abs(c_.actual_scale()) * products + 8 * (std::abs(key.capped) + std::abs(key.score))));
+      worst = std::max(worst, of_split() * std::abs(c_.actual_scale()) * products +
+                                  u_ * (terms_of_split() * terms * std::abs(c_.actual_scale()) * products +
+                                        8 * (std::abs(key.capped) + std::abs(key.score))));
       highest = std::max(highest, std::abs(key.score));
     }
     return worst + 8 * u_ * highest;
@@ -44,7 +47,8 @@ class AttentionTolerance {
     const double scores = error_of_scores(s, h, i, row), keys = static_cast<double>(row.keys.size());
     const double of_p = 2 * (scores + (keys + 16) * u_);
     at(errors_.lse, definition_.row_at(s, h, i)) = of_p;
-    const double tiny = sum_format_of(c_.dtype).smallest_normal;  // a probability below it may become 0
+    double tiny = sum_format_of(c_.dtype).smallest_normal;  // a probability below it may become 0
+    if (c_.narrows_weights && c_.dtype == DType::f16) tiny = 0x1p-25;  // half of its smallest number; the largest weight of a row is 1
     for (const auto& key : row.keys)
       for (index_t n = 0; n < c_.value_dim; ++n)
         at(errors_.out, definition_.out_at(s, h, i) + n) +=
@@ -88,7 +92,13 @@ class AttentionTolerance {
     }
   }
 
-  double of_weight() const { return c_.rounds_weights ? 2 * format_of(DType::bf16).roundoff * format_of(DType::bf16).roundoff : 0; }
+  double of_weight() const {
+    if (c_.narrows_weights) return format_of(c_.dtype).roundoff;
+    return (c_.rounds_weights ? 2 * format_of(DType::bf16).roundoff * format_of(DType::bf16).roundoff : 0) + of_split();
+  }
+  // What is left out of a product of split factors, and how many terms it is summed in.
+  double of_split() const { return c_.splits_factors ? 0x1p-21 : 0; }
+  double terms_of_split() const { return c_.splits_factors ? 3 : 1; }
   double d_out(index_t s, index_t h, index_t i, index_t n) const { return at(x_.d_out, definition_.out_at(s, h, i) + n); }
 
   const AttentionCase& c_;

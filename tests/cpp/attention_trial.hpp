@@ -17,9 +17,23 @@ struct MaskBytes {  // (B, Lk) with gaps between keys and between batches; absen
   MaskView view() const { return used ? MaskView{bytes.data(), keys * 2 + 3, 2} : MaskView{}; }
 };
 
+// Numbers as a GPU is given them: int32 with gaps, or int64.
+struct NumbersThere {
+  std::vector<std::int32_t> narrow;
+
+  NumbersView view(const std::vector<index_t>& list, bool wide) {
+    if (list.empty()) return {};
+    if (wide) return {list.data(), true, static_cast<index_t>(list.size()), 1};
+    narrow.clear();
+    for (const index_t number : list) narrow.push_back(static_cast<std::int32_t>(number)), narrow.push_back(-1);
+    return {narrow.data(), false, static_cast<index_t>(list.size()), 2};
+  }
+};
+
 class AttentionTrial {
  public:
   const AttentionCase c;
+  bool on_gpu = false;  // as one takes them: numbers of sequences and the seed in its memory
 
  private:
   Random layouts_;  // before the tensors, which draw from it
@@ -60,6 +74,16 @@ class AttentionTrial {
     if (c.bias_rank > 0) in.bias = bias.view();
     if (c.sinks) in.sinks = sinks.view();
     in.key_mask = key_mask.view(), in.global_mask = global_mask.view(), in.global_tokens = c.global_tokens;
+    if (on_gpu) {
+      const bool wide = c.layout_seed % 2 == 0;
+      in.there = {there_[0].view(c.cu_q, wide),
+                  there_[1].view(c.cu_k, wide),
+                  there_[2].view(c.key_lengths, wide),
+                  there_[3].view(c.query_offsets, wide),
+                  {}};
+      if (wide) in.there.dropout_seed = {&dropout_seed, true, 1, 1}, in.dropout_seed = 0;
+      return in;
+    }
     in.cu_q = c.cu_q, in.cu_k = c.cu_k, in.key_lengths = c.key_lengths, in.query_offsets = c.query_offsets;
     return in;
   }
@@ -170,6 +194,8 @@ class AttentionTrial {
   }
 
  private:
+  mutable NumbersThere there_[4];
+
   DType lse_dtype() const { return c.dtype == DType::f64 ? DType::f64 : DType::f32; }
   Shape shape_of_bias() const {
     if (c.bias_rank == 0) return {0};

@@ -5,6 +5,7 @@
 
 #include "dropout.hpp"
 #include "half.hpp"
+#include "scale.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -51,14 +52,6 @@ bool AttentionPlan::is_alike(index_t kv_head) const {
 Tokens AttentionPlan::tokens_of(const MaskView& mask, index_t s) const {
   const Sequence& of = sequence(s);
   return {mask.data + of.batch * mask.batch_stride + of.keys.begin * mask.key_stride, mask.key_stride, 0};
-}
-
-// Within these bounds neither the factor of the queries nor a sum without the scale leaves the range of any type.
-bool is_extreme(double scale, double softcap) {
-  const auto outside = [](double x, int exponent) {
-    return x != 0 && (std::fabs(x) < std::ldexp(1, -exponent) || std::fabs(x) > std::ldexp(1, exponent));
-  };
-  return outside(scale, 40) || outside(softcap, 100) || (softcap > 0 && outside(scale / softcap, 100));
 }
 
 void AttentionPlan::set_scale(AttentionOptionsOfBlock* of) const {

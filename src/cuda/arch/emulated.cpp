@@ -1,13 +1,73 @@
 // src/cuda/arch/emulated.cpp: launching a plan's kernel in the emulation.
 #include "cuda/arch/emulated.hpp"
 
+#include <cmath>
+#include <vector>
+
 #include "cuda/arch/emulate.hpp"
 #include "cuda/kernels/elements.hpp"
 #include "task.hpp"
 
 namespace window_matmul::cuda::emulation {
 
+namespace {
+
+void add_numbers(const NumbersView& n, const char* name, GlobalMemory& global) {
+  const std::size_t bytes = n.wide ? 8 : 4;
+  if (n.data != nullptr && n.count > 0)
+    global.add(reinterpret_cast<std::uintptr_t>(n.data), (static_cast<std::size_t>((n.count - 1) * n.stride) + 1) * bytes, false, name);
+}
+
+void add_mask(const MaskView& mask, const Problem& problem, const char* name, GlobalMemory& global) {
+  if (mask.data == nullptr || problem.band.cols == 0) return;
+  const index_t last = (problem.batch - 1) * mask.batch_stride + (problem.band.cols - 1) * mask.key_stride;
+  global.add(reinterpret_cast<std::uintptr_t>(mask.data), static_cast<std::size_t>(last + 1), false, name);
+}
+
+void add_inputs(const Problem& problem, const AttentionArgs& a, GlobalMemory& global) {
+  for (const auto& [tensor, name] :
+       {std::pair{&a.q, "q"}, {&a.k, "k"}, {&a.v, "v"}, {&a.bias, "bias"}, {&a.sinks, "sinks"}, {&a.d_out, "d_out"}, {&a.d_lse, "d_lse"}})
+    if (tensor->data != nullptr) global.add(*tensor, false, name);
+  add_mask(a.key_mask, problem, "key_mask", global), add_mask(a.global_mask, problem, "global_mask", global);
+  const AttentionNumbers& n = a.there;
+  for (const auto& [numbers, name] : {std::pair{&n.cu_q, "cu_q"},
+                                      {&n.cu_k, "cu_k"},
+                                      {&n.key_lengths, "key_lengths"},
+                                      {&n.query_offsets, "query_offsets"},
+                                      {&n.dropout_seed, "dropout_seed"}})
+    add_numbers(*numbers, name, global);
+}
+
+// What one kernel writes the next may read: each sees the memory in its own way.
+Report run_attention(const Problem& problem, const Plan& plan, const AttentionArgs& args, const Run& run) {
+  Report report;
+  const std::size_t bytes = attention_workspace(problem);
+  std::vector<double> workspace(bytes / sizeof(double) + 1, std::nan(""));
+  const std::vector<AttentionLaunch> launches = attention_launches_of(problem, args, workspace.data());
+  std::int64_t sectors = 0;
+  for (std::size_t first = 0, next = 0; first < launches.size(); first = next) {
+    const AttentionKernel kernel = launches[first].kernel;
+    GlobalMemory global(report);
+    add_inputs(problem, args, global);
+    const bool is_last = launches.back().kernel == kernel;
+    if (bytes > 0) global.add(reinterpret_cast<std::uintptr_t>(workspace.data()), bytes, !is_last, "workspace");
+    for (const auto& [tensor, name] : {std::pair{&args.out, "out"}, {&args.lse, "lse"}})
+      if (is_last && tensor->data != nullptr) global.add(*tensor, true, name);
+    for (next = first; next < launches.size() && launches[next].kernel == kernel; ++next) {
+      const AttentionLaunch& launch = launches[next];
+      const index_t blocks = smaller(launch.items, run.max_blocks > 0 ? run.max_blocks : plan.max_blocks);
+      with_element(plan, [&]<class E>() { emulate_attention<E>(plan, launch, blocks, global, report, {run.seed, run.count_traffic}); });
+    }
+    sectors += global.distinct_sectors();
+  }
+  report.sectors_distinct = sectors;
+  return report;
+}
+
+}  // namespace
+
 Report run_emulated(const Problem& problem, const Plan& plan, const Args& args, const Run& run) {
+  if (is_attention(problem.op)) return run_attention(problem, plan, args.attention, run);
   Report report;
   GlobalMemory global(report);
   global.add(args.x, false, "x"), global.add(args.out, true, "out");

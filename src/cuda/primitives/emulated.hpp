@@ -65,6 +65,11 @@ WINDOW_MATMUL_DEVICE T load_global(std::uintptr_t address) {
   Block::current().load_global(place_of_call(), address, &value, sizeof(T));
   return value;
 }
+WINDOW_MATMUL_DEVICE std::uint8_t load_byte(std::uintptr_t address) {
+  std::uint8_t value;
+  Block::current().load_global(place_of_call(), address, &value, 1);
+  return value;
+}
 template <class T>
 WINDOW_MATMUL_DEVICE void store_global(std::uintptr_t address, T value) {
   static_assert(std::has_single_bit(sizeof(T)) && sizeof(T) >= 2 && sizeof(T) <= 16);
@@ -226,6 +231,14 @@ WINDOW_MATMUL_DEVICE float fused_multiply_add(float a, float b, float c) { retur
 WINDOW_MATMUL_DEVICE double fused_multiply_add(double a, double b, double c) { return std::fma(a, b, c); }
 WINDOW_MATMUL_DEVICE float exponential(float x) { return std::exp(x); }
 WINDOW_MATMUL_DEVICE double exponential(double x) { return std::exp(x); }
+WINDOW_MATMUL_DEVICE float power_of_two(float x) { return std::exp2(x); }
+WINDOW_MATMUL_DEVICE double power_of_two(double x) { return std::exp2(x); }
+WINDOW_MATMUL_DEVICE float logarithm(float x) { return std::log(x); }
+WINDOW_MATMUL_DEVICE double logarithm(double x) { return std::log(x); }
+WINDOW_MATMUL_DEVICE float hyperbolic_tangent(float x) { return std::tanh(x); }
+WINDOW_MATMUL_DEVICE double hyperbolic_tangent(double x) { return std::tanh(x); }
+WINDOW_MATMUL_DEVICE float maximum(float a, float b) { return std::fmax(a, b); }
+WINDOW_MATMUL_DEVICE double maximum(double a, double b) { return std::fmax(a, b); }
 WINDOW_MATMUL_DEVICE void forget(index_t&) {}
 WINDOW_MATMUL_DEVICE void forget(Bytes16&) {}
 WINDOW_MATMUL_DEVICE bool is_finite(float x) { return std::isfinite(x); }

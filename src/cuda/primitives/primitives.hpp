@@ -9,6 +9,7 @@
 //   sync_warp()                                      barrier of a warp, and the memory order that goes with it
 //   shuffle(v, lane) shuffle_xor(v, mask)            float, double, uint32_t
 //   load_global<T>(address) store_global(address, v) T of 2, 4, 8 or 16 bytes, aligned to its size
+//   load_byte(address)                               one byte
 //   load_shared<T>(offset)  store_shared(offset, v)  likewise; shared memory is addressed by 32-bit offsets
 //   copy_async<N>(shared, global, valid)             N = 4, 8 or 16 bytes, aligned; the bytes from `valid` on become zero, and are not read
 //   commit_copies() wait_copies<N>()                 copies since the last commit become a group; all groups but the newest N have landed
@@ -22,7 +23,8 @@
 //   mma_f64(sums, a, b)                              8 x 8 += (8 x 4) (4 x 8)
 //   pack<E>(low, high)  unpack<E>(packed, which)     two floats rounded to E in one register; one of them as a float (0: low, 1: high)
 //   fused_multiply_add(a, b, c)  exponential(x)      float and double
-//   is_finite(x)                                     likewise
+//   is_finite(x) power_of_two(x) logarithm(x)        likewise; 2^x in fp32 to 2 units in the last place, subnormal results may be 0
+//   hyperbolic_tangent(x) maximum(a, b)              likewise; of a number and a NaN the number
 //   forget(x)                                        does nothing; what was made of x is made again rather than kept: Bytes16, index_t
 //
 // TMA, mbarrier and wgmma, when they come, are files of their own beside these two: ptx_sm90.cuh and emulated_sm90.hpp.

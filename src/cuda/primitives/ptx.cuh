@@ -56,6 +56,11 @@ WINDOW_MATMUL_DEVICE T load_global(std::uintptr_t address) {
   return value;
 }
 
+WINDOW_MATMUL_DEVICE std::uint8_t load_byte(std::uintptr_t address) {
+  std::uint32_t byte;
+  asm volatile("ld.global.u8 %0, [%1];" : "=r"(byte) : "l"(address));
+  return static_cast<std::uint8_t>(byte);
+}
 template <class T>
 WINDOW_MATMUL_DEVICE void store_global(std::uintptr_t address, T value) {
   if constexpr (sizeof(T) == 2) {
@@ -207,6 +212,18 @@ WINDOW_MATMUL_DEVICE float fused_multiply_add(float a, float b, float c) { retur
 WINDOW_MATMUL_DEVICE double fused_multiply_add(double a, double b, double c) { return __fma_rn(a, b, c); }
 WINDOW_MATMUL_DEVICE float exponential(float x) { return expf(x); }
 WINDOW_MATMUL_DEVICE double exponential(double x) { return exp(x); }
+WINDOW_MATMUL_DEVICE float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+WINDOW_MATMUL_DEVICE double power_of_two(double x) { return exp2(x); }
+WINDOW_MATMUL_DEVICE float logarithm(float x) { return logf(x); }
+WINDOW_MATMUL_DEVICE double logarithm(double x) { return log(x); }
+WINDOW_MATMUL_DEVICE float hyperbolic_tangent(float x) { return tanhf(x); }
+WINDOW_MATMUL_DEVICE double hyperbolic_tangent(double x) { return tanh(x); }
+WINDOW_MATMUL_DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
+WINDOW_MATMUL_DEVICE double maximum(double a, double b) { return fmax(a, b); }
 WINDOW_MATMUL_DEVICE void forget(index_t& x) { asm volatile("" : "+l"(x)); }
 WINDOW_MATMUL_DEVICE void forget(Bytes16& b) { asm volatile("" : "+r"(b.word[0]), "+r"(b.word[1]), "+r"(b.word[2]), "+r"(b.word[3])); }
 WINDOW_MATMUL_DEVICE bool is_finite(float x) { return isfinite(x); }

@@ -1,0 +1,8 @@
+// src/cuda/arch/emulated_attention_bf16.cpp: fused attention of bf16, in the emulation.
+#include "cuda/arch/emulate_attention.cuh"
+
+namespace window_matmul::cuda::emulation {
+
+template void emulate_attention<bf16>(const Plan&, const AttentionLaunch&, index_t, GlobalMemory&, Report&, const Settings&);
+
+}  // namespace window_matmul::cuda::emulation

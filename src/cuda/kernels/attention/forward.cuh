@@ -1,0 +1,268 @@
+// src/cuda/kernels/attention/forward.cuh: out = softmax(scores) v and the log-sum-exp, by a running maximum over tiles of keys.
+//
+//   128 queries a block, 16 a warp; S = Q K^T and P stay in registers. Keys come in tiles from the first that the block sees on, two stages
+//   of them where lines are short; a warp leaves out groups of 16 keys that its rows do not see, and masks only the tiles that the band's
+//   edge cuts. Scores are in units of log 2, sums in fp32 (fp64). P is rounded to the type of v for its product, not for the sum it is
+//   divided by. What a row does not see has weight zero, and zero times infinity is NaN: where a sum is not finite, the block is done
+//   again without such products.
+//
+//   shared memory   q, 128 lines | k, a tile for each stage | v, likewise      (AttentionShape)
+#pragma once
+
+#include "cuda/kernels/attention/careful_product.cuh"
+#include "cuda/kernels/attention/results.cuh"
+#include "cuda/kernels/attention/walk.cuh"
+
+namespace window_matmul::cuda {
+
+// The softmax of two rows of a lane, so far: `highest` in the units of the scores, which `factor` takes to those of log 2.
+template <class Sum>
+struct RunningSoftmax {
+  Sum highest[2] = {minus_infinity<Sum>(), minus_infinity<Sum>()};
+  Sum total[2] = {0, 0};  // of this lane's columns
+
+  WINDOW_MATMUL_DEVICE static Sum of_four(Sum x, bool adds) {
+    WINDOW_MATMUL_UNROLL
+    for (int mask = 1; mask <= 2; mask *= 2) {
+      const Sum other = shuffle_xor(x, mask);
+      x = adds ? x + other : maximum(x, other);
+    }
+    return x;
+  }
+  WINDOW_MATMUL_DEVICE Sum offset(int h, Sum factor) const {  // -inf - -inf is no number
+    return highest[h] == minus_infinity<Sum>() ? Sum{0} : highest[h] * factor;
+  }
+
+  // Scores become weights 2^(score - highest). `rescale`: what earlier sums are to be multiplied with.
+  template <int Fragments>
+  WINDOW_MATMUL_DEVICE void take(Sum (&s)[Fragments][4], Sum factor, Sum (&rescale)[2]) {
+    WINDOW_MATMUL_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const Sum before = highest[h];
+      WINDOW_MATMUL_UNROLL
+      for (int n = 0; n < 2 * Fragments; ++n) highest[h] = maximum(highest[h], s[n / 2][2 * h + n % 2]);
+      highest[h] = of_four(highest[h], false);
+      const Sum below = offset(h, factor);
+      rescale[h] = power_of_two(fused_multiply_add(before, factor, -below));
+      Sum sum = 0;
+      WINDOW_MATMUL_UNROLL
+      for (int n = 0; n < 2 * Fragments; ++n) {
+        Sum& weight = s[n / 2][2 * h + n % 2];
+        sum += weight = power_of_two(fused_multiply_add(weight, factor, -below));
+      }
+      total[h] = fused_multiply_add(total[h], rescale[h], sum);
+    }
+  }
+};
+
+template <class E, int Dim, bool Options>
+struct AttentionForward {
+  using Shape = AttentionShape<E, Dim>;
+  using Product = WarpProduct<E, Dim, Shape::kColumns>;
+  using Sum = typename Product::Sum;
+  static constexpr int kColumns = Shape::kColumns, kStages = Shape::kStages;
+  static constexpr std::uint32_t kFirstK = Shape::kBytesRows, kFirstV = kFirstK + kStages * Shape::kBytesColumns;
+  static constexpr std::size_t kSharedBytes = kFirstV + kStages * Shape::kBytesColumns;
+
+  const AttentionLaunch& launch;
+  const AttentionItem& item;
+  const int first_row = warp_index() * kWarpRows;
+  const index_t kv_head = item.head / launch.group;
+  Walk<false, kColumns> walk{launch, item, {}};
+  const AttentionResults<E, Sum> results{launch, item};
+  RunningSoftmax<Sum> softmax{};
+  typename Product::Sums sums{};
+  bool careful = false;  // a second time: some sum was not finite
+  const std::uint64_t seed = Options && launch.threshold != 0 ? seed_of(launch) : 0;
+
+  WINDOW_MATMUL_DEVICE void load_queries() const {
+    load_tile<E, Shape::kRows, Shape::kLine>(
+        0, rows_of(rows_of_item(launch.q, item, item.head, sizeof(E)), item.first, 0, sizeof(E)),
+        [&](int r) { return item.rows.contains(item.first + r) ? Range{0, launch.dim} : Range{}; }, [](int r) { return r; });
+  }
+  WINDOW_MATMUL_DEVICE void load_columns(const Strided& m, index_t width, const ColumnTile& tile, std::uint32_t to) const {
+    const Operand columns =
+        Options && tile.beyond ? column_positions_of(m, item, kv_head, sizeof(E)) : columns_of_item(m, item, kv_head, sizeof(E));
+    const Source source = rows_of(columns, tile.first, 0, sizeof(E));
+    if (is_whole(tile) && width == Dim && alignment_of(source, sizeof(E)) == 16)
+      return load_whole_tile<E, kColumns, Shape::kLine>(to, source);
+    load_tile<E, kColumns, Shape::kLine>(
+        to, source, [&](int c) { return is_seen(tile, c) ? Range{0, width} : Range{}; }, [](int c) { return c; });
+  }
+  // What is hidden from everybody is a line of zeros, whatever it holds.
+  WINDOW_MATMUL_DEVICE bool is_seen(const ColumnTile& tile, int c) const {
+    if constexpr (Options) {
+      if (!walk.has(tile, c)) return false;
+      const index_t position = tile.beyond ? tile.first + c : item.column_position(tile.first + c);
+      return !launch.key_mask.is_used() || holds(launch.key_mask, item, item.columns_there, position);
+    } else {
+      return walk.columns.contains(tile.first + c);
+    }
+  }
+  WINDOW_MATMUL_DEVICE bool is_whole(const ColumnTile& tile) const {
+    return !(Options && (tile.beyond || launch.key_mask.is_used())) && tile.first + kColumns <= walk.columns.end;
+  }
+  WINDOW_MATMUL_DEVICE void load_k(const ColumnTile& tile, std::uint32_t stage) const {
+    if (!walk.is_end(tile)) load_columns(launch.k, launch.dim, tile, kFirstK + stage * Shape::kBytesColumns);
+  }
+  WINDOW_MATMUL_DEVICE void load_v(const ColumnTile& tile, std::uint32_t stage) const {
+    if (!walk.is_end(tile)) load_columns(launch.v, launch.value_dim, tile, kFirstV + stage * Shape::kBytesColumns);
+  }
+
+  // From products to scores. Returns what takes them to units of log 2.
+  WINDOW_MATMUL_DEVICE Sum score(typename Product::Scores& s, const Frame<false>& frame) const {
+    if constexpr (Options) {
+      scale_and_cap(s, launch.scale, launch.softcap);
+      if (launch.bias.address != 0 && !frame.tile.beyond) add_bias<E>(s, launch, frame, item.head);
+      if (launch.key_mask.is_used()) mask_keys(s, launch, frame);
+      if (frame.tile.beyond) mask_beyond(s, launch, frame);
+    }
+    if (!(Options && frame.tile.beyond) && frame.needs_mask(kColumns)) mask_band(s, frame);
+    return Options ? Sum{1} : static_cast<Sum>(launch.scale * kLog2E);
+  }
+
+  // Scores to weights; earlier sums are brought to the new maximum.
+  WINDOW_MATMUL_DEVICE void weigh(typename Product::Scores& s, const Frame<false>& frame) {
+    const Sum factor = score(s, frame);
+    Sum rescale[2];
+    softmax.take(s, factor, rescale);
+    scale_rows(sums, rescale);
+    if constexpr (Options) {
+      if (launch.threshold != 0) for_each_dropped(s, launch, frame, item.head, seed, [](Sum& weight) { weight = 0; });
+    }
+  }
+  WINDOW_MATMUL_DEVICE void accumulate(typename Product::Scores& s, std::uint32_t values, const Groups& groups) {
+    if (careful)
+      accumulate_what_counts<E, Product, Dim>(sums, s, values);
+    else
+      Product::accumulate(sums, s, values, int(launch.value_dim), groups);
+  }
+
+  WINDOW_MATMUL_DEVICE void run() {
+    walk.template start<Options>();
+    load_queries();
+    do {
+      softmax = {};
+      clear(sums);
+      add_all();
+    } while (!careful && (careful = any_in_block(!are_finite(sums))));
+    if (careful) sync_threads();
+    finish();
+  }
+
+  // Two stages: the next tiles of k and v are on their way while these are multiplied. One: the next of k while the softmax is taken and v
+  // multiplied, this one's v while k is. A turn loads for the next one; the first does nothing else.
+  WINDOW_MATMUL_DEVICE void add_all() {
+    ColumnTile next = walk.before_first();
+    std::uint32_t stage = 0;
+    bool begun = false;
+    WINDOW_MATMUL_NO_UNROLL
+    while (true) {
+      const ColumnTile tile = next;
+      next = walk.after(tile);
+      const Frame<false> frame{item, tile, first_row};
+      const Groups groups = begun ? frame.groups(kColumns) : Groups{0, 0};
+      typename Product::Scores s;
+      if constexpr (kStages == 2) load_k(next, stage ^ 1);
+      if (kStages == 2 || begun) load_v(kStages == 2 ? next : tile, kStages == 2 ? stage ^ 1 : 0);
+      commit_copies();
+      wait_copies<1>();
+      sync_threads();
+      if (!groups.empty()) Product::multiply(s, 0, first_row, kFirstK + stage * Shape::kBytesColumns, int(launch.dim), groups);
+      if constexpr (kStages == 1) {
+        sync_threads();
+        load_k(next, 0);
+        commit_copies();
+      }
+      if (!groups.empty()) weigh(s, frame);
+      if constexpr (kStages == 1) {
+        wait_copies<1>();
+        sync_threads();
+      }
+      if (!groups.empty()) accumulate(s, kFirstV + stage * Shape::kBytesColumns, groups);
+      sync_threads();
+      if (walk.is_end(next)) break;
+      begun = true;
+      if constexpr (kStages == 2) stage ^= 1;
+    }
+    wait_copies<0>();
+  }
+
+  // Where the tiles of keys were, which nobody reads any more.
+  WINDOW_MATMUL_DEVICE static bool any_in_block(bool mine) {
+    const bool of_warp = any_of(kWarp, [&](index_t) { return mine; });
+    if (lane_index() == 0) store_shared(kFirstK + static_cast<std::uint32_t>(4 * warp_index()), of_warp ? 1.0f : 0.0f);
+    sync_threads();
+    bool any = false;
+    WINDOW_MATMUL_UNROLL
+    for (std::uint32_t w = 0; w < kThreads / kWarp; ++w) any = any || load_shared<float>(kFirstK + 4 * w) != 0;
+    sync_threads();
+    return any;
+  }
+
+  WINDOW_MATMUL_DEVICE index_t row_of(int h) const { return item.first + first_row + lane_index() / 4 + 8 * h; }
+
+  // ---- results ------------------------------------------------------------------------------------------------------------------------
+
+  template <class Out>
+  WINDOW_MATMUL_DEVICE void store() const {
+    const Operand out = rows_of_item(launch.out, item, item.head, sizeof(Out));
+    const std::uintptr_t alignment = alignment_of(rows_of(out, item.first, 0, sizeof(Out)), sizeof(Out));
+    Product::template for_each_run<Out>(sums, [&](int h, int column, const Rounded<Out>& run) {
+      const index_t row = row_of(h);
+      const Range seen = Range{0, launch.value_dim - column}.intersect({0, Rounded<Out>::kCount});
+      if (!item.rows.contains(row) || seen.empty()) return;
+      store_run<Out>(address_of(out, row, column, sizeof(Out)), launch.out.column, alignment, seen, run);
+    });
+  }
+  // Decoding: these keys are not all of them.
+  WINDOW_MATMUL_DEVICE void store_part(int h, Sum highest, Sum total) const {
+    const index_t row = row_of(h);
+    if (!item.rows.contains(row)) return;
+    WINDOW_MATMUL_UNROLL
+    for (int n = 0; n < Dim / 4; ++n)
+      if (const int column = Product::column_of(n); column < launch.value_dim)
+        store_global(results.part_at(row, item.split, column), sums[n / 2][2 * h + n % 2]);
+    if (lane_index() % 4 != 0) return;
+    store_global(results.part_at(row, item.split, launch.value_dim), highest);
+    store_global(results.part_at(row, item.split, launch.value_dim + 1), total);
+  }
+  WINDOW_MATMUL_DEVICE void finish() {
+    const Sum factor = Options ? Sum{1} : static_cast<Sum>(launch.scale * kLog2E);
+    Sum share[2];
+    WINDOW_MATMUL_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      const Sum total = softmax.of_four(softmax.total[h], true), highest = softmax.offset(h, factor);
+      if (launch.splits > 1) {
+        store_part(h, highest, total);
+        continue;
+      }
+      share[h] = results.share_of(highest, total);
+      if (lane_index() % 4 == 0 && item.rows.contains(row_of(h))) results.store_lse(row_of(h), highest, total);
+    }
+    if (launch.splits > 1) return;
+    scale_rows(sums, share);
+    if constexpr (sizeof(E) == 2) {
+      if (launch.wide_out) return store<float>();
+    }
+    store<E>();
+  }
+};
+
+template <class E, int Dim, bool Options>
+struct AttentionForwardKernel {
+  static constexpr int kBlocksAtOnce = 1;
+  static constexpr std::size_t kSharedBytes = AttentionForward<E, Dim, Options>::kSharedBytes;
+
+  WINDOW_MATMUL_DEVICE static void run(const AttentionLaunch& launch) {
+    WINDOW_MATMUL_NO_UNROLL
+    for (index_t index = block_index(); index < launch.items; index += grid_size()) {
+      const AttentionItem item = attention_item<false>(launch, index, AttentionShape<E, Dim>::kRows);
+      if (item.rows.empty()) continue;
+      AttentionForward<E, Dim, Options> forward{launch, item};
+      forward.run();
+    }
+  }
+};
+
+}  // namespace window_matmul::cuda

@@ -1,0 +1,20 @@
+// src/cuda/kernels/attention/table.cuh: every kernel of fused attention that `configure` can choose, as a type.
+#pragma once
+
+#include "cuda/kernels/attention/forward.cuh"
+#include "cuda/kernels/attention/join.cuh"
+#include "cuda/plan.hpp"
+
+namespace window_matmul::cuda {
+
+// Calls f.operator()<Kernel>() with the kernel of a launch.
+template <class E, int Dim, class F>
+void with_attention_kernel_of(const Plan& plan, AttentionKernel kernel, F&& f) {
+  if constexpr (Dim == kJoinHeadDim) {
+    if (kernel == AttentionKernel::join) return f.template operator()<AttentionJoinKernel<E>>();
+  }
+  if (plan.options) return f.template operator()<AttentionForwardKernel<E, Dim, true>>();
+  f.template operator()<AttentionForwardKernel<E, Dim, false>>();
+}
+
+}  // namespace window_matmul::cuda

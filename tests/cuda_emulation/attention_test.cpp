@@ -1,0 +1,109 @@
+// tests/cuda_emulation/attention_test.cpp: the CUDA kernels of fused attention against the definition: sizes, options alone and in pairs.
+#include <gtest/gtest.h>
+
+#include "emulated_attention.hpp"
+
+namespace window_matmul {
+namespace {
+
+using namespace testing_tools;
+
+class Attention : public testing::TestWithParam<Arithmetic> {
+ protected:
+  testing::AssertionResult check(const AttentionCase& c, std::uint64_t seed) { return check_emulated(Op::attention, c, GetParam(), seed); }
+  Emulated emulated;
+};
+
+AttentionCase plain(index_t queries, index_t keys, index_t left, index_t right) {
+  AttentionCase c{.heads = 1, .kv_heads = 1, .queries = queries, .keys = keys, .dim = 16, .value_dim = 16};
+  c.window = {left, right};
+  return c;
+}
+
+TEST_P(Attention, SizesAndWindows) {
+  Random random(31);
+  for (const index_t size : {1, 63, 130, 200})
+    for (const auto& [left, right] : {std::pair<index_t, index_t>{0, 0}, {16, 3}, {64, 64}, {300, 300}}) {
+      AttentionCase c = plain(size, size, left, right);
+      c.dim = random.pick(Shape{8, 16, 33}), c.value_dim = random.pick(Shape{8, 16, 20});
+      ASSERT_TRUE(check(c, random.bits()));
+    }
+}
+
+TEST_P(Attention, EachOption) {
+  Random random(32);
+  for (const AttentionOption& option : attention_options()) {
+    SCOPED_TRACE(option.name);
+    AttentionCase c = plain(140, 150, 20, 9);
+    c.batch = 2, c.layout_seed = random.one_in(2) ? 0 : random.bits();
+    option.use(c, random);
+    ASSERT_TRUE(check(settled(c, random), random.bits()));
+  }
+}
+
+TEST_P(Attention, RandomPairsOfOptions) {
+  Random random(33);
+  for (int n = 0; n < 40; ++n) ASSERT_TRUE(check(any_attention_with_options(random, 70, 20, 2), random.bits()));
+}
+
+TEST_P(Attention, LongHeads) {
+  const index_t most = size_of(GetParam().dtype) == 2 ? 256 : 128;
+  for (const auto& [dim, value_dim] : {std::pair<index_t, index_t>{65, 40}, {40, 128}, {most, most}})
+    for (const index_t mask : {0, 1}) {
+      AttentionCase c = plain(40, 90, 20, 20);
+      c.dim = dim, c.value_dim = value_dim, c.key_mask = mask != 0;
+      ASSERT_TRUE(check(c, 34));
+    }
+}
+
+// Keys in several parts, some of which a query does not see, or not at all.
+TEST_P(Attention, FewQueries) {
+  Random random(35);
+  for (const index_t queries : {1, 3, 16})
+    for (const AttentionOption& option : attention_options()) {
+      SCOPED_TRACE(option.name);
+      AttentionCase c = plain(queries, 1100, kUnbounded, 0);
+      if (random.one_in(2)) c.window.left = 700, c.window.right = 5;
+      if (!random.one_in(4) && option.name != std::string("dilation")) continue;
+      option.use(c, random);
+      c.keys = std::max<index_t>(c.keys, 1100);
+      ASSERT_TRUE(check(settled(c, random), random.bits()));
+    }
+}
+
+// An infinity or a NaN among the values shows in the rows that see it and in no other.
+TEST_P(Attention, NonFiniteValuesStayWhereTheyAreSeen) {
+  for (const double value : {kInf, kNaN}) {
+    AttentionCase c = as_computed(plain(150, 150, 9, 5), GetParam());
+    AttentionTrial trial(c, 36), finite(c, 36);
+    const index_t key = 70;
+    trial.on_gpu = finite.on_gpu = true;
+    trial.v.set(key * c.value_dim + 3, value);
+    const RunOptions options{.device = &kAmpere, .precision = GetParam().precision};
+    ASSERT_EQ(trial.run(Op::attention, options).message(), "");
+    ASSERT_EQ(finite.run(Op::attention, options).message(), "");
+    for (index_t n = 0; n < trial.out.size(); ++n) {
+      const index_t row = n / c.value_dim;
+      const bool sees = row - 9 <= key && key <= row + 5 && n % c.value_dim == 3;
+      if (sees)
+        ASSERT_FALSE(std::isfinite(trial.out[n])) << n;
+      else
+        ASSERT_NEAR(trial.out[n], finite.out[n], 0.02) << n;
+    }
+  }
+}
+
+// The weights that dropout keeps are those of the reference, to the last one: v tells the keys apart.
+TEST_P(Attention, DropsWhatTheOthersDrop) {
+  AttentionCase c = plain(40, 140, 20, 150);
+  c.dropout_p = 0.5, c.batch = 2, c.heads = 2, c.kv_heads = 1, c.value_dim = 64;
+  for (const index_t dilation : {1, 3}) {
+    c.window.dilation = {dilation};
+    ASSERT_TRUE(check(c, 37));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cuda, Attention, testing::ValuesIn(kArithmetics), [](const auto& test) { return name_of(test.param); });
+
+}  // namespace
+}  // namespace window_matmul
