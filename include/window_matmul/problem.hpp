@@ -79,7 +79,8 @@ struct MaskView {  // (B, Lk) bytes, one a key, nonzero means true; packed seque
   index_t batch_stride = 0, key_stride = 1;
 };
 
-// Dropout draws by the place of a pair. Of a part of a larger call: where its sequences, queries and keys stand there. Null: where they are.
+// Dropout draws by the place of a pair. Of a part of a larger call: where its sequences, queries and keys stand there. Null: where they
+// are.
 struct DropoutPlaces {
   const std::int64_t* sequences = nullptr;  // of sequence s
   const std::int64_t* queries = nullptr;    // of row i of batch entry b: [b * Lq + i]
