@@ -97,7 +97,8 @@ class Messages:
 
 def all_gather(link: Link, numbers: Tensor) -> Tensor:
     """(n,) of each rank -> (P, n)."""
-    gathered, work = numbers.new_empty(link.size, len(numbers)), None
+    gathered = numbers.new_empty(link.size, len(numbers))
+    work: Any = None
     try:
         work = dist.all_gather(list(gathered.unbind()), numbers, group=link.group, async_op=True)
         work.wait(timedelta(seconds=link.timeout() * _FOR_ALL))
@@ -130,7 +131,7 @@ def _unreachable(link: Link) -> list[int]:
             continue
         try:
             asked, answer = torch.zeros(2, 1, dtype=torch.uint8)
-            works = [
+            works: list[Any] = [
                 dist.irecv(answer, group=link.group, tag=_PROBE_TAG, group_src=peer),
                 dist.isend(asked, group=link.group, tag=_PROBE_TAG, group_dst=peer),
             ]
