@@ -97,7 +97,7 @@ struct MaskView {  // (B, Lk) bytes, one a key, nonzero means true; packed seque
   index_t batch_stride = 0, key_stride = 1;
 };
 
-// Dropout draws by the place of a pair. Of a part of a larger call: where its sequences, queries and keys stand there. Null: where they are.
+// Dropout draws by the place of a pair: where the sequences, queries and keys of a part of a larger call stand in that. Null: as here.
 struct DropoutPlaces {
   const std::int64_t* sequences = nullptr;  // of sequence s
   const std::int64_t* queries = nullptr;    // of row i of batch entry b: [b * Lq + i]

@@ -1,7 +1,9 @@
 # python/window_matmul/_shards.py: over which ranks the sequences of a model are cut, as `distributed.context_parallel` says.
-"""For doors to other libraries, which are handed tensors and cannot be handed a group. Nothing of torch.distributed is imported here."""
+"""For doors to other libraries, which are handed tensors and cannot be handed a group. Nothing of torch.distributed is imported here.
 
-from contextvars import ContextVar
+A plain global: torch.compile guards it, and threads that compute a checkpoint again see it.
+"""
+
 from typing import Any, NamedTuple
 
 
@@ -11,12 +13,10 @@ class Cut(NamedTuple):
     lengths: Any
 
 
-current: ContextVar[Cut | None] = ContextVar("current", default=None)
+current: Cut | None = None
 
 
 def refuse(what: str) -> None:
     """Where a part of a model would take its rank's shard for the whole sequence."""
-    if current.get() is not None:
-        raise RuntimeError(
-            f"{what} inside window_matmul.distributed.context_parallel, where each rank has a part of the sequence: it needs the whole"
-        )
+    if current is not None:
+        raise RuntimeError(f"{what} is inside window_matmul.distributed.context_parallel; it needs the whole sequence on each rank")

@@ -17,6 +17,8 @@ _PROBE_TAG = (1 << 31) - 1  # above those of calls
 _FOR_ALL, _FOR_PROBES = 0.8, 0.1
 _MAX_PROBE = 2.0  # seconds: those who are there have given up long before
 
+_abandoned: list[Any] = []  # of calls that failed: what comes too late still has memory to go to
+
 
 class Link:
     """One call of this rank: its group, the name by which errors call it, and its number among the calls on the group."""
@@ -88,6 +90,7 @@ class Messages:
             try:
                 work.wait(timedelta(seconds=max(self.end - time.monotonic(), 0.001)))
             except RuntimeError as error:
+                _abandoned.append(self)
                 raise _lost(self.link, self.peers if one_for_all else [self.peers[at]], error) from error
         self.works, self.buffers = (), ()
 
@@ -95,10 +98,12 @@ class Messages:
 def all_gather(link: Link, numbers: Tensor) -> Tensor:
     """(n,) of each rank -> (P, n)."""
     gathered = numbers.new_empty(link.size, len(numbers))
+    work: Any = None
     try:
         work = dist.all_gather(list(gathered.unbind()), numbers, group=link.group, async_op=True)
         work.wait(timedelta(seconds=link.timeout() * _FOR_ALL))
     except RuntimeError as error:
+        _abandoned.append((work, gathered, numbers))
         others = [rank for rank in range(link.size) if rank != link.rank]
         raise _lost(link, _unreachable(link) or others, error) from error
     return gathered
@@ -120,19 +125,23 @@ def _unreachable(link: Link) -> list[int]:
     end = time.monotonic() + min(link.timeout() * _FOR_PROBES, _MAX_PROBE)
     gone: list[int] = []
     silent: list[int] = []
-    probes: list[tuple[int, Any, Any]] = []
+    probes: list[tuple[int, Any]] = []
     for peer in range(link.size):
         if peer == link.rank:
             continue
         try:
-            byte = torch.zeros(1, dtype=torch.uint8)
-            peer_of = {"group": link.group, "tag": _PROBE_TAG}
-            probes.append((peer, dist.irecv(byte, group_src=peer, **peer_of), dist.isend(byte.clone(), group_dst=peer, **peer_of)))
+            asked, answer = torch.zeros(2, 1, dtype=torch.uint8)
+            works: list[Any] = [
+                dist.irecv(answer, group=link.group, tag=_PROBE_TAG, group_src=peer),
+                dist.isend(asked, group=link.group, tag=_PROBE_TAG, group_dst=peer),
+            ]
+            _abandoned.append((asked, answer, works))
+            probes.append((peer, works[0]))
         except RuntimeError:
             gone.append(peer)
-    for peer, answer, _ in probes:
+    for peer, work in probes:
         try:
-            answer.wait(timedelta(seconds=max(end - time.monotonic(), 0.001)))
+            work.wait(timedelta(seconds=max(end - time.monotonic(), 0.001)))
         except RuntimeError as error:
             (silent if "imed out" in str(error) else gone).append(peer)
     return gone or silent

@@ -82,6 +82,8 @@ def as_lengths(lengths: object, layout: Layout, ranks: int) -> tuple[int, ...] |
     """Of all chunks, or None where each rank is to say its own."""
     if lengths is None:
         return None
+    if hasattr(lengths, "tolist"):  # tensors and arrays
+        lengths = lengths.tolist()
     if isinstance(lengths, str) or not isinstance(lengths, Sequence):
         raise TypeError(f"lengths is of type {type(lengths).__name__}; it needs to be a list or tuple of ints, or None")
     numbers = tuple(as_int(f"lengths[{n}]", length) for n, length in enumerate(lengths))

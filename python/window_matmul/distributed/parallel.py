@@ -89,8 +89,9 @@ def context_parallel(mesh: Any, *, layout: Layout = Layout.contiguous, lengths: 
         layout: how sequences are cut.
         lengths: of all chunks in the order of the sequence; by default each rank says its own.
     """
-    token = _shards.current.set(_shards.Cut(as_group(mesh), as_layout(layout), lengths))
+    before = _shards.current
+    _shards.current = _shards.Cut(as_group(mesh), as_layout(layout), lengths)
     try:
         yield
     finally:
-        _shards.current.reset(token)
+        _shards.current = before

@@ -38,7 +38,8 @@ def attention_forward(
     """What layers of transformers call where `attn_implementation="window_matmul"`.
 
     The mask decides which keys a query sees. Without one, `is_causal` (else the module's) and `sliding_window` do: that many keys, the
-    query's own included, before it, and after it where it is not causal.
+    query's own included, before it, and after it where it is not causal. Inside `window_matmul.distributed.context_parallel` the tensors
+    are this rank's part of the sequence.
 
     Args:
         query: (B, H, Lq, D).
@@ -72,8 +73,8 @@ def attention_forward(
         pattern = _packed(pattern, query, key, kwargs["cu_seq_lens_q"], kwargs.get("cu_seq_lens_k"))
     if position_bias is not None and pattern is not None:
         pattern, reason = _with_position_bias(pattern, position_bias, query, key, reason)
-    if (cut := _shards.current.get()) is not None:
-        return over_ranks(query, key, value, attention_mask, pattern, options, reason, cut), None
+    if _shards.current is not None:
+        return over_ranks(query, key, value, attention_mask, pattern, options, reason, _shards.current), None
     if reason or pattern is None:
         fall_back(reason)
         return _densely(query, key, value, attention_mask, pattern, position_bias, options)

@@ -72,7 +72,7 @@ def _padding(mask: Tensor | None, offset: int, length: int) -> Tensor | None:
     if mask.ndim != 2:
         raise ValueError(f"attention_mask is {tuple(mask.shape)}; it needs to be (B, keys) for padding, or (B, 1, Lq, Lk)")
     mask = F.pad(mask, (0, max(offset + length - mask.shape[1], 0)))[:, offset : offset + length]
-    if torch.compiler.is_compiling() or _shards.current.get() is not None:  # the same on all ranks: others may have padding
+    if torch.compiler.is_compiling() or _shards.current is not None:  # the same on all ranks: others may have padding
         return mask
     return None if mask.all() else mask
 
@@ -80,7 +80,7 @@ def _padding(mask: Tensor | None, offset: int, length: int) -> Tensor | None:
 def _band(seen: Seen, sizes: tuple[int, int, int], offset: int, padding: Tensor | None) -> Pattern:
     """Sides beyond the sequence are unbounded; a window beside the aligned key moves to it."""
     _, rows, columns = sizes
-    if _shards.current.get() is not None:  # the sequence goes on beyond this rank's part
+    if _shards.current is not None:  # the sequence goes on beyond this rank's part
         first, last = (None if side in (-FAR, FAR) else side for side in (seen.first, seen.last))
     else:
         first = None if seen.first <= 1 - rows - offset else seen.first

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 PROCESSES = 8
+PRELOAD = ["torch", "torch.distributed.tensor.parallel", "window_matmul.distributed"]  # once for all processes
 TIMEOUT = 20.0  # seconds, of groups: a call that hangs is a failure, however loaded the machine is
 
 
@@ -27,7 +28,7 @@ class Pool:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
         context = multiprocessing.get_context("forkserver")  # which imports torch once
-        context.set_forkserver_preload(["torch", "torch.distributed", "window_matmul", "window_matmul.distributed"])
+        context.set_forkserver_preload(PRELOAD)
         self._ends: list[Connection] = []
         self._processes = []
         for rank in range(PROCESSES):

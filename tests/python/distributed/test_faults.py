@@ -11,6 +11,7 @@ import tempfile
 from datetime import timedelta
 from pathlib import Path
 
+import pool
 import pytest
 
 pytestmark = [pytest.mark.best_backend, pytest.mark.long]
@@ -67,7 +68,7 @@ def work(rank: int, victim: int, place: str, folder: str, path: list[str]) -> No
 @pytest.mark.parametrize("place", STEPS)
 def test_death(place: str, victim: int) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "window_matmul", "window_matmul.distributed"])
+    context.set_forkserver_preload(pool.PRELOAD)
     with tempfile.TemporaryDirectory() as folder:
         processes = [context.Process(target=work, args=(rank, victim, place, folder, sys.path)) for rank in range(RANKS)]
         for process in processes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import tempfile
 from datetime import timedelta
 from typing import Any
 
+import pool
 import pytest
 import torch
 import torch.distributed as dist
@@ -61,5 +63,6 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_mesh_of_two_dims() -> None:
+    multiprocessing.get_context("forkserver").set_forkserver_preload(pool.PRELOAD)
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(work, (folder,), 4)
+        torch.multiprocessing.start_processes(work, (folder,), 4, start_method="forkserver")
