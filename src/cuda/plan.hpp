@@ -41,4 +41,8 @@ bool supports_attention(const Problem& problem, const Device& device, std::strin
 Plan configure_attention(const Problem& problem, const Device& device);
 std::vector<AttentionLaunch> attention_launches_of(const Problem& problem, const AttentionArgs& args);
 
+// Backward, in the order they run (plan_backward.cpp). The workspace is memory of the device, aligned to 16 bytes, that nothing is known of.
+std::size_t backward_workspace(const Problem& problem, const AttentionArgs& args);
+std::vector<AttentionLaunch> backward_launches_of(const Problem& problem, const AttentionArgs& args, void* workspace);
+
 }  // namespace window_matmul::cuda

@@ -1,6 +1,11 @@
 // src/cuda/arch/emulated.cpp: launching a plan's kernel in the emulation.
 #include "cuda/arch/emulated.hpp"
 
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+
 #include "cuda/arch/emulate.hpp"
 #include "cuda/kernels/elements.hpp"
 #include "task.hpp"
@@ -27,8 +32,11 @@ void add_inputs(const Problem& problem, const AttentionArgs& a, GlobalMemory& gl
     if (tensor->data != nullptr) global.add(*tensor, false, name);
   add_mask(a.key_mask, problem, "key_mask", global), add_mask(a.global_mask, problem, "global_mask", global);
   const AttentionNumbers& n = a.there;
-  for (const auto& [numbers, name] : {std::pair{&n.cu_q, "cu_q"}, {&n.cu_k, "cu_k"}, {&n.key_lengths, "key_lengths"},
-                                      {&n.query_offsets, "query_offsets"}, {&n.dropout_seed, "dropout_seed"}})
+  for (const auto& [numbers, name] : {std::pair{&n.cu_q, "cu_q"},
+                                      {&n.cu_k, "cu_k"},
+                                      {&n.key_lengths, "key_lengths"},
+                                      {&n.query_offsets, "query_offsets"},
+                                      {&n.dropout_seed, "dropout_seed"}})
     add_numbers(*numbers, name, global);
 }
 
@@ -45,10 +53,51 @@ Report run_attention(const Problem& problem, const Plan& plan, const AttentionAr
   return report;
 }
 
+void add_gradients(const AttentionArgs& a, AttentionKernel kernel, GlobalMemory& global) {
+  using enum AttentionKernel;
+  const auto add = [&](const TensorView& tensor, const char* name, std::initializer_list<AttentionKernel> by) {
+    if (tensor.data != nullptr && std::find(by.begin(), by.end(), kernel) != by.end()) global.add(tensor, true, name);
+  };
+  add(a.d_q, "d_q", {backward_queries}), add(a.d_k, "d_k", {backward_keys}), add(a.d_v, "d_v", {backward_keys, backward_values});
+  add(a.d_bias, "d_bias", {backward_queries, slot_sums}), add(a.d_sinks, "d_sinks", {sink_sums});
+}
+
+// What one kernel writes others read: each sees the memory in its own way.
+Report run_backward(const Problem& problem, const Plan& plan, const AttentionArgs& args, const Run& run) {
+  Report report;
+  std::int64_t sectors = 0;
+  const std::size_t bytes = backward_workspace(problem, args);
+  const auto workspace = std::make_unique_for_overwrite<std::max_align_t[]>(bytes / sizeof(std::max_align_t) + 1);
+  std::memset(workspace.get(), 0xFF, bytes);  // NaN
+  const std::vector<AttentionLaunch> launches = backward_launches_of(problem, args, workspace.get());
+  for (std::size_t first = 0, next = 0; first < launches.size(); first = next) {
+    const AttentionKernel kernel = launches[first].kernel;
+    GlobalMemory global(report);
+    add_inputs(problem, args, global);
+    for (const auto& [tensor, name] : {std::pair{&args.out, "out"}, {&args.lse, "lse"}}) global.add(*tensor, false, name);
+    const bool writes = kernel == AttentionKernel::backward_queries || kernel == AttentionKernel::backward_slots;
+    const std::size_t facts = writes && kernel == AttentionKernel::backward_slots
+                                  ? launches[first].partial - reinterpret_cast<std::uintptr_t>(workspace.get())
+                                  : bytes;
+    global.add(reinterpret_cast<std::uintptr_t>(workspace.get()), facts, kernel == AttentionKernel::backward_queries, "workspace");
+    if (kernel == AttentionKernel::backward_slots) global.add(launches[first].partial, bytes - facts, true, "partial sums");
+    add_gradients(args, kernel, global);
+    for (next = first; next < launches.size() && launches[next].kernel == kernel; ++next) {
+      const AttentionLaunch& launch = launches[next];
+      const index_t blocks = smaller(launch.items, run.max_blocks > 0 ? run.max_blocks : plan.max_blocks);
+      with_element(plan, [&]<class E>() { emulate_backward<E>(plan, launch, blocks, global, report, {run.seed, run.count_traffic}); });
+    }
+    sectors += global.distinct_sectors();
+  }
+  report.sectors_distinct = sectors;
+  return report;
+}
+
 }  // namespace
 
 Report run_emulated(const Problem& problem, const Plan& plan, const Args& args, const Run& run) {
-  if (is_attention(problem.op)) return run_attention(problem, plan, args.attention, run);
+  if (problem.op == Op::attention_backward) return run_backward(problem, plan, args.attention, run);
+  if (problem.op == Op::attention) return run_attention(problem, plan, args.attention, run);
   Report report;
   GlobalMemory global(report);
   global.add(args.x, false, "x"), global.add(args.out, true, "out");

@@ -11,5 +11,8 @@ int enqueue(const Plan& plan, const Launch& launch, void* stream);
 // Likewise; in gpu_attention_<type>.cu.
 template <class E>
 int enqueue_attention(const Plan& plan, const AttentionLaunch& launch, void* stream);
+// Likewise; in gpu_backward_<type>.cu.
+template <class E>
+int enqueue_backward(const Plan& plan, const AttentionLaunch& launch, void* stream);
 
 }  // namespace window_matmul::cuda

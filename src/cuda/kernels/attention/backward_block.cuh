@@ -1,0 +1,253 @@
+// src/cuda/kernels/attention/backward_block.cuh: what both backward kernels share: tiles in shared memory, a tile's P and d_S, stored sums.
+//
+//   P = 2^(scores - high - low)      d_P = d_out vT      d_S = P (share d_P - offset) times the softcap's slope
+//
+// Of a query: high + low is its log-sum-exp in units of log 2, share what the sink leaves to the keys, offset = share * sum of d_out * out
+// - d_lse. These four numbers are computed by the kernel that walks keys, and read by the one that walks queries. Weights of d_v are share
+// P. Dropout multiplies d_P and the weights by its gain, or by 0. Weights and d_S are rounded to the elements' type before they are
+// multiplied, as q, k, v and d_out are given.
+//
+//   shared memory   two tiles of rows | stages of: two tiles of columns, and where these are queries their numbers | flags
+#pragma once
+
+#include "cuda/kernels/attention/backward_shape.hpp"
+#include "cuda/kernels/attention/walk.cuh"
+#include "cuda/kernels/store_run.cuh"
+
+namespace window_matmul::cuda {
+
+template <class E, int Dim>
+struct BackwardShape {
+  static constexpr BackwardTiles kTiles{Dim * int{sizeof(E)}};
+  static constexpr int kLine = kTiles.line, kRows = kTiles.rows, kColumns = kTiles.columns, kStages = kTiles.stages;
+  static constexpr int kThreads = kTiles.threads();
+  static constexpr std::uint32_t kFirst = 0, kSecond = kTiles.bytes_of_rows();  // tiles of rows
+  static constexpr std::uint32_t kFlags = kTiles.flags();  // a word for each warp
+  static constexpr std::size_t kSharedBytes = kTiles.shared_bytes();
+
+  WINDOW_MATMUL_DEVICE static std::uint32_t first_of(std::uint32_t stage) { return kTiles.first_stage() + stage * kTiles.bytes_of_stage(); }
+  WINDOW_MATMUL_DEVICE static std::uint32_t second_of(std::uint32_t stage) { return first_of(stage) + kTiles.bytes_of_columns(); }
+  WINDOW_MATMUL_DEVICE static std::uint32_t facts_of(std::uint32_t stage) { return second_of(stage) + kTiles.bytes_of_columns(); }
+};
+
+// A tile of columns with one of the query heads that share keys.
+struct BackwardStep {
+  ColumnTile tile;
+  index_t head;
+};
+
+// Calls use(step, stage) for each step from first() on, when load(step, stage) has landed; the next step's copies are on their way
+// meanwhile.
+template <class Shape, class Steps, class Load, class Use>
+WINDOW_MATMUL_DEVICE void for_each_step(const Steps& steps, Load&& load, Use&& use) {
+  BackwardStep step = steps.first();
+  std::uint32_t stage = 0;
+  if (Shape::kStages == 2 && !steps.is_end(step)) load(step, stage);
+  commit_copies();
+  WINDOW_MATMUL_NO_UNROLL
+  while (!steps.is_end(step)) {
+    const BackwardStep next = steps.after(step);
+    if constexpr (Shape::kStages == 2) {
+      if (!steps.is_end(next)) load(next, stage ^ 1);
+    } else {
+      load(step, stage);
+    }
+    commit_copies();
+    wait_copies<Shape::kStages - 1>();
+    sync_threads();
+    use(step, stage);
+    sync_threads();
+    step = next;
+    if constexpr (Shape::kStages == 2) stage ^= 1;
+  }
+  wait_copies<0>();
+}
+
+template <class Sum>
+struct alignas(16) QueryFacts {
+  Sum high, low, share, offset;
+};
+template <class Sum>
+WINDOW_MATMUL_DEVICE QueryFacts<Sum> load_facts(std::uint32_t from) {
+  Bytes16 words[sizeof(QueryFacts<Sum>) / 16];
+  WINDOW_MATMUL_UNROLL
+  for (std::uint32_t i = 0; i < sizeof words / 16; ++i) words[i] = load_shared<Bytes16>(from + 16 * i);
+  QueryFacts<Sum> facts;
+  __builtin_memcpy(&facts, words, sizeof words);
+  return facts;
+}
+template <class Sum>
+WINDOW_MATMUL_DEVICE QueryFacts<Sum> unseeing() {  // of a query that sees nothing: its P is 0
+  return {-minus_infinity<Sum>(), 0, 1, 0};
+}
+
+// ByKeys: rows are keys. Options: any that asks something of single scores.
+template <class E, int Dim, bool ByKeys, bool Options>
+struct BackwardBlock {
+  using Shape = BackwardShape<E, Dim>;
+  using Product = WarpProduct<E, Dim, Shape::kColumns>;
+  using Sum = typename Product::Sum;
+  using Scores = typename Product::Scores;
+  using Sums = typename Product::Sums;
+  using FrameOf = Frame<ByKeys>;
+  using Facts = QueryFacts<Sum>;
+  static constexpr int kFragments = Product::kFragments;
+
+  const AttentionLaunch& launch;
+  const AttentionItem& item;
+  const int first_row = warp_index() * kWarpRows;
+  const std::uint64_t seed = Options && launch.threshold != 0 ? seed_of(launch) : 0;
+  // Where nothing but the scale is between products and P, it is multiplied with as the log-sum-exp is subtracted.
+  const Sum factor = Options ? Sum{1} : static_cast<Sum>(launch.scale * kLog2E);
+  Walk<ByKeys, Shape::kColumns> walk{launch, item, {}};
+
+  // ---- tiles ------------------------------------------------------------------------------------------------------------------------
+
+  WINDOW_MATMUL_DEVICE void load_rows(std::uint32_t to, const Strided& from, index_t head, index_t width) const {
+    const Operand rows = rows_of_item(from, item, head, sizeof(E));
+    load_tile<E, Shape::kRows, Shape::kLine, Shape::kThreads>(
+        to, cuda::rows_of(rows, item.first, 0, sizeof(E)),
+        [&](int r) { return item.rows.contains(item.first + r) ? Range{0, width} : Range{}; }, [](int r) { return r; });
+  }
+  // What is hidden from all rows is a line of zeros, whatever it holds.
+  WINDOW_MATMUL_DEVICE bool is_loaded(const ColumnTile& tile, int c) const {
+    if constexpr (Options) {
+      if (!walk.has(tile, c)) return false;
+      const index_t position = tile.beyond ? tile.first + c : item.column_position(tile.first + c);
+      return ByKeys || !launch.key_mask.is_used() || holds(launch.key_mask, item, item.columns_there, position);
+    } else {
+      return walk.columns.contains(tile.first + c);
+    }
+  }
+  WINDOW_MATMUL_DEVICE void load_columns(std::uint32_t to, const Strided& from, index_t head, index_t width, const ColumnTile& tile) const {
+    const Operand columns =
+        Options && tile.beyond ? column_positions_of(from, item, head, sizeof(E)) : columns_of_item(from, item, head, sizeof(E));
+    load_tile<E, Shape::kColumns, Shape::kLine, Shape::kThreads>(
+        to, cuda::rows_of(columns, tile.first, 0, sizeof(E)), [&](int c) { return is_loaded(tile, c) ? Range{0, width} : Range{}; },
+        [](int c) { return c; });
+  }
+
+  // ---- a tile of a warp -------------------------------------------------------------------------------------------------------------
+
+  // Products become scores; -inf where nothing is seen. slopes: the derivative of the softcap, where there is one.
+  WINDOW_MATMUL_DEVICE void finish_scores(Scores& s, Scores& slopes, const FrameOf& frame, index_t head) const {
+    if constexpr (Options) {
+      scale_and_cap(s, launch.scale, launch.softcap);
+      if (launch.softcap > 0) take_slopes(s, slopes);
+      if (launch.bias.address != 0 && !frame.tile.beyond) add_bias<E>(s, launch, frame, head);
+      if (launch.key_mask.is_used()) mask_keys(s, launch, frame);
+      if (frame.tile.beyond) return mask_beyond(s, launch, frame);
+    }
+    if (frame.needs_mask(Shape::kColumns)) mask_band(s, frame);
+  }
+  WINDOW_MATMUL_DEVICE void take_slopes(Scores& s, Scores& slopes) const {
+    const Sum inverse = static_cast<Sum>(1 / (launch.softcap * kLog2E));
+    for_each_score(s, [&](Sum& score, int h, int n) {
+      const Sum t = score * inverse;
+      slopes[n / 2][2 * h + n % 2] = fused_multiply_add(-t, t, Sum{1});
+    });
+  }
+  WINDOW_MATMUL_DEVICE void multiply_with_slopes(Scores& d_s, Scores& slopes) const {
+    if constexpr (Options) {
+      if (launch.softcap > 0) for_each_score(d_s, [&](Sum& d, int h, int n) { d *= slopes[n / 2][2 * h + n % 2]; });
+    }
+  }
+
+  WINDOW_MATMUL_DEVICE void drop(Scores& x, const FrameOf& frame, index_t head) const {
+    if constexpr (Options) {
+      if (launch.threshold == 0) return;
+      const Sum gain = static_cast<Sum>(launch.gain);
+      for_each_score(x, [&](Sum& value, int, int) { value *= gain; });
+      for_each_dropped(x, launch, frame, head, seed, [](Sum& value) { value = 0; });
+    }
+  }
+
+  // s: scores, becomes share P.  d_p: becomes d_S, the gradient of the scores as the bias has it.  facts_of(number): of a row's query, or
+  // of a column's.
+  template <class FactsOf>
+  WINDOW_MATMUL_DEVICE void differentiate(Scores& s, Scores& d_p, FactsOf&& facts_of) const {
+    WINDOW_MATMUL_UNROLL
+    for (int n = 0; n < 2 * kFragments; ++n) {
+      Facts facts;
+      if constexpr (ByKeys) facts = facts_of(n);
+      WINDOW_MATMUL_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        if constexpr (!ByKeys) facts = facts_of(h);
+        Sum &score = s[n / 2][2 * h + n % 2], &d = d_p[n / 2][2 * h + n % 2];
+        const Sum p = power_of_two(fused_multiply_add(score, factor, -facts.high) - facts.low);
+        d = p > 0 ? p * fused_multiply_add(facts.share, d, -facts.offset) : p;  // whatever d is where nothing is seen
+        score = facts.share * p;
+      }
+    }
+  }
+
+  // Weights that are zero times infinity or NaN, which somebody else sees, are no number: exactly, they are left out.
+  WINDOW_MATMUL_DEVICE static void accumulate(Sums& sums, const Scores& weights, std::uint32_t tile, index_t width, const Groups& groups,
+                                              bool exactly) {
+    if (!exactly) return Product::accumulate(sums, weights, tile, static_cast<int>(width), groups);
+    WINDOW_MATMUL_UNROLL
+    for (int m = 0; m < 2 * kFragments; ++m) {
+      if (!groups.has(m / 4)) continue;
+      WINDOW_MATMUL_NO_UNROLL
+      for (int owner = 0; owner < 4; ++owner) {
+        const int from = (lane_index() & ~3) + owner;
+        const Sum weight[2] = {shuffle(weights[m / 2][m % 2], from), shuffle(weights[m / 2][2 + m % 2], from)};
+        add_line(sums, weight, tile, 8 * (m / 2) + 2 * owner + m % 2);
+      }
+    }
+  }
+  WINDOW_MATMUL_DEVICE static void add_line(Sums& sums, const Sum (&weight)[2], std::uint32_t tile, int line) {
+    constexpr int kPerChunk = 16 / sizeof(E);
+    WINDOW_MATMUL_UNROLL
+    for (int n = 0; n < Dim / 4; ++n) {
+      const int column = Product::column_of(n);
+      const E x = load_shared<E>(tile + chunk_offset<Shape::kLine>(line, column / kPerChunk) +
+                                 static_cast<std::uint32_t>(column % kPerChunk * int{sizeof(E)}));
+      WINDOW_MATMUL_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        Sum& sum = sums[n / 2][2 * h + n % 2];
+        sum = weight[h] == 0 ? sum : fused_multiply_add(weight[h], static_cast<Sum>(widen(x)), sum);
+      }
+    }
+  }
+
+  WINDOW_MATMUL_DEVICE static bool any_in_block(bool mine) {
+    std::uint32_t any = mine ? 1 : 0;
+    WINDOW_MATMUL_UNROLL
+    for (int mask = 1; mask < kWarp; mask *= 2) any |= shuffle_xor(any, mask);
+    if (lane_index() == 0) store_shared(Shape::kFlags + static_cast<std::uint32_t>(warp_index()) * 4, any);
+    sync_threads();
+    any = 0;
+    WINDOW_MATMUL_UNROLL
+    for (std::uint32_t w = 0; w < Shape::kThreads / kWarp; ++w) any |= load_shared<std::uint32_t>(Shape::kFlags + w * 4);
+    sync_threads();
+    return any != 0;
+  }
+
+  // ---- results ----------------------------------------------------------------------------------------------------------------------
+
+  WINDOW_MATMUL_DEVICE static bool all_finite(const Sums& sums) {
+    bool finite = true;
+    WINDOW_MATMUL_UNROLL
+    for (const auto& fragment : sums) {
+      WINDOW_MATMUL_UNROLL
+      for (const Sum& sum : fragment) finite = finite && is_finite(sum);
+    }
+    return finite;
+  }
+  WINDOW_MATMUL_DEVICE void store(Sums& sums, double factor_of_all, const Strided& to, index_t head, index_t width) const {
+    if (to.address == 0) return;
+    const Sum factors[2] = {static_cast<Sum>(factor_of_all), static_cast<Sum>(factor_of_all)};
+    scale_rows(sums, factors);
+    const Operand rows = rows_of_item(to, item, head, sizeof(E));
+    const std::uintptr_t alignment = alignment_of(cuda::rows_of(rows, item.first, 0, sizeof(E)), sizeof(E));
+    Product::template for_each_run<E>(sums, [&](int h, int column, const Rounded<E>& run) {
+      const index_t row = item.first + first_row + lane_index() / 4 + 8 * h;
+      const Range exist = Range{0, width - column}.intersect({0, Rounded<E>::kCount});
+      if (!item.rows.contains(row) || exist.empty()) return;
+      store_run<E>(address_of(rows, row, column, sizeof(E)), rows.col_stride, alignment, exist, run);
+    });
+  }
+};
+
+}  // namespace window_matmul::cuda
