@@ -122,6 +122,9 @@ WINDOW_MATMUL_DEVICE void store_shared(std::uint32_t offset, Bytes16 b) {
                "r"(b.word[3])
                : "memory");
 }
+WINDOW_MATMUL_DEVICE void store_shared(std::uint32_t offset, std::uint32_t value) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(shared_address(offset)), "r"(value) : "memory");
+}
 WINDOW_MATMUL_DEVICE void store_shared(std::uint32_t offset, float value) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(shared_address(offset)), "f"(value) : "memory");
 }

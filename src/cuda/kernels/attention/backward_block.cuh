@@ -36,29 +36,26 @@ struct BackwardStep {
   index_t head;
 };
 
-// Calls use(step, stage) for each step from first() on, when load(step, stage) has landed; the next step's copies are on their way
-// meanwhile.
-template <class Shape, class Steps, class Load, class Use>
-WINDOW_MATMUL_DEVICE void for_each_step(const Steps& steps, Load&& load, Use&& use) {
-  BackwardStep step = steps.first();
+// Calls kernel.use(step, stage, state) for each step from first() on, when kernel.load(step, stage) has landed; where there are two stages,
+// the next step's copies are on their way meanwhile. (Each of these is inlined once: a lambda of this size might not be.)
+template <class Kernel, class State>
+WINDOW_MATMUL_DEVICE void for_each_step(const Kernel& kernel, State& state) {
+  constexpr bool kAhead = Kernel::Shape::kStages == 2;
+  BackwardStep step = kernel.first(), loaded = step;
+  bool landed = !kAhead;  // something is there to be used
   std::uint32_t stage = 0;
-  if (Shape::kStages == 2 && !steps.is_end(step)) load(step, stage);
-  commit_copies();
   WINDOW_MATMUL_NO_UNROLL
-  while (!steps.is_end(step)) {
-    const BackwardStep next = steps.after(step);
-    if constexpr (Shape::kStages == 2) {
-      if (!steps.is_end(next)) load(next, stage ^ 1);
-    } else {
-      load(step, stage);
-    }
+  while (!kernel.is_end(step) || (kAhead && landed)) {
+    if (!kernel.is_end(step)) kernel.load(step, stage);
     commit_copies();
-    wait_copies<Shape::kStages - 1>();
-    sync_threads();
-    use(step, stage);
-    sync_threads();
-    step = next;
-    if constexpr (Shape::kStages == 2) stage ^= 1;
+    if (landed) {
+      wait_copies<kAhead ? 1 : 0>();
+      sync_threads();
+      kernel.use(kAhead ? loaded : step, kAhead ? stage ^ 1 : stage, state);
+      sync_threads();
+    }
+    if constexpr (kAhead) landed = !kernel.is_end(step), loaded = step, stage ^= 1;
+    if (!kernel.is_end(step)) step = kernel.after(step);
   }
   wait_copies<0>();
 }
@@ -103,11 +100,16 @@ struct BackwardBlock {
 
   // ---- tiles ------------------------------------------------------------------------------------------------------------------------
 
-  WINDOW_MATMUL_DEVICE void load_rows(std::uint32_t to, const Strided& from, index_t head, index_t width) const {
-    const Operand rows = rows_of_item(from, item, head, sizeof(E));
-    load_tile<E, Shape::kRows, Shape::kLine, Shape::kThreads>(
-        to, cuda::rows_of(rows, item.first, 0, sizeof(E)),
-        [&](int r) { return item.rows.contains(item.first + r) ? Range{0, width} : Range{}; }, [](int r) { return r; });
+  // Of two tensors, one after the other: the text is there once.
+  WINDOW_MATMUL_DEVICE void load_rows(const Strided& first, const Strided& second, index_t head, int count = 2) const {
+    WINDOW_MATMUL_NO_UNROLL
+    for (int n = 0; n < count; ++n) {
+      const index_t width = n == 0 ? launch.dim : launch.value_dim;
+      const Operand rows = rows_of_item(n == 0 ? first : second, item, head, sizeof(E));
+      load_tile<E, Shape::kRows, Shape::kLine, Shape::kThreads>(
+          n == 0 ? Shape::kFirst : Shape::kSecond, cuda::rows_of(rows, item.first, 0, sizeof(E)),
+          [&](int r) { return item.rows.contains(item.first + r) ? Range{0, width} : Range{}; }, [](int r) { return r; });
+    }
   }
   // What is hidden from all rows is a line of zeros, whatever it holds.
   WINDOW_MATMUL_DEVICE bool is_loaded(const ColumnTile& tile, int c) const {
@@ -119,12 +121,18 @@ struct BackwardBlock {
       return walk.columns.contains(tile.first + c);
     }
   }
-  WINDOW_MATMUL_DEVICE void load_columns(std::uint32_t to, const Strided& from, index_t head, index_t width, const ColumnTile& tile) const {
-    const Operand columns =
-        Options && tile.beyond ? column_positions_of(from, item, head, sizeof(E)) : columns_of_item(from, item, head, sizeof(E));
-    load_tile<E, Shape::kColumns, Shape::kLine, Shape::kThreads>(
-        to, cuda::rows_of(columns, tile.first, 0, sizeof(E)), [&](int c) { return is_loaded(tile, c) ? Range{0, width} : Range{}; },
-        [](int c) { return c; });
+  WINDOW_MATMUL_DEVICE void load_columns(const Strided& first, const Strided& second, index_t head, const ColumnTile& tile,
+                                         std::uint32_t stage) const {
+    WINDOW_MATMUL_NO_UNROLL
+    for (int n = 0; n < 2; ++n) {
+      const Strided& from = n == 0 ? first : second;
+      const index_t width = n == 0 ? launch.dim : launch.value_dim;
+      const Operand columns =
+          Options && tile.beyond ? column_positions_of(from, item, head, sizeof(E)) : columns_of_item(from, item, head, sizeof(E));
+      load_tile<E, Shape::kColumns, Shape::kLine, Shape::kThreads>(
+          n == 0 ? Shape::first_of(stage) : Shape::second_of(stage), cuda::rows_of(columns, tile.first, 0, sizeof(E)),
+          [&](int c) { return is_loaded(tile, c) ? Range{0, width} : Range{}; }, [](int c) { return c; });
+    }
   }
 
   // ---- a tile of a warp -------------------------------------------------------------------------------------------------------------
@@ -185,15 +193,17 @@ struct BackwardBlock {
   WINDOW_MATMUL_DEVICE static void accumulate(Sums& sums, const Scores& weights, std::uint32_t tile, index_t width, const Groups& groups,
                                               bool exactly) {
     if (!exactly) return Product::accumulate(sums, weights, tile, static_cast<int>(width), groups);
-    WINDOW_MATMUL_UNROLL
-    for (int m = 0; m < 2 * kFragments; ++m) {
-      if (!groups.has(m / 4)) continue;
-      WINDOW_MATMUL_NO_UNROLL
-      for (int owner = 0; owner < 4; ++owner) {
-        const int from = (lane_index() & ~3) + owner;
-        const Sum weight[2] = {shuffle(weights[m / 2][m % 2], from), shuffle(weights[m / 2][2 + m % 2], from)};
-        add_line(sums, weight, tile, 8 * (m / 2) + 2 * owner + m % 2);
+    WINDOW_MATMUL_NO_UNROLL
+    for (int line = 16 * groups.begin; line < 16 * groups.end; ++line) {
+      Sum weight[2] = {0, 0};
+      WINDOW_MATMUL_UNROLL
+      for (int m = 0; m < 2 * kFragments; ++m) {
+        const bool is_it = m == line / 8 * 2 + line % 2;
+        weight[0] = is_it ? weights[m / 2][m % 2] : weight[0], weight[1] = is_it ? weights[m / 2][2 + m % 2] : weight[1];
       }
+      const int from = (lane_index() & ~3) + line % 8 / 2;
+      const Sum shared[2] = {shuffle(weight[0], from), shuffle(weight[1], from)};
+      add_line(sums, shared, tile, line);
     }
   }
   WINDOW_MATMUL_DEVICE static void add_line(Sums& sums, const Sum (&weight)[2], std::uint32_t tile, int line) {

@@ -20,24 +20,21 @@ struct BackwardKeys : BackwardBlock<E, Dim, true, Options> {
       typename Block::FrameOf, typename Block::Facts;
   static constexpr bool kOfKeys = Which != Gradients::of_values, kOfValues = Which != Gradients::of_keys;
 
-  struct Results {
+  struct State {
     Sums d_k, d_v;  // what is not asked for is never touched
+    bool exactly = false;
   };
 
-  struct Steps {
-    const BackwardKeys& of;
-    const index_t end = (of.item.head + 1) * of.launch.group;
-    WINDOW_MATMUL_DEVICE BackwardStep first() const { return {of.walk.first(), of.item.head * of.launch.group}; }
-    WINDOW_MATMUL_DEVICE BackwardStep after(const BackwardStep& step) const {
-      const BackwardStep next{of.walk.after(step.tile), step.head};
-      return of.walk.is_end(next.tile) && step.head + 1 < end ? BackwardStep{of.walk.first(), step.head + 1} : next;
-    }
-    WINDOW_MATMUL_DEVICE bool is_end(const BackwardStep& step) const { return of.walk.is_end(step.tile); }
-  };
+  // Tiles fastest, then the heads.
+  WINDOW_MATMUL_DEVICE BackwardStep first() const { return {walk.first(), item.head * launch.group}; }
+  WINDOW_MATMUL_DEVICE BackwardStep after(const BackwardStep& step) const {
+    const BackwardStep next{walk.after(step.tile), step.head};
+    return walk.is_end(next.tile) && step.head + 1 < (item.head + 1) * launch.group ? BackwardStep{walk.first(), step.head + 1} : next;
+  }
+  WINDOW_MATMUL_DEVICE bool is_end(const BackwardStep& step) const { return walk.is_end(step.tile); }
 
   WINDOW_MATMUL_DEVICE void load(const BackwardStep& step, std::uint32_t stage) const {
-    Block::load_columns(Shape::first_of(stage), launch.q, step.head, launch.dim, step.tile);
-    Block::load_columns(Shape::second_of(stage), launch.d_out, step.head, launch.value_dim, step.tile);
+    Block::load_columns(launch.q, launch.d_out, step.head, step.tile, stage);
     load_facts(Shape::facts_of(stage), step);
   }
   // 16 bytes a thread.
@@ -56,31 +53,27 @@ struct BackwardKeys : BackwardBlock<E, Dim, true, Options> {
 
   WINDOW_MATMUL_DEVICE void run() {
     walk.template start<Options>();
-    Block::load_rows(Shape::kFirst, launch.k, item.head, launch.dim);
-    if constexpr (kOfKeys) Block::load_rows(Shape::kSecond, launch.v, item.head, launch.value_dim);
-    Results results;
-    bool exactly = false;
-    do {
-      if constexpr (kOfKeys) clear(results.d_k);
-      if constexpr (kOfValues) clear(results.d_v);
-      for_each_step<Shape>(
-          Steps{*this}, [&](const BackwardStep& step, std::uint32_t stage) { load(step, stage); },
-          [&](const BackwardStep& step, std::uint32_t stage) { add_tile(results, step, stage, exactly); });
-      exactly = !exactly && Block::any_in_block(!are_finite(results));
-    } while (exactly);
-    if constexpr (kOfKeys) Block::store(results.d_k, launch.scale, launch.d_k, item.head, launch.dim);
-    if constexpr (kOfValues) Block::store(results.d_v, 1, launch.d_v, item.head, launch.value_dim);
+    Block::load_rows(launch.k, launch.v, item.head, kOfKeys ? 2 : 1);
+    State state;
+    WINDOW_MATMUL_NO_UNROLL
+    while (true) {
+      if constexpr (kOfKeys) clear(state.d_k);
+      if constexpr (kOfValues) clear(state.d_v);
+      for_each_step(*this, state);
+      if (state.exactly || !Block::any_in_block(!are_finite(state))) break;
+      state.exactly = true;
+    }
+    if constexpr (kOfKeys) Block::store(state.d_k, launch.scale, launch.d_k, item.head, launch.dim);
+    if constexpr (kOfValues) Block::store(state.d_v, 1, launch.d_v, item.head, launch.value_dim);
   }
-  WINDOW_MATMUL_DEVICE static bool are_finite(const Results& results) {
-    if constexpr (!kOfKeys)
-      return Block::all_finite(results.d_v);
-    else if constexpr (!kOfValues)
-      return Block::all_finite(results.d_k);
-    else
-      return Block::all_finite(results.d_k) && Block::all_finite(results.d_v);
+  WINDOW_MATMUL_DEVICE static bool are_finite(const State& state) {
+    bool finite = true;
+    if constexpr (kOfKeys) finite = Block::all_finite(state.d_k);
+    if constexpr (kOfValues) finite = Block::all_finite(state.d_v) && finite;
+    return finite;
   }
 
-  WINDOW_MATMUL_DEVICE void add_tile(Results& results, const BackwardStep& step, std::uint32_t stage, bool exactly) const {
+  WINDOW_MATMUL_DEVICE void use(const BackwardStep& step, std::uint32_t stage, State& state) const {
     const FrameOf frame{item, step.tile, first_row};
     const Groups groups = frame.groups(Shape::kColumns);
     if (groups.empty()) return;
@@ -99,11 +92,11 @@ struct BackwardKeys : BackwardBlock<E, Dim, true, Options> {
     });
     if constexpr (kOfValues) {
       Block::drop(s, frame, step.head);
-      Block::accumulate(results.d_v, s, d_out, launch.value_dim, groups, exactly);
+      Block::accumulate(state.d_v, s, d_out, launch.value_dim, groups, state.exactly);
     }
     if constexpr (kOfKeys) {
       Block::multiply_with_slopes(d_s, slopes);
-      Block::accumulate(results.d_k, d_s, q, launch.dim, groups, exactly);
+      Block::accumulate(state.d_k, d_s, q, launch.dim, groups, state.exactly);
     }
   }
 };

@@ -17,72 +17,88 @@ struct BackwardQueries : BackwardBlock<E, Dim, false, Options> {
   using typename Block::Shape, typename Block::Product, typename Block::Sum, typename Block::Scores, typename Block::Sums,
       typename Block::FrameOf, typename Block::Facts;
 
-  const index_t head = item.head, key_head = item.head / launch.group;
+  const index_t head = item.head;
 
-  WINDOW_MATMUL_DEVICE index_t row_of(int h) const { return item.first + first_row + lane_index() / 4 + 8 * h; }
-
-  struct Steps {
-    const BackwardQueries& of;
-    WINDOW_MATMUL_DEVICE BackwardStep first() const { return {of.walk.first(), of.head}; }
-    WINDOW_MATMUL_DEVICE BackwardStep after(const BackwardStep& step) const { return {of.walk.after(step.tile), step.head}; }
-    WINDOW_MATMUL_DEVICE bool is_end(const BackwardStep& step) const { return of.walk.is_end(step.tile); }
+  enum class Pass { sums, gradients, exactly };
+  struct State {
+    Pass pass = Pass::gradients;
+    Facts facts[2];  // while sums are taken again: high and low are the maximum and the sum so far, of this lane's columns
+    Sums d_q;
   };
-  // use(tile, stage)
-  template <class F>
-  WINDOW_MATMUL_DEVICE void for_each_tile(F&& use) const {
-    for_each_step<Shape>(
-        Steps{*this},
-        [&](const BackwardStep& step, std::uint32_t stage) {
-          Block::load_columns(Shape::first_of(stage), launch.k, key_head, launch.dim, step.tile);
-          Block::load_columns(Shape::second_of(stage), launch.v, key_head, launch.value_dim, step.tile);
-        },
-        [&](const BackwardStep& step, std::uint32_t stage) { use(step.tile, stage); });
+
+  WINDOW_MATMUL_DEVICE BackwardStep first() const { return {walk.first(), head}; }
+  WINDOW_MATMUL_DEVICE BackwardStep after(const BackwardStep& step) const { return {walk.after(step.tile), head}; }
+  WINDOW_MATMUL_DEVICE bool is_end(const BackwardStep& step) const { return walk.is_end(step.tile); }
+  WINDOW_MATMUL_DEVICE void load(const BackwardStep& step, std::uint32_t stage) const {
+    Block::load_columns(launch.k, launch.v, head / launch.group, step.tile, stage);
   }
 
   WINDOW_MATMUL_DEVICE void run() {
     walk.template start<Options>();
-    Block::load_rows(Shape::kFirst, launch.q, head, launch.dim);
-    Block::load_rows(Shape::kSecond, launch.d_out, head, launch.value_dim);
+    Block::load_rows(launch.q, launch.d_out, head);
     commit_copies();
     wait_copies<0>();
     sync_threads();
-    Facts facts[2];
-    take_facts(facts);
-    if constexpr (Options) {
-      if (launch.d_bias.address != 0) clear_slots_without_key();
+    State state;
+    begin(state);
+    WINDOW_MATMUL_NO_UNROLL
+    while (true) {
+      clear(state.d_q);
+      for_each_step(*this, state);
+      if (state.pass == Pass::sums) {
+        take_sums(state.facts);
+        state.pass = Pass::gradients;
+        continue;
+      }
+      clear_unseeing(state.d_q, state.facts);
+      if (state.pass == Pass::exactly || !Block::any_in_block(!Block::all_finite(state.d_q))) break;
+      state.pass = Pass::exactly;
     }
-    Sums d_q;
-    bool exactly = false;
-    do {
-      clear(d_q);
-      for_each_tile([&](const ColumnTile& tile, std::uint32_t stage) { add_tile(d_q, tile, stage, facts, exactly); });
-      clear_unseeing(d_q, facts);
-      exactly = !exactly && Block::any_in_block(!Block::all_finite(d_q));
-    } while (exactly);
-    Block::store(d_q, launch.scale, launch.d_q, head, launch.dim);
+    Block::store(state.d_q, launch.scale, launch.d_q, head, launch.dim);
   }
 
   // ---- the numbers of a query -------------------------------------------------------------------------------------------------------
 
-  WINDOW_MATMUL_DEVICE void take_facts(Facts (&facts)[2]) const {
-    Sum lse[2], delta[2];
+  WINDOW_MATMUL_DEVICE index_t row_of(int h) const { return item.first + first_row + lane_index() / 4 + 8 * h; }
+  WINDOW_MATMUL_DEVICE Sum lse_of(int h) const {
+    return item.rows.contains(row_of(h)) ? number_of(launch.lse, row_of(h)) : minus_infinity<Sum>();
+  }
+
+  WINDOW_MATMUL_DEVICE void begin(State& state) const {
     bool coarse = false;
     WINDOW_MATMUL_UNROLL
     for (int h = 0; h < 2; ++h) {
-      lse[h] = item.rows.contains(row_of(h)) ? number_of(launch.lse, row_of(h)) : minus_infinity<Sum>();
-      delta[h] = product_with_out(h);
-      facts[h] = lse[h] == minus_infinity<Sum>() ? unseeing<Sum>() : Facts{lse[h] * static_cast<Sum>(kLog2E), 0, 1, 0};
-      coarse = coarse || (lse[h] > 256 && is_finite(lse[h])) || (lse[h] < -256 && is_finite(lse[h]));
+      const Sum lse = lse_of(h);
+      state.facts[h] = {lse * static_cast<Sum>(kLog2E), 0, 1, product_with_out(h)};
+      coarse = coarse || (is_finite(lse) && !(lse < 256 && lse > -256));
     }
-    if (Block::any_in_block(coarse)) sum_again(facts, lse);
+    if (Block::any_in_block(coarse)) {
+      WINDOW_MATMUL_UNROLL
+      for (Facts& facts : state.facts) facts.high = minus_infinity<Sum>();
+      state.pass = Pass::sums;
+    } else {
+      finish_facts(state.facts);
+    }
+    if constexpr (Options) {
+      if (launch.d_bias.address != 0) clear_slots_without_key();
+    }
+  }
+  WINDOW_MATMUL_DEVICE void take_sums(Facts (&facts)[2]) const {
     WINDOW_MATMUL_UNROLL
     for (int h = 0; h < 2; ++h) {
-      if (lse[h] == minus_infinity<Sum>())
-        delta[h] = 0;
-      else
-        finish_facts(facts[h], delta[h], row_of(h));
-      if (lane_index() % 4 == 0 && item.rows.contains(row_of(h))) store_facts(facts[h], delta[h], row_of(h));
+      WINDOW_MATMUL_UNROLL
+      for (int mask = 1; mask <= 2; mask *= 2) add_sums(facts[h], shuffle_xor(facts[h].high, mask), shuffle_xor(facts[h].low, mask));
+      const Sum lse = lse_of(h);
+      const bool taken = is_finite(lse) && facts[h].low > 0;
+      facts[h].high = taken ? facts[h].high : lse * static_cast<Sum>(kLog2E);
+      facts[h].low = taken ? logarithm(facts[h].low) * static_cast<Sum>(kLog2E) : Sum{0};
     }
+    finish_facts(facts);
+  }
+  WINDOW_MATMUL_DEVICE static void add_sums(Facts& facts, Sum highest, Sum total) {
+    const Sum top = maximum(facts.high, highest), offset = top == minus_infinity<Sum>() ? Sum{0} : top;
+    facts.low = facts.low * power_of_two(facts.high - offset) + total * power_of_two(highest - offset);
+    facts.high = top;
   }
 
   WINDOW_MATMUL_DEVICE Sum number_of(const Strided& from, index_t row) const {
@@ -113,18 +129,30 @@ struct BackwardQueries : BackwardBlock<E, Dim, false, Options> {
     return sum + shuffle_xor(sum, 2);
   }
 
-  // Not 1 - the other share: beside a share near 1 that of the other is lost.
-  WINDOW_MATMUL_DEVICE void finish_facts(Facts& facts, Sum& delta, index_t row) const {
+  // The offset is the product with out so far.
+  WINDOW_MATMUL_DEVICE void finish_facts(Facts (&facts)[2]) const {
+    WINDOW_MATMUL_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      Sum of_sink = 0;
+      if (facts[h].high == minus_infinity<Sum>())
+        facts[h] = unseeing<Sum>();
+      else
+        of_sink = finish_facts(facts[h], row_of(h));
+      if (lane_index() % 4 == 0 && item.rows.contains(row_of(h))) store_facts(facts[h], of_sink, row_of(h));
+    }
+  }
+  // Returns what the query adds to d_sinks. Not 1 - the other share: beside a share near 1 that of the other is lost.
+  WINDOW_MATMUL_DEVICE Sum finish_facts(Facts& facts, index_t row) const {
+    const Sum delta = facts.offset;
     Sum sink_share = 0;
     if (launch.sinks.address != 0) {
       const Sum sink = extra_at<E, Sum>(launch.sinks.address, times(head, launch.sinks.head), launch.sinks_are_f32);
-      const Sum above = (fused_multiply_add(sink, static_cast<Sum>(kLog2E), -facts.high) - facts.low),
-                less = power_of_two(above > 0 ? -above : above);
-      const Sum small = less / (1 + less), large = 1 / (1 + less);
+      const Sum above = fused_multiply_add(sink, static_cast<Sum>(kLog2E), -facts.high) - facts.low;
+      const Sum less = power_of_two(above > 0 ? -above : above), small = less / (1 + less), large = 1 / (1 + less);
       facts.share = above > 0 ? small : large, sink_share = above > 0 ? large : small;
     }
     facts.offset = facts.share * delta - (launch.d_lse.address != 0 ? number_of(launch.d_lse, row) : Sum{0});
-    delta *= -sink_share;
+    return -sink_share * delta;
   }
   WINDOW_MATMUL_DEVICE void store_facts(const Facts& facts, Sum of_sink, index_t row) const {
     const std::uintptr_t to = address_of(rows_of_item(launch.facts, item, head, sizeof(Sum)), row, 0, sizeof(Sum));
@@ -136,56 +164,34 @@ struct BackwardQueries : BackwardBlock<E, Dim, false, Options> {
       store_global(address_of(rows_of_item(launch.sink_terms, item, head, sizeof(Sum)), row, 0, sizeof(Sum)), of_sink);
   }
 
-  WINDOW_MATMUL_DEVICE void sum_again(Facts (&facts)[2], const Sum (&lse)[2]) const {
-    Sum highest[2] = {minus_infinity<Sum>(), minus_infinity<Sum>()}, total[2] = {0, 0};
-    for_each_tile([&](const ColumnTile& tile, std::uint32_t stage) { sum_tile(highest, total, tile, stage); });
-    WINDOW_MATMUL_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      WINDOW_MATMUL_UNROLL
-      for (int mask = 1; mask <= 2; mask *= 2) add_sums(highest[h], total[h], shuffle_xor(highest[h], mask), shuffle_xor(total[h], mask));
-      const bool again = lse[h] < -256 || lse[h] > 256;
-      if (again && is_finite(lse[h]) && total[h] > 0)
-        facts[h].high = highest[h], facts[h].low = logarithm(total[h]) * static_cast<Sum>(kLog2E);
-    }
-  }
-  WINDOW_MATMUL_DEVICE static void add_sums(Sum& highest, Sum& total, Sum other_highest, Sum other_total) {
-    const Sum top = maximum(highest, other_highest), offset = top == minus_infinity<Sum>() ? Sum{0} : top;
-    total = total * power_of_two(highest - offset) + other_total * power_of_two(other_highest - offset);
-    highest = top;
-  }
-  WINDOW_MATMUL_DEVICE void sum_tile(Sum (&highest)[2], Sum (&total)[2], const ColumnTile& tile, std::uint32_t stage) const {
-    const FrameOf frame{item, tile, first_row};
-    const Groups groups = frame.groups(Shape::kColumns);
-    if (groups.empty()) return;
-    Scores s, slopes;
-    Product::multiply(s, Shape::kFirst, first_row, Shape::first_of(stage), static_cast<int>(launch.dim), groups);
-    Block::finish_scores(s, slopes, frame, head);
-    for_each_score(s, [&](Sum& score, int h, int n) {
-      if (!groups.has(n / 4)) return;
-      const Sum before = highest[h];
-      highest[h] = maximum(before, score * Block::factor);
-      const Sum offset = highest[h] == minus_infinity<Sum>() ? Sum{0} : highest[h];
-      total[h] = total[h] * power_of_two(before - offset) + power_of_two(fused_multiply_add(score, Block::factor, -offset));
-    });
-  }
-
   // ---- a tile of keys ---------------------------------------------------------------------------------------------------------------
 
-  WINDOW_MATMUL_DEVICE void add_tile(Sums& d_q, const ColumnTile& tile, std::uint32_t stage, const Facts (&facts)[2], bool exactly) const {
-    const FrameOf frame{item, tile, first_row};
+  WINDOW_MATMUL_DEVICE void use(const BackwardStep& step, std::uint32_t stage, State& state) const {
+    const FrameOf frame{item, step.tile, first_row};
     const Groups groups = frame.groups(Shape::kColumns);
     if (groups.empty()) return;
     Scores s, d_s, slopes;
     Product::multiply(s, Shape::kFirst, first_row, Shape::first_of(stage), static_cast<int>(launch.dim), groups);
-    Product::multiply(d_s, Shape::kSecond, first_row, Shape::second_of(stage), static_cast<int>(launch.value_dim), groups);
     Block::finish_scores(s, slopes, frame, head);
+    if (state.pass == Pass::sums) return sum(s, groups, state.facts);
+    Product::multiply(d_s, Shape::kSecond, first_row, Shape::second_of(stage), static_cast<int>(launch.value_dim), groups);
     Block::drop(d_s, frame, head);
-    Block::differentiate(s, d_s, [&](int h) { return facts[h]; });
+    Block::differentiate(s, d_s, [&](int h) { return state.facts[h]; });
     if constexpr (Options) {
-      if (launch.d_bias.address != 0 && !tile.beyond && !exactly) store_d_bias(d_s, frame);
+      if (launch.d_bias.address != 0 && !step.tile.beyond && state.pass == Pass::gradients) store_d_bias(d_s, frame);
     }
     Block::multiply_with_slopes(d_s, slopes);
-    Block::accumulate(d_q, d_s, Shape::first_of(stage), launch.dim, groups, exactly);
+    Block::accumulate(state.d_q, d_s, Shape::first_of(stage), launch.dim, groups, state.pass == Pass::exactly);
+  }
+
+  WINDOW_MATMUL_DEVICE void sum(Scores& s, const Groups& groups, Facts (&facts)[2]) const {
+    for_each_score(s, [&](Sum& score, int h, int n) {
+      if (!groups.has(n / 4)) return;
+      const Sum before = facts[h].high;
+      facts[h].high = maximum(before, score * Block::factor);
+      const Sum offset = facts[h].high == minus_infinity<Sum>() ? Sum{0} : facts[h].high;
+      facts[h].low = facts[h].low * power_of_two(before - offset) + power_of_two(fused_multiply_add(score, Block::factor, -offset));
+    });
   }
 
   WINDOW_MATMUL_DEVICE void store_d_bias(Scores& d_s, const FrameOf& frame) const {

@@ -31,6 +31,9 @@ struct BackwardTiles {
   constexpr std::size_t shared_bytes() const { return flags() + 4 * static_cast<std::size_t>(threads() / 32); }
 };
 
+// The others are so slow beside their products that asking for options costs them nothing.
+constexpr bool has_kernel_without_options(int head_dim, std::size_t element) { return element == 2 && head_dim <= 128; }
+
 // Whether the registers hold the sums of d_k and d_v at once: 128 of a thread.
 constexpr bool holds_both_sums(int head_dim, std::size_t element) { return head_dim * (element == 8 ? 8 : 4) <= 512; }
 

@@ -25,11 +25,8 @@ struct BackwardSlots : BackwardBlock<E, Dim, false, true> {
     walk.template start<false>();
     const ColumnTile tile{item.part.first(item.first) + tile_number * Shape::kColumns, false};
     if (walk.columns.intersect({tile.first, tile.first + Shape::kColumns}).empty()) return;  // for the whole block
-    const index_t key_head = item.head / launch.group;
-    Block::load_rows(Shape::kFirst, launch.q, item.head, launch.dim);
-    Block::load_rows(Shape::kSecond, launch.d_out, item.head, launch.value_dim);
-    Block::load_columns(Shape::first_of(0), launch.k, key_head, launch.dim, tile);
-    Block::load_columns(Shape::second_of(0), launch.v, key_head, launch.value_dim, tile);
+    Block::load_rows(launch.q, launch.d_out, item.head);
+    Block::load_columns(launch.k, launch.v, item.head / launch.group, tile, 0);
     commit_copies();
     wait_copies<0>();
     sync_threads();

@@ -24,8 +24,10 @@ void with_backward_kernel(AttentionKernel kernel, F&& f) {
 }
 template <class E, int Dim, class F>
 void with_backward_options(const Plan& plan, AttentionKernel kernel, F&& f) {
-  if (plan.options) return with_backward_kernel<E, Dim, true>(kernel, f);
-  with_backward_kernel<E, Dim, false>(kernel, f);
+  if constexpr (has_kernel_without_options(Dim, sizeof(E))) {
+    if (!plan.options) return with_backward_kernel<E, Dim, false>(kernel, f);
+  }
+  with_backward_kernel<E, Dim, true>(kernel, f);
 }
 
 // Calls f.operator()<Kernel>() with the kernel of a launch.
