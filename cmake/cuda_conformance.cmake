@@ -10,7 +10,8 @@ endif()
 # The emulation, the primitives on it, and what they must do: of this program and of the tests.
 file(GLOB emulation_sources CONFIGURE_DEPENDS src/cuda/emulation/*.cpp)
 add_library(window_matmul_cuda_emulation OBJECT EXCLUDE_FROM_ALL ${emulation_sources}
-  src/cuda/conformance/compare.cpp src/cuda/conformance/definitions.cpp src/cuda/conformance/on_emulation.cpp)
+  src/cuda/conformance/compare.cpp src/cuda/conformance/definitions.cpp src/cuda/conformance/definitions_of_functions.cpp
+  src/cuda/conformance/on_emulation.cpp)
 window_matmul_compile_options(window_matmul_cuda_emulation)
 target_compile_options(window_matmul_cuda_emulation PRIVATE -O2
   $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>) # as in cmake/tests.cmake

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from cuda_attention_bugs import FORWARD_BUGS
 from cuda_emulation import ROOT, link_tests
 
 OUT, IN, LOAD, PRODUCT, PLAIN, STORE, LAUNCH, SOFTMAX, ROW = (
@@ -153,6 +154,8 @@ BUGS = [
     ),
 ]
 
+BUGS += [Bug(*bug) for bug in FORWARD_BUGS]
+
 # The types whose kernels are compiled with a bug, and tested: those that run the code it is in, two at most, since each takes its time.
 TYPES = {PRODUCT: ("bf16", "tf32"), PLAIN: ("f32",)}
 NAMES = {"bf16": "bfloat16_", "f32": "float32_", "tf32": "float32_high_"}
@@ -168,11 +171,19 @@ def copy_with(bug: Bug, folder: Path) -> None:
     path.write_text(text.replace(bug.right, bug.wrong))
 
 
+def is_of_attention(bug: Bug) -> bool:
+    return "/attention/" in bug.path
+
+
 def types_of(bug: Bug) -> tuple[str, ...]:
+    if is_of_attention(bug):
+        return ("tf32",) if bug.name.startswith("tf32") else ("bf16",)
     return ("tf32",) if bug.name.startswith("tf32") else TYPES.get(bug.path, ("bf16", "f32"))
 
 
 def tests_of(bug: Bug) -> str:
+    if is_of_attention(bug):
+        return ":".join(f"Cuda/Attention*.*/{NAMES[kind].rstrip('_')}" for kind in types_of(bug))
     only_softmax = bug.path in (SOFTMAX, ROW)
     op = "softmax*" if only_softmax else "*"
     tests = [f"Cuda/Kernels.*/{NAMES[kind]}{op}:Cuda/Traffic.*/{NAMES[kind]}{op}_64" for kind in types_of(bug)]
@@ -188,7 +199,8 @@ def outcome(bug: Bug, build: Path, seconds: int, jobs: int) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_with(bug, folder)
-        program = link_tests(build, folder, folder, ["-O1"], types_of(bug), jobs)
+        stem = "emulated_attention" if is_of_attention(bug) else "emulated"
+        program = link_tests(build, folder, folder, ["-O1"], types_of(bug), jobs, stem)
         command = [str(program), f"--gtest_filter={tests_of(bug)}", "--gtest_fail_fast"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, errors="replace")

@@ -6,8 +6,8 @@
 #include <limits>
 
 #include "launch.hpp"
-#include "window_matmul/backends.hpp"
 #include "validate_attention.hpp"
+#include "window_matmul/backends.hpp"
 
 namespace window_matmul {
 namespace {

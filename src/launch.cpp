@@ -11,7 +11,7 @@ Status launch(const Problem& problem, Args& args, const RunOptions& options, boo
   args.executor = options.executor;
   args.stats = options.stats;
   const DeviceInfo& device = options.device != nullptr ? *options.device : this_device();
-  args.device = &device, args.stream = options.stream;
+  args.device = &device, args.stream = options.stream, args.memory = options.memory;
   const Kernel* kernel = nullptr;
   const char* forced = options.backend != nullptr ? options.backend : std::getenv("WINDOW_MATMUL_BACKEND");
   if (Status status = select(problem, device, forced, &kernel); !status.ok()) return status;

@@ -47,6 +47,8 @@ std::string text_of(const AttentionOptions& a) {
   if (a.global_queries) text += " global_queries";
   if (a.wide_out) text += " wide_out";
   if (a.split_lse) text += " split_lse";
+  if (a.packed_there) text += " packed_there";
+  if (a.aligns_last) text += " aligns_last";
   if (!a.cu_q.empty()) text += " cu_q=" + list(a.cu_q);
   if (!a.cu_k.empty()) text += " cu_k=" + list(a.cu_k);
   if (!a.key_lengths.empty()) text += " key_lengths=" + list(a.key_lengths);

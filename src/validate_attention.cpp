@@ -242,6 +242,7 @@ void fill_band(const AttentionInputs& in, const Sizes& n, Problem* p) {
   a.cu_q = in.cu_q, a.cu_k = in.cu_k, a.key_lengths = in.key_lengths, a.shifts = in.query_offsets;
   if (a.shifts.empty() && !in.window.query_offset)
     for (const index_t length : a.key_lengths) a.shifts.push_back(length - n.lq);
+  a.packed_there = in.there.cu_q.data != nullptr;
   a.aligns_last = in.there.key_lengths.data != nullptr && in.there.query_offsets.data == nullptr && !in.window.query_offset;
   if (is_given(in.bias)) return;
   if (in.there.query_offsets.data != nullptr) {  // what can be seen from there is for the kernels to say
@@ -279,8 +280,8 @@ void fill_options(const AttentionInputs& in, const Sizes& n, Problem* p) {
   if (is_given(in.bias)) a.bias = in.bias.rank == 2 ? AttentionOptions::Bias::per_slot : AttentionOptions::Bias::full;
   a.key_mask = in.key_mask.data != nullptr, a.sinks = is_given(in.sinks), a.global_mask = in.global_mask.data != nullptr;
   a.global_tokens = smaller(in.global_tokens, n.lk);
-  a.global_queries = (a.global_mask || a.global_tokens > 0) && p->band.right > 0 &&
-                     (in.there.any_of_sequences() || has_sequence_of_aligned_keys(*p));
+  a.global_queries =
+      (a.global_mask || a.global_tokens > 0) && p->band.right > 0 && (in.there.any_of_sequences() || has_sequence_of_aligned_keys(*p));
 }
 
 void fill_args(const AttentionCall& call, const Sizes& n, AttentionArgs* a) {

@@ -26,6 +26,7 @@ struct RunOptions {
   RunStats* stats = nullptr;
   const DeviceInfo* device = nullptr;  // where the tensors are; by default this CPU. A GPU must be the current one
   void* stream = nullptr;  // of a GPU: the cudaStream_t
+  DeviceMemory memory = {};  // of a GPU, for kernels that need more than their results; some of fused attention do
   Precision precision = Precision::highest;  // of fp32 products on a GPU; a CPU has no other
 };
 

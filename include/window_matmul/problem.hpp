@@ -39,6 +39,7 @@ struct AttentionOptions {
   bool global_queries = false;   // the symmetric rule holds in some sequence: a global token's query sees every key
   std::vector<index_t> cu_q = {}, cu_k = {};  // packed sequences; empty: `batch` sequences of Lq queries
   std::vector<index_t> key_lengths = {}, shifts = {};  // of each of these; empty: those of the band
+  bool packed_there = false;  // packed sequences, whose bounds a GPU alone knows
   bool aligns_last = false;  // key_lengths on a GPU, without offsets: the last query with the last key of its entry
   friend bool operator==(const AttentionOptions&, const AttentionOptions&) = default;
 };
@@ -82,7 +83,8 @@ struct NumbersView {
   index_t count = 0, stride = 1;
 };
 
-// What else the attention ops read where the tensors are on a GPU: nothing is read back, so the kernels alone know it, and cut it to what exists.
+// What else the attention ops read where the tensors are on a GPU: nothing is read back, so the kernels alone know it, and cut it to what
+// exists.
 struct AttentionNumbers {
   NumbersView cu_q, cu_k;  // one more than there are packed sequences
   NumbersView key_lengths, query_offsets;  // of each entry
@@ -107,6 +109,12 @@ struct AttentionArgs {
   TensorView d_q, d_k, d_v, d_bias, d_sinks;
 };
 
+// Memory of a GPU for the time of a call, from whoever calls; `take` may throw. Nothing where null: then what needs some is refused.
+struct DeviceMemory {
+  void* (*take)(void* context, std::size_t bytes) = nullptr;  // aligned to 16 bytes
+  void* context = nullptr;
+};
+
 struct Args {  // WHERE
   TensorView x, y, out;  // as the table of Op says; leading dims (..., heads) equal, missing ones expanded with stride 0
   AttentionArgs attention;  // the attention ops use these instead
@@ -114,6 +122,7 @@ struct Args {  // WHERE
   RunStats* stats = nullptr;  // may be null
   const DeviceInfo* device = nullptr;  // that of the tensors
   void* stream = nullptr;              // of a GPU: a cudaStream_t of the current device; the call only enqueues
+  DeviceMemory memory = {};            // likewise, ordered by the stream
 };
 
 // A batch entry, or a packed sequence: its rows of the tensors and the band over them, without dilation.

@@ -1,22 +1,6 @@
 // python/bindings/torch_cpu.cpp: the operators' schemas and CPU kernels for PyTorch. Stable ABI only.
+#include "cpu_device.hpp"
 #include "operators.hpp"
-#include "threads.hpp"
-
-namespace window_matmul::binding {
-namespace {
-
-struct Cpu {
-  explicit Cpu(const Tensor&) {}
-  // Waking a thread takes 4 us, some 50 000 multiply-adds.
-  RunOptions options(double multiply_adds) const {
-    RunOptions options;
-    if (multiply_adds > 100'000) options.executor.parallel_for = torch_threads;
-    return options;
-  }
-};
-
-}  // namespace
-}  // namespace window_matmul::binding
 
 STABLE_TORCH_LIBRARY(window_matmul, library) {
   library.def("band_out(Tensor q, Tensor k, int left, int right, int[] dilation, SymInt shift, float fill, int precision=0) -> Tensor");

@@ -39,7 +39,9 @@ std::vector<Launch> launches_of(const Problem& problem, const Args& args);
 // The same of fused attention (plan_attention.cpp): a launch for each run of neighbouring heads with one dilation.
 bool supports_attention(const Problem& problem, const Device& device, std::string* why_not);
 Plan configure_attention(const Problem& problem, const Device& device);
-std::vector<AttentionLaunch> attention_launches_of(const Problem& problem, const AttentionArgs& args);
+std::vector<AttentionLaunch> attention_launches_of(const Problem& problem, const AttentionArgs& args, void* workspace);
+// Bytes of the GPU's memory that they need besides.
+std::size_t attention_workspace(const Problem& problem);
 
 // Backward, in the order they run (plan_backward.cpp). The workspace is memory of the device, aligned to 16 bytes, that nothing is known of.
 std::size_t backward_workspace(const Problem& problem, const AttentionArgs& args);

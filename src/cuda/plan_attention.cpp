@@ -75,12 +75,28 @@ AttentionLaunch attention_launch_of(const Problem& p, const AttentionArgs& args)
   set_sequences(p, args, &launch);
   set_options(p, args, &launch);
   launch.dim = p.dim, launch.value_dim = p.attention.value_dim, launch.group = p.heads / p.attention.kv_heads;
+  launch.all_heads = p.heads;
   launch.q = strided(args.q), launch.k = strided(args.k), launch.v = strided(args.v);
   launch.out = strided(args.out), launch.lse = strided(args.lse);
   return launch;
 }
 
 namespace {
+// Few queries: so many parts of the keys. By the shapes of an entry alone, so that it has the same bits in any batch and on any GPU.
+index_t splits_of(const Problem& p) {
+  constexpr index_t kFewQueries = 16, kKeysOfPart = 512, kMostParts = 32;
+  if (p.band.rows > kFewQueries || p.attention.packed_there) return 1;
+  const index_t sides = smaller(p.band.left, p.band.cols) + smaller(p.band.right, p.band.cols) + p.band.rows;
+  const index_t seen = p.attention.global_mask || p.attention.global_queries ? p.band.cols : smaller(p.band.cols, sides);
+  return clamp(ceil_div(seen, kKeysOfPart), 1, kMostParts);
+}
+
+// A warp joins the parts of a row.
+AttentionLaunch join_of(AttentionLaunch launch) {
+  launch.kernel = AttentionKernel::join;
+  launch.items = ceil_div(launch.sequences * launch.all_heads * launch.band.rows, kThreads / 32);
+  return launch;
+}
 
 void set_items(AttentionLaunch& launch) {
   const index_t rows = launch.band.rows, parts = smaller(launch.dilation, rows);
@@ -97,8 +113,9 @@ bool supports_attention(const Problem& p, const Device& device, std::string* why
                                std::to_string(p.dim) + " and " + std::to_string(p.attention.value_dim));
   if (p.op == Op::attention_backward && !supports_backward(p, why_not)) return false;
   if (const std::size_t bytes = shared_bytes_of(p); bytes > device.shared_bytes_per_block)
-    return refuse(why_not, "head dims of " + std::to_string(attention_head_dim(p)) + " in " + name_of(p.dtype) + " take " + std::to_string(bytes >> 10) +
-                               " KiB of shared memory a block: this GPU has " + std::to_string(device.shared_bytes_per_block >> 10));
+    return refuse(why_not, "head dims of " + std::to_string(attention_head_dim(p)) + " in " + name_of(p.dtype) + " take " +
+                               std::to_string(bytes >> 10) + " KiB of shared memory a block: this GPU has " +
+                               std::to_string(device.shared_bytes_per_block >> 10));
   if (is_extreme(p.attention.scale, p.attention.softcap))
     return refuse(why_not, "takes a scale of 0 or from 2^-40 to 2^40, and a softcap from 2^-100 to 2^100, which is at most 2^100 scales");
   for (const index_t dilation : p.dilation)
@@ -115,16 +132,23 @@ Plan configure_attention(const Problem& p, const Device& device) {
   return plan;
 }
 
-std::vector<AttentionLaunch> attention_launches_of(const Problem& p, const AttentionArgs& args) {
+std::size_t attention_workspace(const Problem& p) {
+  const index_t splits = splits_of(p), sum = p.dtype == DType::f64 ? 8 : 4;
+  return splits == 1 ? 0 : static_cast<std::size_t>(p.batch * p.heads * p.band.rows * splits * (p.attention.value_dim + 2) * sum);
+}
+
+std::vector<AttentionLaunch> attention_launches_of(const Problem& p, const AttentionArgs& args, void* workspace) {
   if (p.batch == 0 || p.heads == 0 || p.band.rows == 0) return {};
   std::vector<AttentionLaunch> launches;
   AttentionLaunch launch = attention_launch_of(p, args);
+  launch.splits = splits_of(p), launch.partial = reinterpret_cast<std::uintptr_t>(workspace);
   for (index_t head = 0; head < p.heads; head += launch.heads) {
     launch.dilation = p.dilation_of(head), launch.first_head = head, launch.heads = 1;
     while (head + launch.heads < p.heads && p.dilation_of(head + launch.heads) == launch.dilation) ++launch.heads;
     set_items(launch);
     launches.push_back(launch);
   }
+  if (launch.splits > 1) launches.push_back(join_of(launch));
   return launches;
 }
 

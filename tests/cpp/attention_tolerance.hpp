@@ -4,8 +4,8 @@
 // row of n keys by (n + 16) u more; the sum that it is divided by errs likewise: hence twice that. Every output is a sum of products of
 // such probabilities with given numbers: its error is at most the sum of their magnitudes times the relative error of the row that each
 // comes from. Backward may start from `out` as it was rounded. Where a row of the table multiplies weights, and the gradients of scores, as
-// sums of two bf16, the first of them cut off and the second rounded, each of them errs by twice the square of the roundoff of bf16 more; by the
-// roundoff of the dtype, where as one number of it. Three products of TF32 for one of fp32 leave out 2^-21 of it.
+// sums of two bf16, the first of them cut off and the second rounded, each of them errs by twice the square of the roundoff of bf16 more;
+// by the roundoff of the dtype, where as one number of it. Three products of TF32 for one of fp32 leave out 2^-21 of it.
 #pragma once
 
 #include "attention_definition.hpp"
@@ -33,7 +33,9 @@ class AttentionTolerance {
       for (index_t n = 0; n < c_.dim; ++n)
         products += std::abs(at(x_.q, definition_.q_at(s, h, i) + n) * at(x_.k, definition_.key_at(s, h, key.key) * c_.dim + n));
       const double terms = static_cast<double>(c_.dim) + 8;
-      worst = std::max(worst, of_split() * std::abs(c_.actual_scale()) * products + u_ * (terms_of_split() * terms * std::abs(c_.actual_scale()) * products + 8 * (std::abs(key.capped) + std::abs(key.score))));
+      worst = std::max(worst, of_split() * std::abs(c_.actual_scale()) * products +
+                                  u_ * (terms_of_split() * terms * std::abs(c_.actual_scale()) * products +
+                                        8 * (std::abs(key.capped) + std::abs(key.score))));
       highest = std::max(highest, std::abs(key.score));
     }
     return worst + 8 * u_ * highest;

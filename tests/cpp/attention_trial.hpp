@@ -66,7 +66,7 @@ class AttentionTrial {
     fill(seed);
   }
 
-  AttentionInputs inputs() {
+  AttentionInputs inputs() const {
     AttentionInputs in{.q = q.view(), .k = k.view(), .v = v.view(), .window = c.window};
     in.scale = c.scale, in.softcap = c.softcap, in.dropout_p = c.dropout_p, in.dropout_seed = dropout_seed;
     if (c.bias_rank > 0) in.bias = bias.view();
@@ -74,8 +74,11 @@ class AttentionTrial {
     in.key_mask = key_mask.view(), in.global_mask = global_mask.view(), in.global_tokens = c.global_tokens;
     if (on_gpu) {
       const bool wide = c.layout_seed % 2 == 0;
-      in.there = {there_[0].view(c.cu_q, wide), there_[1].view(c.cu_k, wide), there_[2].view(c.key_lengths, wide),
-                  there_[3].view(c.query_offsets, wide), {}};
+      in.there = {there_[0].view(c.cu_q, wide),
+                  there_[1].view(c.cu_k, wide),
+                  there_[2].view(c.key_lengths, wide),
+                  there_[3].view(c.query_offsets, wide),
+                  {}};
       if (wide) in.there.dropout_seed = {&dropout_seed, true, 1, 1}, in.dropout_seed = 0;
       return in;
     }
@@ -188,9 +191,9 @@ class AttentionTrial {
     return all;
   }
 
-  NumbersThere there_[4];
-
  private:
+  mutable NumbersThere there_[4];
+
   DType lse_dtype() const { return c.dtype == DType::f64 ? DType::f64 : DType::f32; }
   Shape shape_of_bias() const {
     if (c.bias_rank == 0) return {0};

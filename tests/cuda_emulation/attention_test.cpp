@@ -56,6 +56,53 @@ TEST_P(Attention, LongHeads) {
     }
 }
 
+// Keys in several parts, some of which a query does not see, or not at all.
+TEST_P(Attention, FewQueries) {
+  Random random(35);
+  for (const index_t queries : {1, 3, 16})
+    for (const AttentionOption& option : attention_options()) {
+      SCOPED_TRACE(option.name);
+      AttentionCase c = plain(queries, 1100, kUnbounded, 0);
+      if (random.one_in(2)) c.window.left = 700, c.window.right = 5;
+      if (!random.one_in(4) && option.name != std::string("dilation")) continue;
+      option.use(c, random);
+      c.keys = std::max<index_t>(c.keys, 1100);
+      ASSERT_TRUE(check(settled(c, random), random.bits()));
+    }
+}
+
+// An infinity or a NaN among the values shows in the rows that see it and in no other.
+TEST_P(Attention, NonFiniteValuesStayWhereTheyAreSeen) {
+  for (const double value : {kInf, kNaN}) {
+    AttentionCase c = as_computed(plain(150, 150, 9, 5), GetParam());
+    AttentionTrial trial(c, 36), finite(c, 36);
+    const index_t key = 70;
+    trial.on_gpu = finite.on_gpu = true;
+    trial.v.set(key * c.value_dim + 3, value);
+    const RunOptions options{.device = &kAmpere, .precision = GetParam().precision};
+    ASSERT_EQ(trial.run(Op::attention, options).message(), "");
+    ASSERT_EQ(finite.run(Op::attention, options).message(), "");
+    for (index_t n = 0; n < trial.out.size(); ++n) {
+      const index_t row = n / c.value_dim;
+      const bool sees = row - 9 <= key && key <= row + 5 && n % c.value_dim == 3;
+      if (sees)
+        ASSERT_FALSE(std::isfinite(trial.out[n])) << n;
+      else
+        ASSERT_NEAR(trial.out[n], finite.out[n], 0.02) << n;
+    }
+  }
+}
+
+// The weights that dropout keeps are those of the reference, to the last one: v tells the keys apart.
+TEST_P(Attention, DropsWhatTheOthersDrop) {
+  AttentionCase c = plain(40, 140, 20, 150);
+  c.dropout_p = 0.5, c.batch = 2, c.heads = 2, c.kv_heads = 1, c.value_dim = 64;
+  for (const index_t dilation : {1, 3}) {
+    c.window.dilation = {dilation};
+    ASSERT_TRUE(check(c, 37));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Cuda, Attention, testing::ValuesIn(kArithmetics), [](const auto& test) { return name_of(test.param); });
 
 }  // namespace

@@ -8,8 +8,7 @@
 
 namespace window_matmul::testing_tools {
 
-inline const DeviceInfo kAmpere{
-    .kind = DeviceInfo::Kind::cuda, .major = 8, .minor = 0, .multiprocessors = 108, .shared_bytes = 163 << 10};
+inline const DeviceInfo kAmpere{.kind = DeviceInfo::Kind::cuda, .major = 8, .minor = 0, .multiprocessors = 108, .shared_bytes = 163 << 10};
 
 inline std::string name_of(const Arithmetic& of) {
   return std::string(name_of(of.dtype)) + (of.precision == Precision::high ? "_high" : "");

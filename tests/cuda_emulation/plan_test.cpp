@@ -34,8 +34,13 @@ TEST(Plan, RefusesWithAReason) {
   std::string why_not;
   EXPECT_FALSE(supports(problem(Op::band_out, DType::f32, 64), {.major = 7, .minor = 5}, &why_not));
   EXPECT_NE(why_not.find("8.0"), std::string::npos);
-  EXPECT_FALSE(supports(problem(Op::attention, DType::f32, 64), {}, &why_not));
-  EXPECT_NE(why_not.find("attention"), std::string::npos);
+  EXPECT_TRUE(supports(problem(Op::attention, DType::f32, 64), {}, &why_not)) << why_not;
+  EXPECT_FALSE(supports(problem(Op::attention, DType::f32, 200), {}, &why_not));
+  EXPECT_NE(why_not.find("up to 128"), std::string::npos) << why_not;
+  Problem extreme = problem(Op::attention, DType::f32, 64);
+  extreme.attention.scale = 0x1p50;
+  EXPECT_FALSE(supports(extreme, {}, &why_not));
+  EXPECT_NE(why_not.find("scale"), std::string::npos) << why_not;
 }
 
 TEST(Plan, SplitsFactorsOfFp32ProductsOnly) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "attention_trial.hpp"
 #include "cuda/arch/emulated.hpp"
 #include "cuda/cuda.hpp"
 #include "trial.hpp"
@@ -154,12 +155,33 @@ TEST_F(Row, ARowOfTheOtherDeviceCannotBeForced) {
   EXPECT_EQ(seen.runs, 1);
 }
 
-TEST_F(Row, RefusesFusedAttention) {
+TEST_F(Row, RefusesHeadsOfFusedAttentionThatAreTooLong) {
   Problem problem{.op = Op::attention, .band = {8, 8, 2, 2, 0}, .dim = 4};
   problem.attention.kv_heads = 1, problem.attention.value_dim = 4;
+  EXPECT_EQ(reason(kAmpere, problem), "");
+  problem.attention.value_dim = 129;
+  EXPECT_NE(reason(kAmpere, problem).find("up to 128 in float32: these are 4 and 129"), std::string::npos) << reason(kAmpere, problem);
   const Kernel* kernel = nullptr;
   EXPECT_EQ(select(problem, kAmpere, nullptr, &kernel).code(), StatusCode::unsupported);
   EXPECT_EQ(kernel, nullptr);
+  problem.dtype = DType::bf16;
+  EXPECT_EQ(reason(kAmpere, problem), "");
+  problem.dtype = DType::f64, problem.attention.value_dim = 128;
+  EXPECT_EQ(reason(kAmpere, problem), "");
+  EXPECT_NE(reason(gpu(8, 6), problem).find("160 KiB of shared memory"), std::string::npos) << reason(gpu(8, 6), problem);
+}
+
+// Numbers that differ from sequence to sequence are where the tensors are.
+TEST_F(Row, NumbersOfSequencesAreOnTheDevice) {
+  AttentionTrial trial({.batch = 2, .queries = 5, .keys = 5, .dim = 4, .value_dim = 4, .window = {2, 2}, .key_lengths = {3, 5}}, 1);
+  const Status host = trial.run(Op::attention, {.device = &kAmpere});
+  EXPECT_EQ(host.code(), StatusCode::invalid_argument);
+  EXPECT_NE(host.message().find("need to be there too"), std::string::npos) << host.message();
+  trial.on_gpu = true;
+  EXPECT_EQ(trial.run(Op::attention, {.device = &kAmpere}).message(), "");
+  const Status device = trial.run(Op::attention, {});
+  EXPECT_EQ(device.code(), StatusCode::invalid_argument);
+  EXPECT_NE(device.message().find("need tensors there"), std::string::npos) << device.message();
 }
 
 TEST(RowWithoutRunner, SaysWhy) {

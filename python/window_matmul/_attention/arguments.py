@@ -21,11 +21,12 @@ from .._band.arguments import (
     check_beside,
     check_dense,
     check_device,
-    check_fused_device,
     check_strided,
+    precision_of,
 )
+from .._band.ops import HIGH
 from .._integers import as_flag as as_flag
-from .ops import HEADS_INSIDE, WIDE_OUT
+from .ops import HEADS_INSIDE, HIGH_PRECISION, WIDE_OUT
 
 _SEEDS = (1 << 63) - 1
 _LAYOUTS = {4: ("(B, H, Lq, D)", "(B, Hkv, Lk, D)", "(B, Hkv, Lk, Dv)"), 3: ("(total_q, H, D)", "(total_k, Hkv, D)", "(total_k, Hkv, Dv)")}
@@ -50,7 +51,6 @@ def as_operands(q: Tensor, k: Tensor, v: Tensor, dims: int) -> tuple[Tensor, Ten
     if not _are_right(q, k, v) or _is_any_autocast_enabled():
         for name, x in (("q", q), ("k", k), ("v", v)):
             check_dense(name, x)
-            check_fused_device(f"{name}'s device", x.device)
         q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
         check_beside("k", k, "q", q)
         check_beside("v", v, "q", q)
@@ -137,8 +137,10 @@ def _as_real(name: str, value: object, need: str) -> float:
 
 
 def as_form(q: Tensor, out_dtype: object) -> int:
-    """How the results are to be: laid out as q is, and in the sums' dtype where that is asked for."""
+    """How the results are to be: laid out as q is, in the sums' dtype where that is asked for, on a GPU with torch's precision."""
     inside = HEADS_INSIDE if q.stride(1) < q.stride(2) else 0
+    if not q.is_cpu and precision_of(q) == HIGH:
+        inside |= HIGH_PRECISION
     if out_dtype is None or out_dtype is q.dtype:
         return inside
     if not isinstance(out_dtype, torch.dtype) or out_dtype is not torch.float32 or q.dtype is torch.float64:

@@ -10,7 +10,8 @@ tensors  q (B, H, Lq, D), k (B, Hkv, Lk, D), v (B, Hkv, Lk, Dv), and for each op
 numbers  band: left, right, the form of the results, then the dilation's; shift; global tokens;
          reals: softcap, dropout_p, then the scale if it is not 1 / sqrt(D)
 form     a sum of HEADS_INSIDE: results lie as (B, L, H, n); WIDE_OUT: out, and its gradient, in the sums' dtype; SPLIT_LSE, without
-         backward: lse is (B, H, Lq, 2), the highest score and the log of the sum of exp(score - highest)
+         backward: lse is (B, H, Lq, 2), the highest score and the log of the sum of exp(score - highest); HIGH_PRECISION: products of
+         float32 on a GPU by three of TF32
 wanted   bit n asks for the n-th gradient; the others come back without elements
 """
 
@@ -30,7 +31,7 @@ NUM_TENSORS = 12
 NUM_GRADIENTS = 5
 _OTHERS = 4  # tensors that stand before q in attention_backward
 _BIAS, _SINKS, _CU_Q, _SEED = 3, 4, 7, 9  # places in `tensors`
-HEADS_INSIDE, WIDE_OUT, SPLIT_LSE = 1, 2, 4  # form
+HEADS_INSIDE, WIDE_OUT, SPLIT_LSE, HIGH_PRECISION = 1, 2, 4, 8  # form
 
 attention = torch.ops.window_matmul.attention.default
 attention_backward = torch.ops.window_matmul.attention_backward.default

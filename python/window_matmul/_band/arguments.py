@@ -203,13 +203,6 @@ def check_dense(name: str, x: Tensor) -> None:
         raise ValueError(f"{name} is on the device {x.device}; it needs to be on the CPU or on an NVIDIA GPU: there are no other kernels")
 
 
-def check_fused_device(what: str, device: torch.device) -> None:
-    """For fused attention; `what` says whose device this is."""
-    if device.type not in ("cpu", "meta"):
-        why = "fused attention has no CUDA kernels yet; window_matmul + window_softmax + unwindow_matmul compute the same on a GPU"
-        raise ValueError(f"{what} is {device}; it needs to be the CPU: {_load.why_no_cuda or why}")
-
-
 def check_strided(name: str, x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is of type {type(x).__name__}; it needs to be a torch.Tensor")

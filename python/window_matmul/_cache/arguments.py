@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 
 from .. import _sharding
-from .._band.arguments import DTYPES, STRIDED, as_count, as_operand, check_fused_device, check_strided, to_window
+from .._band.arguments import DTYPES, STRIDED, as_count, as_operand, check_strided, to_window
 from .._integers import as_int, as_positive
 from ..window import Window
 
@@ -68,7 +68,8 @@ def as_device(device: object) -> torch.device:
         where = torch.get_default_device() if device is None else torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device is {device!r}; it needs to be a torch.device, its name, or None: {error}") from None
-    check_fused_device("device", where)
+    if where.type not in ("cpu", "meta"):
+        raise ValueError(f"device is {where}; it needs to be the CPU: RollingCache has not been made for GPUs yet")
     return where
 
 

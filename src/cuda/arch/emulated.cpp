@@ -2,9 +2,8 @@
 #include "cuda/arch/emulated.hpp"
 
 #include <algorithm>
-#include <cstddef>
-#include <cstring>
-#include <memory>
+#include <cmath>
+#include <vector>
 
 #include "cuda/arch/emulate.hpp"
 #include "cuda/kernels/elements.hpp"
@@ -40,16 +39,29 @@ void add_inputs(const Problem& problem, const AttentionArgs& a, GlobalMemory& gl
     add_numbers(*numbers, name, global);
 }
 
+// What one kernel writes the next may read: each sees the memory in its own way.
 Report run_attention(const Problem& problem, const Plan& plan, const AttentionArgs& args, const Run& run) {
   Report report;
-  GlobalMemory global(report);
-  add_inputs(problem, args, global);
-  for (const auto& [tensor, name] : {std::pair{&args.out, "out"}, {&args.lse, "lse"}})
-    if (tensor->data != nullptr) global.add(*tensor, true, name);
-  for (const AttentionLaunch& launch : attention_launches_of(problem, args)) {
-    const index_t blocks = smaller(launch.items, run.max_blocks > 0 ? run.max_blocks : plan.max_blocks);
-    with_element(plan, [&]<class E>() { emulate_attention<E>(plan, launch, blocks, global, report, {run.seed, run.count_traffic}); });
+  const std::size_t bytes = attention_workspace(problem);
+  std::vector<double> workspace(bytes / sizeof(double) + 1, std::nan(""));
+  const std::vector<AttentionLaunch> launches = attention_launches_of(problem, args, workspace.data());
+  std::int64_t sectors = 0;
+  for (std::size_t first = 0, next = 0; first < launches.size(); first = next) {
+    const AttentionKernel kernel = launches[first].kernel;
+    GlobalMemory global(report);
+    add_inputs(problem, args, global);
+    const bool is_last = launches.back().kernel == kernel;
+    if (bytes > 0) global.add(reinterpret_cast<std::uintptr_t>(workspace.data()), bytes, !is_last, "workspace");
+    for (const auto& [tensor, name] : {std::pair{&args.out, "out"}, {&args.lse, "lse"}})
+      if (is_last && tensor->data != nullptr) global.add(*tensor, true, name);
+    for (next = first; next < launches.size() && launches[next].kernel == kernel; ++next) {
+      const AttentionLaunch& launch = launches[next];
+      const index_t blocks = smaller(launch.items, run.max_blocks > 0 ? run.max_blocks : plan.max_blocks);
+      with_element(plan, [&]<class E>() { emulate_attention<E>(plan, launch, blocks, global, report, {run.seed, run.count_traffic}); });
+    }
+    sectors += global.distinct_sectors();
   }
+  report.sectors_distinct = sectors;
   return report;
 }
 
@@ -67,9 +79,8 @@ Report run_backward(const Problem& problem, const Plan& plan, const AttentionArg
   Report report;
   std::int64_t sectors = 0;
   const std::size_t bytes = backward_workspace(problem, args);
-  const auto workspace = std::make_unique_for_overwrite<std::max_align_t[]>(bytes / sizeof(std::max_align_t) + 1);
-  std::memset(workspace.get(), 0xFF, bytes);  // NaN
-  const std::vector<AttentionLaunch> launches = backward_launches_of(problem, args, workspace.get());
+  std::vector<double> workspace(bytes / sizeof(double) + 1, std::nan(""));
+  const std::vector<AttentionLaunch> launches = backward_launches_of(problem, args, workspace.data());
   for (std::size_t first = 0, next = 0; first < launches.size(); first = next) {
     const AttentionKernel kernel = launches[first].kernel;
     GlobalMemory global(report);
@@ -77,9 +88,9 @@ Report run_backward(const Problem& problem, const Plan& plan, const AttentionArg
     for (const auto& [tensor, name] : {std::pair{&args.out, "out"}, {&args.lse, "lse"}}) global.add(*tensor, false, name);
     const bool writes = kernel == AttentionKernel::backward_queries || kernel == AttentionKernel::backward_slots;
     const std::size_t facts = writes && kernel == AttentionKernel::backward_slots
-                                  ? launches[first].partial - reinterpret_cast<std::uintptr_t>(workspace.get())
+                                  ? launches[first].partial - reinterpret_cast<std::uintptr_t>(workspace.data())
                                   : bytes;
-    global.add(reinterpret_cast<std::uintptr_t>(workspace.get()), facts, kernel == AttentionKernel::backward_queries, "workspace");
+    global.add(reinterpret_cast<std::uintptr_t>(workspace.data()), facts, kernel == AttentionKernel::backward_queries, "workspace");
     if (kernel == AttentionKernel::backward_slots) global.add(launches[first].partial, bytes - facts, true, "partial sums");
     add_gradients(args, kernel, global);
     for (next = first; next < launches.size() && launches[next].kernel == kernel; ++next) {

@@ -10,8 +10,8 @@ namespace window_matmul::cuda {
 template <class E>
 int enqueue_attention(const Plan& plan, const AttentionLaunch& launch, void* stream) {
   cudaError_t error = cudaSuccess;
-  with_attention_kernel_of<E>(
-      plan, launch.kernel, [&]<class Kernel>() { error = enqueue_kernel<Kernel>(plan, launch, static_cast<cudaStream_t>(stream)); });
+  with_attention_kernel_of<E>(plan, launch.kernel,
+                              [&]<class Kernel>() { error = enqueue_kernel<Kernel>(plan, launch, static_cast<cudaStream_t>(stream)); });
   return static_cast<int>(error);
 }
 

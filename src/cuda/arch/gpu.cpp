@@ -5,10 +5,28 @@
 
 namespace window_matmul::cuda {
 
+namespace {
+
+void* workspace_of(const Args& args, std::size_t bytes) { return bytes > 0 ? args.memory.take(args.memory.context, bytes) : nullptr; }
+
+int run_backward(const Problem& problem, const Plan& plan, const Args& args, void* stream) {
+  int error = 0;
+  void* workspace = workspace_of(args, backward_workspace(problem, args.attention));
+  for (const AttentionLaunch& launch : backward_launches_of(problem, args.attention, workspace))
+    with_element(plan, [&]<class E>() {
+      if (error == 0) error = enqueue_backward<E>(plan, launch, stream);
+    });
+  return error;
+}
+
+}  // namespace
+
 int run_on_gpu(const Problem& problem, const Plan& plan, const Args& args, void* stream) {
   int error = 0;
-  if (is_attention(problem.op)) {
-    for (const AttentionLaunch& launch : attention_launches_of(problem, args.attention))
+  if (problem.op == Op::attention_backward) return run_backward(problem, plan, args, stream);
+  if (problem.op == Op::attention) {
+    void* workspace = workspace_of(args, attention_workspace(problem));
+    for (const AttentionLaunch& launch : attention_launches_of(problem, args.attention, workspace))
       with_element(plan, [&]<class E>() {
         if (error == 0) error = enqueue_attention<E>(plan, launch, stream);
       });

@@ -127,12 +127,40 @@ struct MultiplyAdd {
   }
 };
 
-template <class T>
-struct Exponential {
-  static constexpr const char* kName = sizeof(T) == 4 ? "exponential of float32" : "exponential of float64";
+enum class Function : std::uint8_t { exponential, power_of_two, logarithm, hyperbolic_tangent };
+
+template <class T, Function F>
+struct OfOneNumber {
+  static constexpr const char* kNames[] = {"exponential of float32",        "exponential of float64",       "power_of_two of float32",
+                                           "power_of_two of float64",       "logarithm of float32",         "logarithm of float64",
+                                           "hyperbolic_tangent of float32", "hyperbolic_tangent of float64"};
+  static constexpr const char* kName = kNames[2 * static_cast<int>(F) + (sizeof(T) == 8)];
   static constexpr Grid kGrid{1, 256, 0, 256 * sizeof(T), 256 * sizeof(T)};
   WINDOW_MATMUL_DEVICE static void run(std::uintptr_t in, std::uintptr_t out) {
-    write(out, thread_index(), exponential(read<T>(in, thread_index())));
+    const T x = read<T>(in, thread_index());
+    if constexpr (F == Function::exponential) write(out, thread_index(), exponential(x));
+    if constexpr (F == Function::power_of_two) write(out, thread_index(), power_of_two(x));
+    if constexpr (F == Function::logarithm) write(out, thread_index(), logarithm(x));
+    if constexpr (F == Function::hyperbolic_tangent) write(out, thread_index(), hyperbolic_tangent(x));
+  }
+};
+
+template <class T>
+struct Maximum {
+  static constexpr const char* kName = sizeof(T) == 4 ? "maximum of float32" : "maximum of float64";
+  static constexpr Grid kGrid{1, 256, 0, 2 * 256 * sizeof(T), 256 * sizeof(T)};
+  WINDOW_MATMUL_DEVICE static void run(std::uintptr_t in, std::uintptr_t out) {
+    const int me = thread_index();
+    write(out, me, maximum(read<T>(in, 2 * me), read<T>(in, 2 * me + 1)));
+  }
+};
+
+struct Byte {
+  static constexpr const char* kName = "load_byte";
+  static constexpr Grid kGrid{1, 256, 0, 256, 256 * 4};
+  WINDOW_MATMUL_DEVICE static void run(std::uintptr_t in, std::uintptr_t out) {
+    const int me = thread_index();
+    write(out, me, std::uint32_t{load_byte(in + static_cast<std::uintptr_t>(me))});
   }
 };
 
@@ -160,7 +188,11 @@ void for_each_kernel(F&& f) {
   each_of<Matrix<Move::load>, Matrix<Move::load_transposed>, Matrix<Move::store>>(f);
   each_of<Mma<bf16, false>, Mma<f16, false>, Mma<bf16, true>, Mma<f16, true>, MmaTf32, MmaF64>(f);
   each_of<Pack<bf16>, Pack<f16>, Unpack<bf16>, Unpack<f16>, MultiplyAdd<float>, MultiplyAdd<double>>(f);
-  each_of<Exponential<float>, Exponential<double>, Finite<float>, Finite<double>>(f);
+  each_of<Finite<float>, Finite<double>, Maximum<float>, Maximum<double>, Byte>(f);
+  each_of<OfOneNumber<float, Function::exponential>, OfOneNumber<double, Function::exponential>>(f);
+  each_of<OfOneNumber<float, Function::power_of_two>, OfOneNumber<double, Function::power_of_two>>(f);
+  each_of<OfOneNumber<float, Function::logarithm>, OfOneNumber<double, Function::logarithm>>(f);
+  each_of<OfOneNumber<float, Function::hyperbolic_tangent>, OfOneNumber<double, Function::hyperbolic_tangent>>(f);
 }
 
 template <class Kernel>

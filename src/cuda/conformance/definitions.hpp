@@ -20,6 +20,7 @@ struct Definition {
 };
 
 const std::vector<Definition>& definitions();
+std::vector<Definition> with_functions(std::vector<Definition> all);  // the others, and those of definitions_of_functions.cpp
 
 // Numbers of two outputs that are further apart than the definition allows, and the largest distance in units in the last place.
 struct Difference {

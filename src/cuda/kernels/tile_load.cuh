@@ -87,4 +87,17 @@ WINDOW_MATMUL_DEVICE void load_tile(std::uint32_t to, const Source& source, Seen
   }
 }
 
+// The same of a tile that exists as a whole, in its own order, and may be copied by 16 bytes: then each copy costs little more than itself.
+template <class E, int Lines, int LineBytes>
+WINDOW_MATMUL_DEVICE void load_whole_tile(std::uint32_t to, const Source& source) {
+  constexpr int kChunks = LineBytes / 16, kTurns = Lines * kChunks / kThreads, kLinesOfTurn = kThreads / kChunks;
+  static_assert(kTurns * kThreads == Lines * kChunks && kLinesOfTurn * kChunks == kThreads);
+  const int line = thread_index() / kChunks, chunk = thread_index() % kChunks;
+  const std::uintptr_t step = std::uintptr_t(source.line_stride) * sizeof(E);
+  std::uintptr_t from = source.address + std::uintptr_t(line) * step + static_cast<std::uintptr_t>(16 * chunk);
+  WINDOW_MATMUL_UNROLL
+  for (int turn = 0; turn < kTurns; ++turn, from += kLinesOfTurn * step)
+    copy_async<16>(to + chunk_offset<LineBytes>(line + turn * kLinesOfTurn, chunk), from, 16);
+}
+
 }  // namespace window_matmul::cuda

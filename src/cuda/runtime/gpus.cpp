@@ -42,6 +42,9 @@ cudaError_t ask(int index, DeviceInfo* info) {
 }
 
 Status run(const Problem& problem, const Plan& plan, const Args& args) {
+  if (is_attention(problem.op) && args.memory.take == nullptr)
+    return {StatusCode::invalid_argument,
+            std::string(name_of(problem.op)) + ": RunOptions.memory is missing; fused attention on a GPU needs it"};
   return status_of(static_cast<cudaError_t>(run_on_gpu(problem, plan, args, args.stream)));
 }
 

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "cuda/kernels/attention/backward_shape.hpp"
+#include "cuda/kernels/attention/careful_product.cuh"
 #include "cuda/kernels/attention/walk.cuh"
 #include "cuda/kernels/store_run.cuh"
 
@@ -189,36 +190,13 @@ struct BackwardBlock {
     }
   }
 
-  // Weights that are zero times infinity or NaN, which somebody else sees, are no number: exactly, they are left out.
-  WINDOW_MATMUL_DEVICE static void accumulate(Sums& sums, const Scores& weights, std::uint32_t tile, index_t width, const Groups& groups,
+  // exactly: what a row does not see has weight zero, and zero times infinity, which another may see, is NaN: such products are left out.
+  WINDOW_MATMUL_DEVICE static void accumulate(Sums& sums, Scores& weights, std::uint32_t tile, index_t width, const Groups& groups,
                                               bool exactly) {
-    if (!exactly) return Product::accumulate(sums, weights, tile, static_cast<int>(width), groups);
-    WINDOW_MATMUL_NO_UNROLL
-    for (int line = 16 * groups.begin; line < 16 * groups.end; ++line) {
-      Sum weight[2] = {0, 0};
-      WINDOW_MATMUL_UNROLL
-      for (int m = 0; m < 2 * kFragments; ++m) {
-        const bool is_it = m == line / 8 * 2 + line % 2;
-        weight[0] = is_it ? weights[m / 2][m % 2] : weight[0], weight[1] = is_it ? weights[m / 2][2 + m % 2] : weight[1];
-      }
-      const int from = (lane_index() & ~3) + line % 8 / 2;
-      const Sum shared[2] = {shuffle(weight[0], from), shuffle(weight[1], from)};
-      add_line(sums, shared, tile, line);
-    }
-  }
-  WINDOW_MATMUL_DEVICE static void add_line(Sums& sums, const Sum (&weight)[2], std::uint32_t tile, int line) {
-    constexpr int kPerChunk = 16 / sizeof(E);
-    WINDOW_MATMUL_UNROLL
-    for (int n = 0; n < Dim / 4; ++n) {
-      const int column = Product::column_of(n);
-      const E x = load_shared<E>(tile + chunk_offset<Shape::kLine>(line, column / kPerChunk) +
-                                 static_cast<std::uint32_t>(column % kPerChunk * int{sizeof(E)}));
-      WINDOW_MATMUL_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        Sum& sum = sums[n / 2][2 * h + n % 2];
-        sum = weight[h] == 0 ? sum : fused_multiply_add(weight[h], static_cast<Sum>(widen(x)), sum);
-      }
-    }
+    if (exactly)
+      accumulate_what_counts<E, Product, Dim>(sums, weights, tile);
+    else
+      Product::accumulate(sums, weights, tile, static_cast<int>(width), groups);
   }
 
   WINDOW_MATMUL_DEVICE static bool any_in_block(bool mine) {

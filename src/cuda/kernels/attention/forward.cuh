@@ -3,11 +3,14 @@
 //   128 queries a block, 16 a warp; S = Q K^T and P stay in registers. Keys come in tiles from the first that the block sees on, two stages
 //   of them where lines are short; a warp leaves out groups of 16 keys that its rows do not see, and masks only the tiles that the band's
 //   edge cuts. Scores are in units of log 2, sums in fp32 (fp64). P is rounded to the type of v for its product, not for the sum it is
-//   divided by.
+//   divided by. What a row does not see has weight zero, and zero times infinity is NaN: where a sum is not finite, the block is done
+//   again without such products.
 //
 //   shared memory   q, 128 lines | k, a tile for each stage | v, likewise      (AttentionShape)
 #pragma once
 
+#include "cuda/kernels/attention/careful_product.cuh"
+#include "cuda/kernels/attention/results.cuh"
 #include "cuda/kernels/attention/walk.cuh"
 
 namespace window_matmul::cuda {
@@ -66,8 +69,10 @@ struct AttentionForward {
   const int first_row = warp_index() * kWarpRows;
   const index_t kv_head = item.head / launch.group;
   Walk<false, kColumns> walk{launch, item, {}};
+  const AttentionResults<E, Sum> results{launch, item};
   RunningSoftmax<Sum> softmax{};
   typename Product::Sums sums{};
+  bool careful = false;  // a second time: some sum was not finite
   const std::uint64_t seed = Options && launch.threshold != 0 ? seed_of(launch) : 0;
 
   WINDOW_MATMUL_DEVICE void load_queries() const {
@@ -78,9 +83,11 @@ struct AttentionForward {
   WINDOW_MATMUL_DEVICE void load_columns(const Strided& m, index_t width, const ColumnTile& tile, std::uint32_t to) const {
     const Operand columns =
         Options && tile.beyond ? column_positions_of(m, item, kv_head, sizeof(E)) : columns_of_item(m, item, kv_head, sizeof(E));
+    const Source source = rows_of(columns, tile.first, 0, sizeof(E));
+    if (is_whole(tile) && width == Dim && alignment_of(source, sizeof(E)) == 16)
+      return load_whole_tile<E, kColumns, Shape::kLine>(to, source);
     load_tile<E, kColumns, Shape::kLine>(
-        to, rows_of(columns, tile.first, 0, sizeof(E)), [&](int c) { return is_seen(tile, c) ? Range{0, width} : Range{}; },
-        [](int c) { return c; });
+        to, source, [&](int c) { return is_seen(tile, c) ? Range{0, width} : Range{}; }, [](int c) { return c; });
   }
   // What is hidden from everybody is a line of zeros, whatever it holds.
   WINDOW_MATMUL_DEVICE bool is_seen(const ColumnTile& tile, int c) const {
@@ -92,9 +99,14 @@ struct AttentionForward {
       return walk.columns.contains(tile.first + c);
     }
   }
-  WINDOW_MATMUL_DEVICE void load(const ColumnTile& tile, std::uint32_t stage) const {
-    load_columns(launch.k, launch.dim, tile, kFirstK + stage * Shape::kBytesColumns);
-    load_columns(launch.v, launch.value_dim, tile, kFirstV + stage * Shape::kBytesColumns);
+  WINDOW_MATMUL_DEVICE bool is_whole(const ColumnTile& tile) const {
+    return !(Options && (tile.beyond || launch.key_mask.is_used())) && tile.first + kColumns <= walk.columns.end;
+  }
+  WINDOW_MATMUL_DEVICE void load_k(const ColumnTile& tile, std::uint32_t stage) const {
+    if (!walk.is_end(tile)) load_columns(launch.k, launch.dim, tile, kFirstK + stage * Shape::kBytesColumns);
+  }
+  WINDOW_MATMUL_DEVICE void load_v(const ColumnTile& tile, std::uint32_t stage) const {
+    if (!walk.is_end(tile)) load_columns(launch.v, launch.value_dim, tile, kFirstV + stage * Shape::kBytesColumns);
   }
 
   // From products to scores. Returns what takes them to units of log 2.
@@ -109,12 +121,8 @@ struct AttentionForward {
     return Options ? Sum{1} : static_cast<Sum>(launch.scale * kLog2E);
   }
 
-  WINDOW_MATMUL_DEVICE void add(const ColumnTile& tile, std::uint32_t stage) {
-    const Frame<false> frame{item, tile, first_row};
-    const Groups groups = frame.groups(kColumns);
-    if (groups.empty()) return;
-    typename Product::Scores s;
-    Product::multiply(s, 0, first_row, kFirstK + stage * Shape::kBytesColumns, int(launch.dim), groups);
+  // Scores to weights; earlier sums are brought to the new maximum.
+  WINDOW_MATMUL_DEVICE void weigh(typename Product::Scores& s, const Frame<false>& frame) {
     const Sum factor = score(s, frame);
     Sum rescale[2];
     softmax.take(s, factor, rescale);
@@ -122,69 +130,109 @@ struct AttentionForward {
     if constexpr (Options) {
       if (launch.threshold != 0) for_each_dropped(s, launch, frame, item.head, seed, [](Sum& weight) { weight = 0; });
     }
-    Product::accumulate(sums, s, kFirstV + stage * Shape::kBytesColumns, int(launch.value_dim), groups);
+  }
+  WINDOW_MATMUL_DEVICE void accumulate(typename Product::Scores& s, std::uint32_t values, const Groups& groups) {
+    if (careful)
+      accumulate_what_counts<E, Product, Dim>(sums, s, values);
+    else
+      Product::accumulate(sums, s, values, int(launch.value_dim), groups);
   }
 
   WINDOW_MATMUL_DEVICE void run() {
     walk.template start<Options>();
+    load_queries();
+    add_all();
+    if (any_in_block(!is_all_finite())) {
+      careful = true, softmax = {};
+      clear(sums);
+      add_all();
+      sync_threads();
+    }
+    finish();
+  }
+
+  // Two stages: the next tiles of k and v are on their way while these are multiplied. One: the next of k while the softmax is taken and v
+  // multiplied, this one's v while k is.
+  WINDOW_MATMUL_DEVICE void add_all() {
     ColumnTile tile = walk.first();
     std::uint32_t stage = 0;
-    load_queries();
-    if (kStages == 2 && !walk.is_end(tile)) load(tile, stage);
+    load_k(tile, 0);
+    if constexpr (kStages == 2) load_v(tile, 0);
     commit_copies();
     WINDOW_MATMUL_NO_UNROLL
     while (!walk.is_end(tile)) {
       const ColumnTile next = walk.after(tile);
-      if constexpr (kStages == 2) {
-        if (!walk.is_end(next)) load(next, stage ^ 1);
-        commit_copies();
-        wait_copies<1>();
-      } else {
-        load(tile, 0);
-        commit_copies();
-        wait_copies<0>();
-      }
+      const Frame<false> frame{item, tile, first_row};
+      const Groups groups = frame.groups(kColumns);
+      if constexpr (kStages == 2) load_k(next, stage ^ 1);
+      load_v(kStages == 2 ? next : tile, kStages == 2 ? stage ^ 1 : 0);
+      commit_copies();
+      wait_copies<1>();
       sync_threads();
-      add(tile, stage);
+      typename Product::Scores s;
+      if (!groups.empty()) Product::multiply(s, 0, first_row, kFirstK + stage * Shape::kBytesColumns, int(launch.dim), groups);
+      if constexpr (kStages == 1) {
+        sync_threads();
+        load_k(next, 0);
+        commit_copies();
+      }
+      if (!groups.empty()) weigh(s, frame);
+      if constexpr (kStages == 1) {
+        wait_copies<1>();
+        sync_threads();
+      }
+      if (!groups.empty()) accumulate(s, kFirstV + stage * Shape::kBytesColumns, groups);
       sync_threads();
       tile = next;
       if constexpr (kStages == 2) stage ^= 1;
     }
     wait_copies<0>();
-    finish();
   }
+
+  WINDOW_MATMUL_DEVICE bool is_all_finite() const {
+    bool finite = true;
+    WINDOW_MATMUL_UNROLL
+    for (const auto& fragment : sums) finite = finite && all_finite(fragment);
+    return finite;
+  }
+  // Where the tiles of keys were, which nobody reads any more.
+  WINDOW_MATMUL_DEVICE static bool any_in_block(bool mine) {
+    const bool of_warp = any_of(kWarp, [&](index_t) { return mine; });
+    if (lane_index() == 0) store_shared(kFirstK + static_cast<std::uint32_t>(4 * warp_index()), of_warp ? 1.0f : 0.0f);
+    sync_threads();
+    bool any = false;
+    WINDOW_MATMUL_UNROLL
+    for (std::uint32_t w = 0; w < kThreads / kWarp; ++w) any = any || load_shared<float>(kFirstK + 4 * w) != 0;
+    sync_threads();
+    return any;
+  }
+
+  WINDOW_MATMUL_DEVICE index_t row_of(int h) const { return item.first + first_row + lane_index() / 4 + 8 * h; }
 
   // ---- results ------------------------------------------------------------------------------------------------------------------------
 
-  // What sums of weights times v are multiplied with: the softmax's denominator has the sink, and sees no dropout.
-  WINDOW_MATMUL_DEVICE Sum share_of(Sum highest, Sum total) const {
-    if (total == 0) return 0;
-    Sum weight = 1, own = 0;
-    if (launch.sinks.address != 0) {
-      const Sum sink = extra_at<E, Sum>(launch.sinks.address, times(item.head, launch.sinks.head), launch.sinks_are_f32) * Sum(kLog2E);
-      const Sum top = maximum(highest, sink);
-      weight = power_of_two(highest - top), own = sink == top ? Sum{1} : power_of_two(sink - top);
-    }
-    return static_cast<Sum>(launch.gain) * weight / fused_multiply_add(total, weight, own);
-  }
-  WINDOW_MATMUL_DEVICE void store_lse(index_t row, Sum highest, Sum total) const {
-    if (launch.lse.address == 0 || lane_index() % 4 != 0 || !item.rows.contains(row)) return;
-    const bool sees = total != 0;
-    const std::uintptr_t at = address_of(rows_of_item(launch.lse, item, item.head, sizeof(Sum)), row, 0, sizeof(Sum));
-    const Sum natural = sees ? highest * static_cast<Sum>(kLn2) : minus_infinity<Sum>(), rest = sees ? logarithm(total) : Sum{0};
-    store_global(at, launch.split_lse ? natural : natural + rest);
-    if (launch.split_lse) store_global(at + std::uintptr_t(launch.lse.column) * sizeof(Sum), rest);
-  }
   template <class Out>
   WINDOW_MATMUL_DEVICE void store() const {
     const Operand out = rows_of_item(launch.out, item, item.head, sizeof(Out));
     const std::uintptr_t alignment = alignment_of(rows_of(out, item.first, 0, sizeof(Out)), sizeof(Out));
     Product::template for_each_run<Out>(sums, [&](int h, int column, const Rounded<Out>& run) {
-      const index_t row = item.first + first_row + lane_index() / 4 + 8 * h;
+      const index_t row = row_of(h);
       const Range seen = Range{0, launch.value_dim - column}.intersect({0, Rounded<Out>::kCount});
       if (!item.rows.contains(row) || seen.empty()) return;
       store_run<Out>(address_of(out, row, column, sizeof(Out)), launch.out.column, alignment, seen, run);
     });
+  }
+  // Decoding: these keys are not all of them.
+  WINDOW_MATMUL_DEVICE void store_part(int h, Sum highest, Sum total) const {
+    const index_t row = row_of(h);
+    if (!item.rows.contains(row)) return;
+    WINDOW_MATMUL_UNROLL
+    for (int n = 0; n < Dim / 4; ++n)
+      if (const int column = Product::column_of(n); column < launch.value_dim)
+        store_global(results.part_at(row, item.split, column), sums[n / 2][2 * h + n % 2]);
+    if (lane_index() % 4 != 0) return;
+    store_global(results.part_at(row, item.split, launch.value_dim), highest);
+    store_global(results.part_at(row, item.split, launch.value_dim + 1), total);
   }
   WINDOW_MATMUL_DEVICE void finish() {
     const Sum factor = Options ? Sum{1} : static_cast<Sum>(launch.scale * kLog2E);
@@ -192,9 +240,14 @@ struct AttentionForward {
     WINDOW_MATMUL_UNROLL
     for (int h = 0; h < 2; ++h) {
       const Sum total = softmax.of_four(softmax.total[h], true), highest = softmax.offset(h, factor);
-      share[h] = share_of(highest, total);
-      store_lse(item.first + first_row + lane_index() / 4 + 8 * h, highest, total);
+      if (launch.splits > 1) {
+        store_part(h, highest, total);
+        continue;
+      }
+      share[h] = results.share_of(highest, total);
+      if (lane_index() % 4 == 0 && item.rows.contains(row_of(h))) results.store_lse(row_of(h), highest, total);
     }
+    if (launch.splits > 1) return;
     scale_rows(sums, share);
     if constexpr (sizeof(E) == 2) {
       if (launch.wide_out) return store<float>();

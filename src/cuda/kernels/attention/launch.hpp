@@ -8,7 +8,7 @@
 //   attention/product.cuh   products of a warp: 16 rows x the columns of a tile, sums in registers; 16 rows x the head dim
 //   attention/scores.cuh    phases on the scores that a warp holds: scale and cap, bias, masks, dropout
 //   attention/walk.cuh      which tiles of columns an item visits: those of the band, then those of global tokens
-//   attention/forward.cuh   the forward kernel; backward_*.cuh: the backward ones
+//   attention/forward.cuh   the forward kernel; join.cuh: where its keys were cut into parts; backward_*.cuh: the backward ones
 //
 // Rows are queries and columns keys; for a kernel that walks queries for each key (ByKeys) the other way round.
 #pragma once
@@ -41,7 +41,7 @@ struct TokenSet {
 // Which kernel takes a launch.
 // backward_keys: d_k, and d_v where the registers hold both sums; else backward_values has a launch of its own. backward_slots: parts of the
 // gradient of a bias of (H, W), which slot_sums adds up.
-enum class AttentionKernel : std::uint8_t { forward, backward_queries, backward_keys, backward_values, backward_slots, slot_sums, sink_sums };
+enum class AttentionKernel : std::uint8_t { forward, join, backward_queries, backward_keys, backward_values, backward_slots, slot_sums, sink_sums };
 
 struct AttentionLaunch {
   AttentionKernel kernel = AttentionKernel::forward;
@@ -51,6 +51,7 @@ struct AttentionLaunch {
   index_t sequences = 1;         // entries of the batch, or packed sequences
   bool packed = false;
   index_t first_head = 0, heads = 1, group = 1;  // query heads of this launch; query heads of a key/value head
+  index_t all_heads = 1;         // of the tensors
   index_t splits = 1;            // decoding: the keys of a row are cut into so many items; backward_slots: the blocks of rows of a head
   index_t tiles = 1;             // backward_slots: that reach a slot in some row
   index_t items = 0;

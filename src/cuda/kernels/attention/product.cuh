@@ -43,6 +43,23 @@ WINDOW_MATMUL_DEVICE void scale_rows(Sum (&sums)[Fragments][4], const Sum (&fact
   }
 }
 
+// f(scores of a fragment, its number), one after another in one piece of code, for phases that take many instructions a score. Registers
+// have no numbers at run time, so the fragments move up by one each time.
+template <class Sum, int Fragments, class F>
+WINDOW_MATMUL_DEVICE void for_each_fragment(Sum (&s)[Fragments][4], F&& f) {
+  WINDOW_MATMUL_NO_UNROLL
+  for (int fragment = 0; fragment < Fragments; ++fragment) {
+    f(s[0], fragment);
+    WINDOW_MATMUL_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const Sum first = s[0][i];
+      WINDOW_MATMUL_UNROLL
+      for (int next = 1; next < Fragments; ++next) s[next - 1][i] = s[next][i];
+      s[Fragments - 1][i] = first;
+    }
+  }
+}
+
 // Of tiles whose lines have Dim elements.
 template <class E, int Dim, int Columns>
 struct TensorCoreWarp {

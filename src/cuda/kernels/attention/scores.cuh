@@ -79,7 +79,10 @@ template <class Sum, int Fragments>
 WINDOW_MATMUL_DEVICE void scale_and_cap(Sum (&s)[Fragments][4], double scale, double softcap) {
   if (softcap > 0) {
     const Sum inner = static_cast<Sum>(scale / softcap), outer = static_cast<Sum>(softcap * kLog2E);
-    for_each_score(s, [&](Sum& score, int, int) { score = outer * hyperbolic_tangent(score * inner); });
+    for_each_fragment(s, [&](Sum(&scores)[4], int) {
+      WINDOW_MATMUL_UNROLL
+      for (Sum& score : scores) score = outer * hyperbolic_tangent(score * inner);
+    });
   } else {
     const Sum factor = static_cast<Sum>(scale * kLog2E);
     for_each_score(s, [&](Sum& score, int, int) { score *= factor; });
@@ -113,26 +116,27 @@ WINDOW_MATMUL_DEVICE Range keys_there(const AttentionItem& item) {
   return ByKeys ? Range{item.rows_there.begin, item.rows_there.begin + item.band.cols} : item.columns_there;
 }
 
-// A bit for each column of a lane, or for each of its two rows.
-template <bool ByKeys, int Fragments>
-WINDOW_MATMUL_DEVICE std::uint32_t columns_in(const TokenSet& set, const Frame<ByKeys>& frame, Range there) {
-  std::uint32_t bits = 0;
-  WINDOW_MATMUL_UNROLL
-  for (int n = 0; n < 2 * Fragments; ++n) bits |= std::uint32_t{holds(set, frame.item, there, frame.column_position(n))} << n;
-  return bits;
-}
+// A bit for each of the two rows of a lane, or for its two columns in a fragment.
 template <bool ByKeys>
 WINDOW_MATMUL_DEVICE std::uint32_t rows_in(const TokenSet& set, const Frame<ByKeys>& frame, Range there) {
   return std::uint32_t{holds(set, frame.item, there, frame.row_position(0))} |
          std::uint32_t{holds(set, frame.item, there, frame.row_position(1))} << 1;
 }
+template <bool ByKeys>
+WINDOW_MATMUL_DEVICE std::uint32_t columns_in(const TokenSet& set, const Frame<ByKeys>& frame, Range there, int fragment) {
+  return std::uint32_t{holds(set, frame.item, there, frame.column_position(2 * fragment))} |
+         std::uint32_t{holds(set, frame.item, there, frame.column_position(2 * fragment + 1))} << 1;
+}
 
 template <bool ByKeys, class Sum, int Fragments>
 WINDOW_MATMUL_DEVICE void mask_keys(Sum (&s)[Fragments][4], const AttentionLaunch& launch, const Frame<ByKeys>& frame) {
   const Range keys = keys_there<ByKeys>(frame.item);
-  const std::uint32_t seen = ByKeys ? rows_in(launch.key_mask, frame, keys) : columns_in<ByKeys, Fragments>(launch.key_mask, frame, keys);
-  for_each_score(s, [&](Sum& score, int h, int n) {
-    if ((seen >> (ByKeys ? h : n) & 1) == 0) score = minus_infinity<Sum>();
+  const std::uint32_t rows = ByKeys ? rows_in(launch.key_mask, frame, keys) : 0;
+  for_each_fragment(s, [&](Sum(&scores)[4], int fragment) {
+    const std::uint32_t columns = ByKeys ? 0 : columns_in(launch.key_mask, frame, keys, fragment);
+    WINDOW_MATMUL_UNROLL
+    for (int i = 0; i < 4; ++i)
+      if (((ByKeys ? rows >> i / 2 : columns >> i % 2) & 1) == 0) scores[i] = minus_infinity<Sum>();
   });
 }
 
@@ -146,15 +150,19 @@ template <bool ByKeys, class Sum, int Fragments>
 WINDOW_MATMUL_DEVICE void mask_beyond(Sum (&s)[Fragments][4], const AttentionLaunch& launch, const Frame<ByKeys>& frame) {
   const AttentionItem& item = frame.item;
   const Range keys = keys_there<ByKeys>(item);
-  const std::uint32_t rows = rows_in(launch.globals, frame, keys), columns = columns_in<ByKeys, Fragments>(launch.globals, frame, keys);
+  const std::uint32_t rows = rows_in(launch.globals, frame, keys);
   const bool symmetric = item.has_global_queries();
-  for_each_score(s, [&](Sum& score, int h, int n) {
-    const index_t query = frame.query(h, n), key = frame.key(h, n);
-    const bool of_row = (rows >> h & 1) != 0, of_column = (columns >> n & 1) != 0;
-    const bool by_key = (ByKeys ? of_row : of_column) && (item.band.right > 0 || key <= query + item.band.shift);
-    const bool by_query = symmetric && (ByKeys ? of_column : of_row);
-    const bool exists = query < item.band.rows && key < item.band.cols;
-    if (!exists || !(by_key || by_query) || in_window(item.band, launch.dilation, query, key)) score = minus_infinity<Sum>();
+  for_each_fragment(s, [&](Sum(&scores)[4], int fragment) {
+    const std::uint32_t columns = columns_in(launch.globals, frame, keys, fragment);
+    WINDOW_MATMUL_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const index_t query = frame.query(i / 2, 2 * fragment + i % 2), key = frame.key(i / 2, 2 * fragment + i % 2);
+      const bool of_row = (rows >> i / 2 & 1) != 0, of_column = (columns >> i % 2 & 1) != 0;
+      const bool by_key = (ByKeys ? of_row : of_column) && (item.band.right > 0 || key <= query + item.band.shift);
+      const bool by_query = symmetric && (ByKeys ? of_column : of_row);
+      const bool exists = query < item.band.rows && key < item.band.cols;
+      if (!exists || !(by_key || by_query) || in_window(item.band, launch.dilation, query, key)) scores[i] = minus_infinity<Sum>();
+    }
   });
 }
 
@@ -175,18 +183,17 @@ WINDOW_MATMUL_DEVICE void for_each_slot(Sum (&s)[Fragments][4], const Strided& b
   const Band& part = item.part;
   const index_t first = times(item.batch, bias.batch) + times(head, bias.head);
   const index_t queries_there = ByKeys ? item.columns_there.begin : item.rows_there.begin;
-  WINDOW_MATMUL_UNROLL
-  for (int h = 0; h < 2; ++h) {
-    const index_t row = frame.row(h);
-    const Range seen = item.rows.contains(row) && row < part.rows ? part.keys(row) : Range{};
+  for_each_fragment(s, [&](Sum(&scores)[4], int fragment) {
     WINDOW_MATMUL_UNROLL
-    for (int n = 0; n < 2 * Fragments; ++n) {
-      const index_t column = frame.column(n);
-      if (!seen.contains(column)) continue;
+    for (int i = 0; i < 4; ++i) {
+      const int h = i / 2, n = 2 * fragment + i % 2;
+      const index_t row = frame.row(h), column = frame.column(n);
+      const bool exists = item.rows.contains(row) && row < part.rows;
+      if (!exists || !part.contains(row, column)) continue;
       const index_t slot = ByKeys ? part.right - (part.slot(row, column) - part.left) : part.slot(row, column);
-      f(s[n / 2][2 * h + n % 2], first + times(queries_there + frame.query(h, n), bias.row) + times(slot, bias.column));
+      f(scores[i], first + times(queries_there + frame.query(h, n), bias.row) + times(slot, bias.column));
     }
-  }
+  });
 }
 
 template <class E, bool ByKeys, class Sum, int Fragments>
@@ -207,19 +214,20 @@ WINDOW_MATMUL_DEVICE std::uint64_t seed_of(const AttentionLaunch& launch) {
 template <bool ByKeys, class Sum, int Fragments, class F>
 WINDOW_MATMUL_DEVICE void for_each_dropped(Sum (&weights)[Fragments][4], const AttentionLaunch& launch, const Frame<ByKeys>& frame,
                                            index_t head, std::uint64_t seed, F&& f) {
-  WINDOW_MATMUL_UNROLL
-  for (int m = 0; m < 2 * Fragments; ++m) {
-    const int h = m % 2, fragment = m / 2;
-    PhiloxWords words{};
-    index_t drawn = -1;
+  for_each_fragment(weights, [&](Sum(&pairs)[4], int fragment) {
     WINDOW_MATMUL_UNROLL
-    for (int e = 0; e < 2; ++e) {
-      const index_t key = frame.key(h, 2 * fragment + e), query = frame.query(h, 2 * fragment + e);
-      if (ByKeys || e == 0 || key >> 2 != drawn) words = dropout_words(seed, frame.item.sequence, head, query, key), drawn = key >> 2;
-      const std::uint32_t low = (key & 1) != 0 ? words.word[1] : words.word[0], high = (key & 1) != 0 ? words.word[3] : words.word[2];
-      if (((key & 2) != 0 ? high : low) < launch.threshold) f(weights[fragment][2 * h + e]);
+    for (int h = 0; h < 2; ++h) {
+      PhiloxWords words{};
+      index_t drawn = -1;
+      WINDOW_MATMUL_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        const index_t key = frame.key(h, 2 * fragment + e), query = frame.query(h, 2 * fragment + e);
+        if (ByKeys || e == 0 || key >> 2 != drawn) words = dropout_words(seed, frame.item.sequence, head, query, key), drawn = key >> 2;
+        const std::uint32_t low = (key & 1) != 0 ? words.word[1] : words.word[0], high = (key & 1) != 0 ? words.word[3] : words.word[2];
+        if (((key & 2) != 0 ? high : low) < launch.threshold) f(pairs[2 * h + e]);
+      }
     }
-  }
+  });
 }
 
 }  // namespace window_matmul::cuda

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/kernels/attention/forward.cuh"
+#include "cuda/kernels/attention/join.cuh"
 #include "cuda/plan.hpp"
 
 namespace window_matmul::cuda {
@@ -22,7 +23,8 @@ void with_head_dim(const Plan& plan, F&& f) {
 
 // Calls f.operator()<Kernel>() with the kernel of a launch.
 template <class E, class F>
-void with_attention_kernel_of(const Plan& plan, AttentionKernel, F&& f) {
+void with_attention_kernel_of(const Plan& plan, AttentionKernel kernel, F&& f) {
+  if (kernel == AttentionKernel::join) return f.template operator()<AttentionJoinKernel<E>>();
   with_head_dim<AttentionForwardKernel, E>(plan, f);
 }
 

@@ -21,15 +21,16 @@ template <bool ByKeys, int Columns>
 struct Walk {
   const AttentionLaunch& launch;
   const AttentionItem& item;
-  Range columns;  // of the band, in the walk
+  Range columns;  // of the band, in the walk: those of this item's part of the keys
+  index_t beyond_begin = 0;  // likewise
   index_t beyond_end = 0;  // tiles beyond the band are below this position
   bool all_beyond = false;  // the item's own rows reach every column
 
   template <bool WithGlobals>
   WINDOW_MATMUL_DEVICE void start() {
     const Range rows = item.rows.intersect({0, item.part.rows});
-    columns = rows.empty() ? Range{} : item.part.keys_any(rows);
-    beyond_end = 0, all_beyond = false;
+    columns = rows.empty() ? Range{} : part_of(item.part.keys_any(rows));
+    beyond_begin = beyond_end = 0, all_beyond = false;
     if constexpr (WithGlobals) {
       if (!launch.globals.is_used()) return;
       const Range keys = keys_there<ByKeys>(item);
@@ -39,15 +40,17 @@ struct Walk {
       beyond_end = ByKeys ? item.band.rows : item.band.cols;
       if (ByKeys && !symmetric && !all_beyond) beyond_end = 0;
       if (launch.globals.bytes == 0 && !all_beyond) beyond_end = smaller(beyond_end, launch.globals.count);
+      const Range beyond = part_of({0, beyond_end});
+      beyond_begin = beyond.begin, beyond_end = beyond.end;
     }
   }
 
   WINDOW_MATMUL_DEVICE bool is_end(const ColumnTile& tile) const { return tile.beyond && tile.first >= beyond_end; }
-  WINDOW_MATMUL_DEVICE ColumnTile first() const { return columns.empty() ? from_beyond(0) : ColumnTile{columns.begin, false}; }
+  WINDOW_MATMUL_DEVICE ColumnTile first() const { return columns.empty() ? from_beyond(beyond_begin) : ColumnTile{columns.begin, false}; }
   WINDOW_MATMUL_DEVICE ColumnTile after(const ColumnTile& tile) const {
     if (tile.beyond) return from_beyond(tile.first + Columns);
     if (tile.first + Columns < columns.end) return {tile.first + Columns, false};
-    return from_beyond(0);
+    return from_beyond(beyond_begin);
   }
   // Whether a column of a tile is to be loaded: others are zeros.
   WINDOW_MATMUL_DEVICE bool has(const ColumnTile& tile, int column) const {
@@ -57,6 +60,12 @@ struct Walk {
   }
 
  private:
+  // Whole tiles for each part, as many for each as for any other but the last ones.
+  WINDOW_MATMUL_DEVICE Range part_of(Range all) const {
+    if (launch.splits == 1) return all;
+    const index_t each = ceil_div(ceil_div(all.size(), Columns), launch.splits) * Columns, begin = all.begin + item.split * each;
+    return {smaller(begin, all.end), smaller(begin + each, all.end)};
+  }
   WINDOW_MATMUL_DEVICE ColumnTile from_beyond(index_t first) const {
     const auto is_wanted = [&] { return any_of(Columns, [&](index_t c) { return has({first, true}, int(c)); }); };
     while (first < beyond_end && !is_wanted()) first += Columns;

@@ -1,4 +1,6 @@
-// python/bindings/torch_cpu_attention.cpp: fused attention's schemas and CPU kernels for PyTorch. Stable ABI only.
+// python/bindings/attention_operators.hpp: the bodies of fused attention's two operators, once for every device. Stable ABI only.
+#pragma once
+
 #include "window_matmul/attention.hpp"
 
 #include <torch/csrc/stable/library.h>
@@ -10,7 +12,6 @@
 #include <vector>
 
 #include "tensors.hpp"
-#include "threads.hpp"
 
 namespace window_matmul::binding {
 namespace {
@@ -22,7 +23,7 @@ using Reals = std::vector<double>;
 constexpr int kRank = 4;                                // (B, H, L, n), and B = 1 for packed sequences
 constexpr int kHeadsInside[kRank] = {0, 2, 1, 3};       // stored as (B, L, H, n)
 enum : std::size_t { left, right, form, first_dilation };  // Numbers
-enum : std::int64_t { heads_inside = 1, wide_out = 2, split_lse = 4 };                   // form: a sum of these
+enum : std::int64_t { heads_inside = 1, wide_out = 2, split_lse = 4, high_precision = 8 };  // form: a sum of these
 enum : std::size_t { softcap, dropout_p, scale };                                        // Reals; the last may be missing
 
 struct Given {  // the arguments that both operators have
@@ -71,6 +72,14 @@ std::vector<index_t> numbers_of(const Tensor& tensor, const char* name) {
   return tensor.scalar_type() == Int ? copy_of<std::int32_t>(tensor) : copy_of<std::int64_t>(tensor);
 }
 
+// The same in the memory of a GPU, for its kernels alone.
+NumbersView numbers_there(const Tensor& tensor, const char* name) {
+  using enum torch::headeronly::ScalarType;
+  require(tensor.scalar_type() == Int || tensor.scalar_type() == Long, name, "of another dtype", "int32 or int64");
+  require(tensor.dim() == 1, name, "a tensor of " + std::to_string(tensor.dim()) + " dims", "one of 1 dim");
+  return {tensor.const_data_ptr(), tensor.scalar_type() == Long, tensor.size(0), tensor.stride(0)};
+}
+
 std::vector<index_t> bounds_of(const Tensor& cu, const char* name, index_t total) {
   const std::vector<index_t> bounds = numbers_of(cu, name);
   require(!bounds.empty(), name, "of another shape", "(number of sequences + 1,)");
@@ -93,6 +102,7 @@ void set_band(const Given& given, AttentionInputs* inputs) {
   inputs->global_tokens = given.global_tokens;
 }
 
+template <class Device>
 void set_reals(const Given& given, AttentionInputs* inputs) {
   const Reals& reals = given.reals;
   require(reals.size() == scale || reals.size() == scale + 1, "reals", "a list of " + std::to_string(reals.size()),
@@ -102,20 +112,29 @@ void set_reals(const Given& given, AttentionInputs* inputs) {
   if (inputs->dropout_p == 0) return;
   require(given.seed && given.seed->scalar_type() == torch::headeronly::ScalarType::Long && given.seed->numel() == 1, "seed", "missing",
           "an int64 tensor of one element beside dropout");
-  inputs->dropout_seed = static_cast<std::uint64_t>(*static_cast<const std::int64_t*>(given.seed->const_data_ptr()));
+  if constexpr (Device::kReadsNumbers)
+    inputs->dropout_seed = static_cast<std::uint64_t>(*static_cast<const std::int64_t*>(given.seed->const_data_ptr()));
+  else
+    inputs->there.dropout_seed = {given.seed->const_data_ptr(), true, 1, 1};
 }
 
+template <class Device>
 void set_sequences(const Given& given, AttentionInputs* inputs) {
   require(given.cu_q.has_value() == given.cu_k.has_value(), "cu_seqlens_q", "given alone", "beside cu_seqlens_k");
   if (!given.cu_q) return;
   require(inputs->q.shape[0] == 1, "q", text_of_shape(inputs->q), "of batch size 1 where sequences are packed");
   inputs->window.query_offset.reset();
+  if constexpr (!Device::kReadsNumbers) {
+    inputs->there.cu_q = numbers_there(*given.cu_q, "cu_seqlens_q"), inputs->there.cu_k = numbers_there(*given.cu_k, "cu_seqlens_k");
+    return;
+  }
   inputs->cu_q = bounds_of(*given.cu_q, "cu_seqlens_q", inputs->q.shape[2]);
   inputs->cu_k = bounds_of(*given.cu_k, "cu_seqlens_k", inputs->k.shape[2]);
   require(inputs->cu_q.size() == inputs->cu_k.size(), "cu_seqlens_k", "of length " + std::to_string(inputs->cu_k.size()),
           ("as long as cu_seqlens_q, " + std::to_string(inputs->cu_q.size())).c_str());
 }
 
+template <class Device>
 void set_entries(const Given& given, AttentionInputs* inputs) {
   const auto numbers = [&](const Tensor& tensor, const char* name) {
     std::vector<index_t> of_entries = numbers_of(tensor, name);
@@ -123,21 +142,29 @@ void set_entries(const Given& given, AttentionInputs* inputs) {
             ("a number for each of the " + std::to_string(inputs->q.shape[0]) + " entries of the batch").c_str());
     return of_entries;
   };
+  if constexpr (!Device::kReadsNumbers) {
+    if (given.key_lengths) inputs->there.key_lengths = numbers_there(*given.key_lengths, "key_lengths");
+    if (!given.offsets) return;
+    inputs->window.query_offset.reset();
+    inputs->there.query_offsets = numbers_there(*given.offsets, "query_offset");
+    return;
+  }
   if (given.key_lengths) inputs->key_lengths = numbers(*given.key_lengths, "key_lengths");
   if (!given.offsets) return;
   inputs->window.query_offset.reset();
   inputs->query_offsets = numbers(*given.offsets, "query_offset");
 }
 
+template <class Device>
 AttentionInputs inputs_of(const Given& given) {
   AttentionInputs inputs;
   inputs.q = view_of_rank(given.q, "q", kRank);
   inputs.k = view_of_rank(given.k, "k", kRank);
   inputs.v = view_of_rank(given.v, "v", kRank);
   set_band(given, &inputs);
-  set_reals(given, &inputs);
-  set_sequences(given, &inputs);
-  set_entries(given, &inputs);
+  set_reals<Device>(given, &inputs);
+  set_sequences<Device>(given, &inputs);
+  set_entries<Device>(given, &inputs);
   if (given.bias) inputs.bias = view_of(*given.bias, "bias");
   if (given.sinks) inputs.sinks = view_of_sinks(*given.sinks);
   const index_t batch = inputs.q.shape[0], num_keys = inputs.k.shape[2];
@@ -146,21 +173,39 @@ AttentionInputs inputs_of(const Given& given) {
   return inputs;
 }
 
-// Waking a thread takes 4 us, some 50 000 multiply-adds.
-RunOptions options_for(const AttentionInputs& inputs) {
+bool has_form(const Given& given, std::int64_t which) { return (given.band[form] & which) != 0; }
+
+// An operator reads the memory of all of its tensors from one device.
+void require_one_device(const Given& given) {
+  const auto check_device = [&](const char* name, const Tensor& tensor) {
+    if (tensor.device() != given.q.device()) require(false, name, "on another device", "on that of q");
+  };
+  check_device("k", given.k), check_device("v", given.v);
+  for (const auto& [name, tensor] : {std::pair{"bias", &given.bias},
+                                     {"sinks", &given.sinks},
+                                     {"key_mask", &given.key_mask},
+                                     {"global_tokens", &given.global_mask},
+                                     {"cu_seqlens_q", &given.cu_q},
+                                     {"cu_seqlens_k", &given.cu_k},
+                                     {"seed", &given.seed},
+                                     {"key_lengths", &given.key_lengths},
+                                     {"query_offset", &given.offsets}})
+    if (*tensor) check_device(name, **tensor);
+}
+
+template <class Device>
+RunOptions options_for(const Device& device, const Given& given, const AttentionInputs& inputs) {
   const Window& window = inputs.window;
   const double width = static_cast<double>(window.left) + static_cast<double>(window.right) + 1;
   const double seen = std::min(width + static_cast<double>(inputs.global_tokens), static_cast<double>(inputs.k.shape[2]));
   double work = seen * static_cast<double>(inputs.q.shape[3] + inputs.v.shape[3]);
   for (int dim = 0; dim < 3; ++dim) work *= static_cast<double>(inputs.q.shape[dim]);
-  RunOptions options;
-  if (work > 100'000) options.executor.parallel_for = torch_threads;
+  RunOptions options = device.options(work);
+  options.precision = has_form(given, high_precision) ? Precision::high : Precision::highest;
   return options;
 }
 
 // ---- results ---------------------------------------------------------------------------------------------------------------------
-
-bool has_form(const Given& given, std::int64_t which) { return (given.band[form] & which) != 0; }
 
 const int* order_of(const Given& given) { return has_form(given, heads_inside) ? kHeadsInside : nullptr; }
 
@@ -176,31 +221,37 @@ Tensor gradient(const Given& given, const TensorView& like, bool wanted, const i
 
 // ---- the operators ---------------------------------------------------------------------------------------------------------------
 
+template <class Device>
 std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Tensor& v, const MaybeTensor& bias, const MaybeTensor& sinks,
                                      const MaybeTensor& key_mask, const MaybeTensor& global_mask, const MaybeTensor& cu_q,
                                      const MaybeTensor& cu_k, const MaybeTensor& seed, const MaybeTensor& key_lengths,
                                      const MaybeTensor& offsets, const Numbers& band, std::int64_t shift, std::int64_t global_tokens,
                                      const Reals& reals) {
   const Given given{q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, key_lengths, offsets, band, shift, global_tokens, reals};
-  const AttentionInputs inputs = inputs_of(given);
+  require_one_device(given);
+  const Device device(q);
+  const AttentionInputs inputs = inputs_of<Device>(given);
   TensorView out_view = inputs.q, lse_view = inputs.q;
   out_view.shape[3] = inputs.v.shape[3];
   const DType sums = inputs.q.dtype == DType::f64 ? DType::f64 : DType::f32;
   if (has_form(given, wide_out)) out_view.dtype = sums;
   lse_view.rank = has_form(given, split_lse) ? 4 : 3, lse_view.shape[3] = 2, lse_view.dtype = sums;
   Tensor out = allocate(q, &out_view, order_of(given)), lse = allocate(q, &lse_view);
-  check(window_attention(inputs, out_view, lse_view, options_for(inputs)));
+  check(window_attention(inputs, out_view, lse_view, options_for(device, given, inputs)));
   return {std::move(out), std::move(lse)};
 }
 
 // Bit n of `wanted` asks for the n-th result.
+template <class Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
     const Tensor& d_out, const MaybeTensor& d_lse, const Tensor& out, const Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
     const MaybeTensor& bias, const MaybeTensor& sinks, const MaybeTensor& key_mask, const MaybeTensor& global_mask, const MaybeTensor& cu_q,
     const MaybeTensor& cu_k, const MaybeTensor& seed, const MaybeTensor& key_lengths, const MaybeTensor& offsets, const Numbers& band,
     std::int64_t shift, std::int64_t global_tokens, const Reals& reals, std::int64_t wanted) {
   const Given given{q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, key_lengths, offsets, band, shift, global_tokens, reals};
-  const AttentionInputs inputs = inputs_of(given);
+  require_one_device(given);
+  const Device device(q);
+  const AttentionInputs inputs = inputs_of<Device>(given);
   const auto wants = [&](int result) { return (wanted >> result & 1) != 0; };
   require(!wants(3) || bias, "wanted", std::to_string(wanted), "without bit 3 where there is no bias");
   require(!wants(4) || sinks, "wanted", std::to_string(wanted), "without bit 4 where there are no sinks");
@@ -212,33 +263,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
   Tensor d_sinks = gradient(given, inputs.sinks, wants(4), nullptr, &views.d_sinks);
   const TensorView d_lse_view = d_lse ? view_of_rank(*d_lse, "d_lse", 3) : TensorView{};
   check(window_attention_backward(inputs, view_of_rank(out, "out", kRank), view_of_rank(lse, "lse", 3), view_of_rank(d_out, "d_out", kRank),
-                                  d_lse_view, views, options_for(inputs)));
+                                  d_lse_view, views, options_for(device, given, inputs)));
   return {std::move(d_q), std::move(d_k), std::move(d_v), std::move(d_bias), std::move(d_sinks)};
 }
 
-const std::string kGiven =
-    "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? sinks, Tensor? key_mask, Tensor? global_mask, Tensor? cu_q, Tensor? cu_k, "
-    "Tensor? seed, Tensor? key_lengths, Tensor? offsets, int[] band, SymInt shift, SymInt global_tokens, float[] reals";
-const std::string kAttention = "attention(" + kGiven + ") -> (Tensor out, Tensor lse)";
-const std::string kBackward = "attention_backward(Tensor d_out, Tensor? d_lse, Tensor out, Tensor lse, " + kGiven +
-                              ", int wanted) -> (Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_bias, Tensor d_sinks)";
+template <class Device, class Library>
+void implement_attention(Library& library) {
+  library.impl("attention", TORCH_BOX(&attention<Device>));
+  library.impl("attention_backward", TORCH_BOX(&attention_backward<Device>));
+  library.impl("_attention", TORCH_BOX(&attention<Device>));
+  library.impl("_attention_backward", TORCH_BOX(&attention_backward<Device>));
+}
 
 }  // namespace
 }  // namespace window_matmul::binding
-
-// With an underscore: the same without an Autograd kernel, for calls from Python with nothing else to do.
-STABLE_TORCH_LIBRARY_FRAGMENT(window_matmul, library) {
-  using namespace window_matmul::binding;
-  library.def(kAttention.c_str());
-  library.def(kBackward.c_str());
-  library.def(("_" + kAttention).c_str());
-  library.def(("_" + kBackward).c_str());
-}
-
-STABLE_TORCH_LIBRARY_IMPL(window_matmul, CPU, library) {
-  using namespace window_matmul::binding;
-  library.impl("attention", TORCH_BOX(&attention));
-  library.impl("attention_backward", TORCH_BOX(&attention_backward));
-  library.impl("_attention", TORCH_BOX(&attention));
-  library.impl("_attention_backward", TORCH_BOX(&attention_backward));
-}
