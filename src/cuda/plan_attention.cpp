@@ -1,6 +1,6 @@
 // src/cuda/plan_attention.cpp: problems of fused attention to grids.
-#include "cuda/kernels/attention/backward_shape.hpp"
 #include "cuda/plan_attention.hpp"
+#include "cuda/kernels/attention/backward_shape.hpp"
 #include "philox.hpp"
 #include "scale.hpp"
 
@@ -127,7 +127,8 @@ Plan configure_attention(const Problem& p, const Device& device) {
   Plan plan{p.op, p.dtype};
   plan.max_blocks = most_blocks(device);
   if (p.dtype == DType::f32) plan.precision = p.precision;
-  plan.head_dim = attention_head_dim(p), plan.options = asks_scores(p.attention);
+  plan.head_dim = attention_head_dim(p),
+  plan.options = asks_scores(p.attention) || (p.op == Op::attention_backward && p.attention.wide_out);
   plan.shared_bytes = shared_bytes_of(p);
   return plan;
 }

@@ -81,8 +81,6 @@ void set_items(AttentionLaunch& launch, index_t rows, index_t heads, int block_r
 }  // namespace
 
 bool supports_backward(const Problem& p, std::string* why_not) {
-  const AttentionOptions& a = p.attention;
-  if (a.wide_out) return refuse(why_not, "no CUDA kernel for the gradients of an fp32 result beside halves");
   for (index_t head = 0; head < p.heads; ++head)
     if (p.dilation_of(head) != p.dilation_of(head / group_of(p) * group_of(p)))
       return refuse(why_not, "no CUDA kernel for the gradients of heads that share keys and differ in dilation");

@@ -88,10 +88,10 @@ WINDOW_MATMUL_DEVICE void load_tile(std::uint32_t to, const Source& source, Seen
 }
 
 // The same of a tile that exists as a whole, in its own order, and may be copied by 16 bytes: then each copy costs little more than itself.
-template <class E, int Lines, int LineBytes>
+template <class E, int Lines, int LineBytes, int Threads = kThreads>
 WINDOW_MATMUL_DEVICE void load_whole_tile(std::uint32_t to, const Source& source) {
-  constexpr int kChunks = LineBytes / 16, kTurns = Lines * kChunks / kThreads, kLinesOfTurn = kThreads / kChunks;
-  static_assert(kTurns * kThreads == Lines * kChunks && kLinesOfTurn * kChunks == kThreads);
+  constexpr int kChunks = LineBytes / 16, kTurns = Lines * kChunks / Threads, kLinesOfTurn = Threads / kChunks;
+  static_assert(kTurns * Threads == Lines * kChunks && kLinesOfTurn * kChunks == Threads);
   const int line = thread_index() / kChunks, chunk = thread_index() % kChunks;
   const std::uintptr_t step = std::uintptr_t(source.line_stride) * sizeof(E);
   std::uintptr_t from = source.address + std::uintptr_t(line) * step + static_cast<std::uintptr_t>(16 * chunk);

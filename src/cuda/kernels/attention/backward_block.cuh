@@ -105,11 +105,12 @@ struct BackwardBlock {
   WINDOW_MATMUL_DEVICE void load_rows(const Strided& first, const Strided& second, index_t head, int count = 2) const {
     WINDOW_MATMUL_NO_UNROLL
     for (int n = 0; n < count; ++n) {
+      const Strided& from = n == 0 ? first : second;
       const index_t width = n == 0 ? launch.dim : launch.value_dim;
-      const Operand rows = rows_of_item(n == 0 ? first : second, item, head, sizeof(E));
-      load_tile<E, Shape::kRows, Shape::kLine, Shape::kThreads>(
-          n == 0 ? Shape::kFirst : Shape::kSecond, cuda::rows_of(rows, item.first, 0, sizeof(E)),
-          [&](int r) { return item.rows.contains(item.first + r) ? Range{0, width} : Range{}; }, [](int r) { return r; });
+      load_lines<Shape::kRows>(
+          n == 0 ? Shape::kFirst : Shape::kSecond, !ByKeys && n == 1 && launch.wide_out, false,
+          [&](std::uintptr_t element) { return cuda::rows_of(rows_of_item(from, item, head, element), item.first, 0, element); },
+          [&](int r) { return item.rows.contains(item.first + r) ? Range{0, width} : Range{}; });
     }
   }
   // What is hidden from all rows is a line of zeros, whatever it holds.
@@ -124,15 +125,49 @@ struct BackwardBlock {
   }
   WINDOW_MATMUL_DEVICE void load_columns(const Strided& first, const Strided& second, index_t head, const ColumnTile& tile,
                                          std::uint32_t stage) const {
+    const bool all_seen =
+        !(Options && (tile.beyond || launch.key_mask.is_used())) && walk.columns.contains(Range{tile.first, tile.first + Shape::kColumns});
     WINDOW_MATMUL_NO_UNROLL
     for (int n = 0; n < 2; ++n) {
       const Strided& from = n == 0 ? first : second;
       const index_t width = n == 0 ? launch.dim : launch.value_dim;
-      const Operand columns =
-          Options && tile.beyond ? column_positions_of(from, item, head, sizeof(E)) : columns_of_item(from, item, head, sizeof(E));
-      load_tile<E, Shape::kColumns, Shape::kLine, Shape::kThreads>(
-          n == 0 ? Shape::first_of(stage) : Shape::second_of(stage), cuda::rows_of(columns, tile.first, 0, sizeof(E)),
-          [&](int c) { return is_loaded(tile, c) ? Range{0, width} : Range{}; }, [](int c) { return c; });
+      const auto source = [&](std::uintptr_t element) {
+        const Operand columns =
+            Options && tile.beyond ? column_positions_of(from, item, head, element) : columns_of_item(from, item, head, element);
+        return cuda::rows_of(columns, tile.first, 0, element);
+      };
+      load_lines<Shape::kColumns>(n == 0 ? Shape::first_of(stage) : Shape::second_of(stage), ByKeys && n == 1 && launch.wide_out,
+                                  all_seen && width == Dim, source, [&](int c) { return is_loaded(tile, c) ? Range{0, width} : Range{}; });
+    }
+  }
+  // wide: d_out in fp32 beside halves, to which it is rounded.  source(bytes of an element)
+  template <int Lines, class SourceOf, class Seen>
+  WINDOW_MATMUL_DEVICE static void load_lines(std::uint32_t to, bool wide, bool whole, SourceOf&& source, Seen&& seen) {
+    if constexpr (Options && sizeof(E) == 2) {
+      if (wide) return load_narrowed<Lines>(to, source(sizeof(float)), seen);
+    }
+    const Source from = source(sizeof(E));
+    if (whole && alignment_of(from, sizeof(E)) == 16) return load_whole_tile<E, Lines, Shape::kLine, Shape::kThreads>(to, from);
+    load_tile<E, Lines, Shape::kLine, Shape::kThreads>(to, from, seen, [](int line) { return line; });
+  }
+  template <int Lines, class Seen>
+  WINDOW_MATMUL_DEVICE static void load_narrowed(std::uint32_t to, const Source& from, Seen&& seen) {
+    constexpr int kChunks = Shape::kLine / 16;
+    WINDOW_MATMUL_NO_UNROLL
+    for (int n = thread_index(); n < Lines * kChunks; n += Shape::kThreads) {
+      const int line = n / kChunks, chunk = n % kChunks;
+      const Range exist = seen(line);
+      float numbers[8];
+      WINDOW_MATMUL_UNROLL
+      for (int e = 0; e < 8; ++e) {
+        const index_t at = 8 * chunk + e;
+        const std::uintptr_t offset = std::uintptr_t(times(line, from.line_stride) + times(at, from.element_stride)) * sizeof(float);
+        numbers[e] = exist.contains(at) ? load_global<float>(from.address + offset) : 0;
+      }
+      const Rounded<E> rounded(numbers);
+      Bytes16 bytes;
+      __builtin_memcpy(&bytes, rounded.e, 16);
+      store_shared(to + chunk_offset<Shape::kLine>(line, chunk), bytes);
     }
   }
 

@@ -54,6 +54,7 @@ struct BackwardKeys : BackwardBlock<E, Dim, true, Options> {
   WINDOW_MATMUL_DEVICE void run() {
     walk.template start<Options>();
     Block::load_rows(launch.k, launch.v, item.head, kOfKeys ? 2 : 1);
+    commit_copies();
     State state;
     WINDOW_MATMUL_NO_UNROLL
     while (true) {

@@ -37,8 +37,6 @@ struct BackwardQueries : BackwardBlock<E, Dim, false, Options> {
     walk.template start<Options>();
     Block::load_rows(launch.q, launch.d_out, head);
     commit_copies();
-    wait_copies<0>();
-    sync_threads();
     State state;
     begin(state);
     WINDOW_MATMUL_NO_UNROLL
@@ -105,21 +103,28 @@ struct BackwardQueries : BackwardBlock<E, Dim, false, Options> {
     return load_global<Sum>(address_of(rows_of_item(from, item, head, sizeof(Sum)), row, 0, sizeof(Sum)));
   }
 
-  // Sum of d_out * out of row g + 8 h, whose chunks its four lanes take in turn.
   WINDOW_MATMUL_DEVICE Sum product_with_out(int h) const {
-    constexpr int kPerChunk = 16 / sizeof(E);
-    const Operand out = rows_of_item(launch.out, item, head, sizeof(E));
+    if constexpr (Options && sizeof(E) == 2) {
+      if (launch.wide_out) return product_with_out_of<float>(h);
+    }
+    return product_with_out_of<E>(h);
+  }
+  // Sum of d_out * out of row g + 8 h, whose chunks its four lanes take in turn.
+  template <class Out>
+  WINDOW_MATMUL_DEVICE Sum product_with_out_of(int h) const {
+    constexpr int kPerChunk = 16 / sizeof(Out);
     const index_t row = row_of(h), width = item.rows.contains(row) ? launch.value_dim : 0;
-    const bool aligned = alignment_of(cuda::rows_of(out, item.first, 0, sizeof(E)), sizeof(E)) == 16;
+    const auto chunk_of = [&](const Strided& from, index_t first) {
+      const Operand rows = rows_of_item(from, item, head, sizeof(Out));
+      const std::uintptr_t at = address_of(rows, row, first, sizeof(Out));
+      const bool whole = first + kPerChunk <= width && at % 16 == 0 && rows.col_stride == 1;
+      return whole ? load_global<Bytes16>(at) : gather<Out>(at, rows.col_stride, {0, width - first});
+    };
     Sum sum = 0;
     WINDOW_MATMUL_NO_UNROLL
-    for (int chunk = lane_index() % 4; chunk * kPerChunk < width; chunk += 4) {
-      const index_t first = chunk * kPerChunk;
-      const std::uintptr_t from = address_of(out, row, first, sizeof(E));
-      const Bytes16 a =
-          aligned && first + kPerChunk <= width ? load_global<Bytes16>(from) : gather<E>(from, out.col_stride, {0, width - first});
-      const auto b = load_shared<Bytes16>(Shape::kSecond + chunk_offset<Shape::kLine>(first_row + lane_index() / 4 + 8 * h, chunk));
-      E x[kPerChunk], y[kPerChunk];
+    for (index_t first = lane_index() % 4 * kPerChunk; first < width; first += 4 * kPerChunk) {
+      const Bytes16 a = chunk_of(launch.out, first), b = chunk_of(launch.d_out, first);
+      Out x[kPerChunk], y[kPerChunk];
       __builtin_memcpy(x, &a, 16);
       __builtin_memcpy(y, &b, 16);
       WINDOW_MATMUL_UNROLL
