@@ -54,9 +54,8 @@ if(WINDOW_MATMUL_CUDA_FOUND)
     list(APPEND compile_cuda --may-fail)
   endif()
   file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/cuda")
-  foreach(file IN ITEMS gpu.cpp gpu_f64.cu gpu_f32.cu gpu_tf32.cu gpu_bf16.cu gpu_f16.cu
-      gpu_attention_f64.cu gpu_attention_f32.cu gpu_attention_tf32.cu gpu_attention_bf16.cu gpu_attention_f16.cu
-      gpu_backward_f64.cu gpu_backward_f32.cu gpu_backward_tf32.cu gpu_backward_bf16.cu gpu_backward_f16.cu)
+  file(GLOB cuda_files RELATIVE "${PROJECT_SOURCE_DIR}/src/cuda/arch" CONFIGURE_DEPENDS src/cuda/arch/gpu*.cpp src/cuda/arch/gpu*.cu)
+  foreach(file IN LISTS cuda_files)
     cmake_path(REPLACE_EXTENSION file LAST_ONLY .o OUTPUT_VARIABLE object)
     cmake_path(ABSOLUTE_PATH object BASE_DIRECTORY "${PROJECT_BINARY_DIR}/cuda")
     add_custom_command(OUTPUT "${object}" "${object}.ptxas"

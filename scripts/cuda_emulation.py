@@ -8,16 +8,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-KERNELS = "Cuda/Kernels.*:Cuda/SoftmaxRows.*:SplitFactors.*"
+KERNELS = "Cuda/Kernels.*:Cuda/SoftmaxRows.*:SplitFactors.*:Cuda/Attention*"
 TYPES = ("f64", "f32", "tf32", "bf16", "f16")
+STEMS = ("emulated", "emulated_attention")  # of the files with kernels: stem_type.cpp
 
 
 def link_tests(
-    build: Path, sources: Path, folder: Path, flags: list[str], types: tuple[str, ...] = TYPES, jobs: int = 2, stem: str = "emulated"
+    build: Path,
+    sources: Path,
+    folder: Path,
+    flags: list[str],
+    types: tuple[str, ...] = TYPES,
+    jobs: int = 2,
+    stems: tuple[str, ...] = STEMS,
 ) -> Path:
     """Compiles the kernels of these types from `sources` into `folder`, and links them there with the rest."""
     compiler = shlex.split(os.environ.get("CXX", "c++"))
-    names = {f"{stem}_{kind}" for kind in types}
+    names = {f"{stem}_{kind}" for stem in stems for kind in types}
     objects = [p for target in ("tests", "emulation") for p in build.glob(f"CMakeFiles/window_matmul_cuda_{target}.dir/**/*.o")]
     others = [p for p in objects if p.name.split(".")[0] not in names]
     if not others:

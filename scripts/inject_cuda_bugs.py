@@ -199,8 +199,8 @@ def outcome(bug: Bug, build: Path, seconds: int, jobs: int) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_with(bug, folder)
-        stem = "emulated_attention" if is_of_attention(bug) else "emulated"
-        program = link_tests(build, folder, folder, ["-O1"], types_of(bug), jobs, stem)
+        stems = ("emulated_attention",) if is_of_attention(bug) else ("emulated",)
+        program = link_tests(build, folder, folder, ["-O1"], types_of(bug), jobs, stems)
         command = [str(program), f"--gtest_filter={tests_of(bug)}", "--gtest_fail_fast"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, errors="replace")

@@ -8,8 +8,8 @@ namespace window_matmul::cuda {
 // Returns a cudaError_t. `stream` is a cudaStream_t. Defined in gpu_<type>.cu for the type of each.
 template <class E>
 int enqueue(const Plan& plan, const Launch& launch, void* stream);
-// Likewise; in gpu_attention_<type>.cu.
-template <class E>
+// Likewise; in gpu_attention_<type>_<padded head dim>.cu.
+template <class E, int Dim>
 int enqueue_attention(const Plan& plan, const AttentionLaunch& launch, void* stream);
 // Likewise; in gpu_backward_<type>.cu.
 template <class E>

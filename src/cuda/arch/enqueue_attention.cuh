@@ -1,4 +1,4 @@
-// src/cuda/arch/enqueue_attention.cuh: fused attention of one element type as entry functions, and their launch.
+// src/cuda/arch/enqueue_attention.cuh: fused attention of one element type and padded head dim as entry functions, and their launch.
 #pragma once
 
 #include "cuda/arch/enqueue.hpp"
@@ -7,11 +7,11 @@
 
 namespace window_matmul::cuda {
 
-template <class E>
+template <class E, int Dim>
 int enqueue_attention(const Plan& plan, const AttentionLaunch& launch, void* stream) {
   cudaError_t error = cudaSuccess;
-  with_attention_kernel_of<E>(plan, launch.kernel,
-                              [&]<class Kernel>() { error = enqueue_kernel<Kernel>(plan, launch, static_cast<cudaStream_t>(stream)); });
+  with_attention_kernel_of<E, Dim>(
+      plan, launch.kernel, [&]<class Kernel>() { error = enqueue_kernel<Kernel>(plan, launch, static_cast<cudaStream_t>(stream)); });
   return static_cast<int>(error);
 }
 

@@ -1,6 +1,7 @@
 // src/cuda/arch/gpu.cpp: launching a plan's kernel on a GPU.
 #include "cuda/arch/gpu.hpp"
 #include "cuda/arch/enqueue.hpp"
+#include "cuda/kernels/attention/shape.hpp"
 #include "cuda/kernels/elements.hpp"
 
 namespace window_matmul::cuda {
@@ -28,7 +29,10 @@ int run_on_gpu(const Problem& problem, const Plan& plan, const Args& args, void*
     void* workspace = workspace_of(args, attention_workspace(problem));
     for (const AttentionLaunch& launch : attention_launches_of(problem, args.attention, workspace))
       with_element(plan, [&]<class E>() {
-        if (error == 0) error = enqueue_attention<E>(plan, launch, stream);
+        const int head_dim = launch.kernel == AttentionKernel::join ? kJoinHeadDim : plan.head_dim;
+        with_head_dim<E>(head_dim, [&]<int Dim>() {
+          if (error == 0) error = enqueue_attention<E, Dim>(plan, launch, stream);
+        });
       });
     return error;
   }

@@ -249,15 +249,6 @@ struct BackwardBlock {
 
   // ---- results ----------------------------------------------------------------------------------------------------------------------
 
-  WINDOW_MATMUL_DEVICE static bool all_finite(const Sums& sums) {
-    bool finite = true;
-    WINDOW_MATMUL_UNROLL
-    for (const auto& fragment : sums) {
-      WINDOW_MATMUL_UNROLL
-      for (const Sum& sum : fragment) finite = finite && is_finite(sum);
-    }
-    return finite;
-  }
   WINDOW_MATMUL_DEVICE void store(Sums& sums, double factor_of_all, const Strided& to, index_t head, index_t width) const {
     if (to.address == 0) return;
     const Sum factors[2] = {static_cast<Sum>(factor_of_all), static_cast<Sum>(factor_of_all)};

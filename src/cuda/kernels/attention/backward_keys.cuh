@@ -61,16 +61,16 @@ struct BackwardKeys : BackwardBlock<E, Dim, true, Options> {
       if constexpr (kOfKeys) clear(state.d_k);
       if constexpr (kOfValues) clear(state.d_v);
       for_each_step(*this, state);
-      if (state.exactly || !Block::any_in_block(!are_finite(state))) break;
+      if (state.exactly || !Block::any_in_block(!all_finite(state))) break;
       state.exactly = true;
     }
     if constexpr (kOfKeys) Block::store(state.d_k, launch.scale, launch.d_k, item.head, launch.dim);
     if constexpr (kOfValues) Block::store(state.d_v, 1, launch.d_v, item.head, launch.value_dim);
   }
-  WINDOW_MATMUL_DEVICE static bool are_finite(const State& state) {
+  WINDOW_MATMUL_DEVICE static bool all_finite(const State& state) {
     bool finite = true;
-    if constexpr (kOfKeys) finite = Block::all_finite(state.d_k);
-    if constexpr (kOfValues) finite = Block::all_finite(state.d_v) && finite;
+    if constexpr (kOfKeys) finite = are_finite(state.d_k);
+    if constexpr (kOfValues) finite = are_finite(state.d_v) && finite;
     return finite;
   }
 

@@ -49,7 +49,7 @@ struct BackwardQueries : BackwardBlock<E, Dim, false, Options> {
         continue;
       }
       clear_unseeing(state.d_q, state.facts);
-      if (state.pass == Pass::exactly || !Block::any_in_block(!Block::all_finite(state.d_q))) break;
+      if (state.pass == Pass::exactly || !Block::any_in_block(!are_finite(state.d_q))) break;
       state.pass = Pass::exactly;
     }
     Block::store(state.d_q, launch.scale, launch.d_q, head, launch.dim);

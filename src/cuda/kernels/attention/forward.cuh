@@ -141,35 +141,33 @@ struct AttentionForward {
   WINDOW_MATMUL_DEVICE void run() {
     walk.template start<Options>();
     load_queries();
-    add_all();
-    if (any_in_block(!is_all_finite())) {
-      careful = true, softmax = {};
+    do {
+      softmax = {};
       clear(sums);
       add_all();
-      sync_threads();
-    }
+    } while (!careful && (careful = any_in_block(!are_finite(sums))));
+    if (careful) sync_threads();
     finish();
   }
 
   // Two stages: the next tiles of k and v are on their way while these are multiplied. One: the next of k while the softmax is taken and v
-  // multiplied, this one's v while k is.
+  // multiplied, this one's v while k is. A turn loads for the next one; the first does nothing else.
   WINDOW_MATMUL_DEVICE void add_all() {
-    ColumnTile tile = walk.first();
+    ColumnTile next = walk.before_first();
     std::uint32_t stage = 0;
-    load_k(tile, 0);
-    if constexpr (kStages == 2) load_v(tile, 0);
-    commit_copies();
+    bool begun = false;
     WINDOW_MATMUL_NO_UNROLL
-    while (!walk.is_end(tile)) {
-      const ColumnTile next = walk.after(tile);
+    while (true) {
+      const ColumnTile tile = next;
+      next = walk.after(tile);
       const Frame<false> frame{item, tile, first_row};
-      const Groups groups = frame.groups(kColumns);
+      const Groups groups = begun ? frame.groups(kColumns) : Groups{0, 0};
+      typename Product::Scores s;
       if constexpr (kStages == 2) load_k(next, stage ^ 1);
-      load_v(kStages == 2 ? next : tile, kStages == 2 ? stage ^ 1 : 0);
+      if (kStages == 2 || begun) load_v(kStages == 2 ? next : tile, kStages == 2 ? stage ^ 1 : 0);
       commit_copies();
       wait_copies<1>();
       sync_threads();
-      typename Product::Scores s;
       if (!groups.empty()) Product::multiply(s, 0, first_row, kFirstK + stage * Shape::kBytesColumns, int(launch.dim), groups);
       if constexpr (kStages == 1) {
         sync_threads();
@@ -183,18 +181,13 @@ struct AttentionForward {
       }
       if (!groups.empty()) accumulate(s, kFirstV + stage * Shape::kBytesColumns, groups);
       sync_threads();
-      tile = next;
+      if (walk.is_end(next)) break;
+      begun = true;
       if constexpr (kStages == 2) stage ^= 1;
     }
     wait_copies<0>();
   }
 
-  WINDOW_MATMUL_DEVICE bool is_all_finite() const {
-    bool finite = true;
-    WINDOW_MATMUL_UNROLL
-    for (const auto& fragment : sums) finite = finite && all_finite(fragment);
-    return finite;
-  }
   // Where the tiles of keys were, which nobody reads any more.
   WINDOW_MATMUL_DEVICE static bool any_in_block(bool mine) {
     const bool of_warp = any_of(kWarp, [&](index_t) { return mine; });

@@ -43,6 +43,15 @@ WINDOW_MATMUL_DEVICE void scale_rows(Sum (&sums)[Fragments][4], const Sum (&fact
   }
 }
 
+// Zero times each is zero, or else NaN.
+template <class Sum, int Fragments>
+WINDOW_MATMUL_DEVICE bool are_finite(const Sum (&fragments)[Fragments][4]) {
+  Sum nothing = 0;
+  WINDOW_MATMUL_UNROLL
+  for (int n = 0; n < 4 * Fragments; ++n) nothing = fused_multiply_add(fragments[n / 4][n % 4], Sum{0}, nothing);
+  return nothing == 0;
+}
+
 // f(scores of a fragment, its number), one after another in one piece of code, for phases that take many instructions a score. Registers
 // have no numbers at run time, so the fragments move up by one each time.
 template <class Sum, int Fragments, class F>

@@ -23,6 +23,17 @@ constexpr std::size_t attention_shared(int line) {
 
 // What head dims are padded to: 64, 128 or 256.
 constexpr int padded_head_dim(index_t dim) { return dim <= 64 ? 64 : dim <= 128 ? 128 : 256; }
+inline constexpr int kJoinHeadDim = 64;  // whose file has the kernel that joins parts, which is the same for all
+
+// Calls f.operator()<Dim>().
+template <class E, class F>
+void with_head_dim(const int head_dim, F&& f) {
+  if constexpr (sizeof(E) == 2) {
+    if (head_dim == 256) return f.template operator()<256>();
+  }
+  if (head_dim == 128) return f.template operator()<128>();
+  f.template operator()<64>();
+}
 constexpr index_t most_head_dim(std::size_t element) { return element == 2 ? 256 : 128; }
 
 }  // namespace window_matmul::cuda

@@ -46,11 +46,12 @@ struct Walk {
   }
 
   WINDOW_MATMUL_DEVICE bool is_end(const ColumnTile& tile) const { return tile.beyond && tile.first >= beyond_end; }
-  WINDOW_MATMUL_DEVICE ColumnTile first() const { return columns.empty() ? from_beyond(beyond_begin) : ColumnTile{columns.begin, false}; }
+  // Of no tile: the one after it is the first.
+  WINDOW_MATMUL_DEVICE ColumnTile before_first() const { return {columns.begin - Columns, false}; }
+  WINDOW_MATMUL_DEVICE ColumnTile first() const { return after(before_first()); }
   WINDOW_MATMUL_DEVICE ColumnTile after(const ColumnTile& tile) const {
-    if (tile.beyond) return from_beyond(tile.first + Columns);
-    if (tile.first + Columns < columns.end) return {tile.first + Columns, false};
-    return from_beyond(beyond_begin);
+    if (!tile.beyond && tile.first + Columns < columns.end) return {tile.first + Columns, false};
+    return from_beyond(tile.beyond ? tile.first + Columns : beyond_begin);
   }
   // Whether a column of a tile is to be loaded: others are zeros.
   WINDOW_MATMUL_DEVICE bool has(const ColumnTile& tile, int column) const {

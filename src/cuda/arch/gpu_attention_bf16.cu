@@ -1,8 +1,0 @@
-// src/cuda/arch/gpu_attention_bf16.cu: fused attention of bf16.
-#include "cuda/arch/enqueue_attention.cuh"
-
-namespace window_matmul::cuda {
-
-template int enqueue_attention<bf16>(const Plan&, const AttentionLaunch&, void*);
-
-}  // namespace window_matmul::cuda

@@ -1,0 +1,8 @@
+// src/cuda/arch/gpu_attention_f64_128.cu: fused attention of fp64, head dims padded to 128.
+#include "cuda/arch/enqueue_attention.cuh"
+
+namespace window_matmul::cuda {
+
+template int enqueue_attention<double, 128>(const Plan&, const AttentionLaunch&, void*);
+
+}  // namespace window_matmul::cuda

@@ -1,0 +1,8 @@
+// src/cuda/arch/gpu_attention_tf32_64.cu: fused attention of fp32 by three products of TF32, head dims padded to 64.
+#include "cuda/arch/enqueue_attention.cuh"
+
+namespace window_matmul::cuda {
+
+template int enqueue_attention<tf32x3, 64>(const Plan&, const AttentionLaunch&, void*);
+
+}  // namespace window_matmul::cuda
