@@ -10,9 +10,11 @@ namespace window_matmul::cuda::emulation {
 template <class E>
 void emulate_backward(const Plan& plan, const AttentionLaunch& launch, index_t blocks, GlobalMemory& global, Report& report,
                       const Settings& settings) {
-  with_backward_kernel_of<E>(plan, launch.kernel, [&]<class Kernel>() {
-    if (Kernel::kSharedBytes > plan.shared_bytes) report.fail("the plan's shared memory is not the kernel's");
-    run_grid([&] { Kernel::run(launch); }, blocks, Kernel::kThreads, Kernel::kSharedBytes, global, report, settings);
+  with_head_dim<E>(plan.head_dim, [&]<int Dim>() {
+    with_backward_kernel_of<E, Dim>(plan, launch.kernel, [&]<class Kernel>() {
+      if (Kernel::kSharedBytes > plan.shared_bytes) report.fail("the plan's shared memory is not the kernel's");
+      run_grid([&] { Kernel::run(launch); }, blocks, Kernel::kThreads, Kernel::kSharedBytes, global, report, settings);
+    });
   });
 }
 

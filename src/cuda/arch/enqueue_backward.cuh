@@ -1,4 +1,5 @@
-// src/cuda/arch/enqueue_backward.cuh: the gradients of fused attention of one element type as entry functions, and their launch.
+// src/cuda/arch/enqueue_backward.cuh: the gradients of fused attention of one element type and padded head dim as entry functions, and
+// their launch.
 #pragma once
 
 #include "cuda/arch/enqueue.hpp"
@@ -7,11 +8,11 @@
 
 namespace window_matmul::cuda {
 
-template <class E>
+template <class E, int Dim>
 int enqueue_backward(const Plan& plan, const AttentionLaunch& launch, void* stream) {
   cudaError_t error = cudaSuccess;
-  with_backward_kernel_of<E>(plan, launch.kernel,
-                             [&]<class Kernel>() { error = enqueue_kernel<Kernel>(plan, launch, static_cast<cudaStream_t>(stream)); });
+  with_backward_kernel_of<E, Dim>(plan, launch.kernel,
+                                  [&]<class Kernel>() { error = enqueue_kernel<Kernel>(plan, launch, static_cast<cudaStream_t>(stream)); });
   return static_cast<int>(error);
 }
 

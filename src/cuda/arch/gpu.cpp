@@ -15,7 +15,9 @@ int run_backward(const Problem& problem, const Plan& plan, const Args& args, voi
   void* workspace = workspace_of(args, backward_workspace(problem, args.attention));
   for (const AttentionLaunch& launch : backward_launches_of(problem, args.attention, workspace))
     with_element(plan, [&]<class E>() {
-      if (error == 0) error = enqueue_backward<E>(plan, launch, stream);
+      with_head_dim<E>(plan.head_dim, [&]<int Dim>() {
+        if (error == 0) error = enqueue_backward<E, Dim>(plan, launch, stream);
+      });
     });
   return error;
 }

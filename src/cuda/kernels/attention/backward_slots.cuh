@@ -150,8 +150,8 @@ struct SlotSumsKernel {
   }
 };
 
-// A block for each head: a thread takes every kThreads-th query of all entries.
-template <class E>
+// A block for each head: a thread takes every kThreads-th query of all entries. (Dim: one in each file of kernels.)
+template <class E, int Dim>
 struct SinkSumsKernel {
   using Sum = std::conditional_t<sizeof(E) == 8, double, float>;
   static constexpr int kThreads = cuda::kThreads, kBlocksAtOnce = 1;

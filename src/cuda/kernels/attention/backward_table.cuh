@@ -11,10 +11,6 @@ namespace window_matmul::cuda {
 template <class E, int Dim, bool Options, class F>
 void with_backward_kernel(AttentionKernel kernel, F&& f) {
   if (kernel == AttentionKernel::backward_queries) return f.template operator()<BackwardQueriesKernel<E, Dim, Options>>();
-  if constexpr (Options) {
-    if (kernel == AttentionKernel::backward_slots) return f.template operator()<BackwardSlotsKernel<E, Dim>>();
-    if (kernel == AttentionKernel::slot_sums) return f.template operator()<SlotSumsKernel<E, Dim>>();
-  }
   if constexpr (holds_both_sums(Dim, sizeof(E))) {
     f.template operator()<BackwardKeysKernel<E, Dim, Options, Gradients::both>>();
   } else {
@@ -22,23 +18,17 @@ void with_backward_kernel(AttentionKernel kernel, F&& f) {
     f.template operator()<BackwardKeysKernel<E, Dim, Options, Gradients::of_values>>();
   }
 }
+
+// Calls f.operator()<Kernel>() with the kernel of a launch.
 template <class E, int Dim, class F>
-void with_backward_options(const Plan& plan, AttentionKernel kernel, F&& f) {
+void with_backward_kernel_of(const Plan& plan, AttentionKernel kernel, F&& f) {
+  if (kernel == AttentionKernel::backward_slots) return f.template operator()<BackwardSlotsKernel<E, Dim>>();
+  if (kernel == AttentionKernel::slot_sums) return f.template operator()<SlotSumsKernel<E, Dim>>();
+  if (kernel == AttentionKernel::sink_sums) return f.template operator()<SinkSumsKernel<E, Dim>>();
   if constexpr (has_kernel_without_options(Dim, sizeof(E))) {
     if (!plan.options) return with_backward_kernel<E, Dim, false>(kernel, f);
   }
   with_backward_kernel<E, Dim, true>(kernel, f);
-}
-
-// Calls f.operator()<Kernel>() with the kernel of a launch.
-template <class E, class F>
-void with_backward_kernel_of(const Plan& plan, AttentionKernel kernel, F&& f) {
-  if (kernel == AttentionKernel::sink_sums) return f.template operator()<SinkSumsKernel<E>>();
-  if constexpr (sizeof(E) == 2) {
-    if (plan.head_dim == 256) return with_backward_options<E, 256>(plan, kernel, f);
-  }
-  if (plan.head_dim == 128) return with_backward_options<E, 128>(plan, kernel, f);
-  with_backward_options<E, 64>(plan, kernel, f);
 }
 
 }  // namespace window_matmul::cuda

@@ -1,8 +1,0 @@
-// src/cuda/arch/gpu_backward_tf32.cu: the gradients of fused attention of fp32 by three of TF32.
-#include "cuda/arch/enqueue_backward.cuh"
-
-namespace window_matmul::cuda {
-
-template int enqueue_backward<tf32x3>(const Plan&, const AttentionLaunch&, void*);
-
-}  // namespace window_matmul::cuda
