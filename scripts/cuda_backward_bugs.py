@@ -14,12 +14,7 @@ BACKWARD_BUGS = [
     ("backward: d_S of what is not seen kept", BLOCK, "d = p > 0 ? p * fused", "d = true ? p * fused"),
     ("backward: NaN hidden", BLOCK, "-facts.offset) : p;", "-facts.offset) : Sum{0};"),
     ("backward: weights of zero counted", BLOCK, "    if (exactly)\n", "    if (false)\n"),
-    (
-        "backward: no slope of the cap",
-        BLOCK,
-        "for_each_score(d_s, [&](Sum& d, int h, int n) { d *= slopes[n / 2][2 * h + n % 2]; });",
-        "{}",
-    ),
+    ("backward: no slope of the cap", BLOCK, "if (launch.softcap == 0) return;", "if (launch.softcap >= 0) return;"),
     ("backward: dropout without its gain", BLOCK, "{ value *= gain; }", "{ value *= 1; }"),
     ("backward: keys of the wrong head", QUERIES, "head / launch.group, step.tile", "head, step.tile"),
     ("backward: sums of two lanes alone joined", QUERIES, "mask <= 2; mask *= 2) add_sums", "mask <= 1; mask *= 2) add_sums"),

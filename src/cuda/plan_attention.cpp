@@ -20,7 +20,7 @@ bool refuse(std::string* why_not, std::string reason) {
 int line_of(const Problem& p) { return attention_head_dim(p) * static_cast<int>(size_of(p.dtype)); }
 
 std::size_t shared_bytes_of(const Problem& p) {
-  return p.op == Op::attention ? attention_shared(line_of(p)) : BackwardTiles{line_of(p)}.shared_bytes();
+  return p.op == Op::attention ? attention_shared(line_of(p)) : BackwardTiles{line_of(p), false}.shared_bytes();
 }
 
 bool has_globals(const AttentionOptions& a) { return a.global_mask || a.global_tokens > 0; }
@@ -30,6 +30,10 @@ bool asks_scores(const AttentionOptions& a) {
 }
 
 }  // namespace
+
+bool has_backward_options(const Problem& p) {
+  return asks_scores(p.attention) || p.attention.wide_out || !has_kernel_without_options(attention_head_dim(p), size_of(p.dtype));
+}
 
 Strided strided(const TensorView& t) {
   if (t.data == nullptr) return {};
@@ -127,8 +131,7 @@ Plan configure_attention(const Problem& p, const Device& device) {
   Plan plan{p.op, p.dtype};
   plan.max_blocks = most_blocks(device);
   if (p.dtype == DType::f32) plan.precision = p.precision;
-  plan.head_dim = attention_head_dim(p),
-  plan.options = asks_scores(p.attention) || (p.op == Op::attention_backward && p.attention.wide_out);
+  plan.head_dim = attention_head_dim(p), plan.options = p.op == Op::attention ? asks_scores(p.attention) : has_backward_options(p);
   plan.shared_bytes = shared_bytes_of(p);
   return plan;
 }

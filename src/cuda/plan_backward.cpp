@@ -21,6 +21,7 @@ std::size_t bytes_of_queries(const Problem& p, index_t count) {
   return static_cast<std::size_t>(round_up(times(times(p.batch, p.heads), times(p.band.rows, count)), 4)) * size_of_sums(p);
 }
 
+// As a bias asks for; without options there are as many rows.
 BackwardTiles tiles_of(const Problem& p) { return {attention_head_dim(p) * static_cast<int>(size_of(p.dtype))}; }
 bool wants_slots(const Problem& p, const AttentionArgs& args) {
   return p.attention.bias == AttentionOptions::Bias::per_slot && args.d_bias.data != nullptr;
@@ -131,7 +132,7 @@ std::vector<AttentionLaunch> backward_launches_of(const Problem& p, const Attent
       std::swap(launch.cu_rows, launch.cu_columns);
       set_items(launch, p.band.cols, launch.heads / launch.group, tiles.rows);
       add(launch, AttentionKernel::backward_keys);
-      if (!holds_both_sums(attention_head_dim(p), size_of(p.dtype))) add(launch, AttentionKernel::backward_values);
+      if (!holds_both_sums(attention_head_dim(p), size_of(p.dtype), has_backward_options(p))) add(launch, AttentionKernel::backward_values);
     });
   add_shared(p, args, all, workspace, add);
   return launches;

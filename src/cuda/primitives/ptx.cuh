@@ -227,6 +227,7 @@ WINDOW_MATMUL_DEVICE float hyperbolic_tangent(float x) { return tanhf(x); }
 WINDOW_MATMUL_DEVICE double hyperbolic_tangent(double x) { return tanh(x); }
 WINDOW_MATMUL_DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
 WINDOW_MATMUL_DEVICE double maximum(double a, double b) { return fmax(a, b); }
+WINDOW_MATMUL_DEVICE void forget(int& x) { asm volatile("" : "+r"(x)); }
 WINDOW_MATMUL_DEVICE void forget(index_t& x) { asm volatile("" : "+l"(x)); }
 WINDOW_MATMUL_DEVICE void forget(Bytes16& b) { asm volatile("" : "+r"(b.word[0]), "+r"(b.word[1]), "+r"(b.word[2]), "+r"(b.word[3])); }
 WINDOW_MATMUL_DEVICE bool is_finite(float x) { return isfinite(x); }

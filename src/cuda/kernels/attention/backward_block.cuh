@@ -17,9 +17,9 @@
 
 namespace window_matmul::cuda {
 
-template <class E, int Dim>
+template <class E, int Dim, bool Options>
 struct BackwardShape {
-  static constexpr BackwardTiles kTiles{Dim * int{sizeof(E)}};
+  static constexpr BackwardTiles kTiles{Dim * int{sizeof(E)}, Options};
   static constexpr int kLine = kTiles.line, kRows = kTiles.rows, kColumns = kTiles.columns, kStages = kTiles.stages;
   static constexpr int kThreads = kTiles.threads();
   static constexpr std::uint32_t kFirst = 0, kSecond = kTiles.bytes_of_rows();  // tiles of rows
@@ -82,11 +82,15 @@ WINDOW_MATMUL_DEVICE QueryFacts<Sum> unseeing() {  // of a query that sees nothi
 // ByKeys: rows are keys. Options: any that asks something of single scores.
 template <class E, int Dim, bool ByKeys, bool Options>
 struct BackwardBlock {
-  using Shape = BackwardShape<E, Dim>;
+  using Shape = BackwardShape<E, Dim, Options>;
   using Product = WarpProduct<E, Dim, Shape::kColumns>;
   using Sum = typename Product::Sum;
   using Scores = typename Product::Scores;
-  using Sums = typename Product::Sums;
+  // What is summed at a time: columns of the head dim that take 64 registers, or 128 for both sums of keys; 32 in fp64, whose exponentials
+  // take many.
+  static constexpr int kMost = sizeof(Sum) == 8 ? 32 : 128, kPanel = Dim < kMost ? Dim : kMost;
+  using Panel = WarpProduct<E, kPanel, Shape::kColumns, Shape::kLine>;
+  using Sums = typename Panel::Sums;
   using FrameOf = Frame<ByKeys>;
   using Facts = QueryFacts<Sum>;
   static constexpr int kFragments = Product::kFragments;
@@ -147,7 +151,9 @@ struct BackwardBlock {
       if (wide) return load_narrowed<Lines>(to, source(sizeof(float)), seen);
     }
     const Source from = source(sizeof(E));
-    if (whole && alignment_of(from, sizeof(E)) == 16) return load_whole_tile<E, Lines, Shape::kLine, Shape::kThreads>(to, from);
+    if constexpr (sizeof(E) == 2 && Lines * Shape::kLine / 16 >= Shape::kThreads) {
+      if (whole && alignment_of(from, sizeof(E)) == 16) return load_whole_tile<E, Lines, Shape::kLine, Shape::kThreads>(to, from);
+    }
     load_tile<E, Lines, Shape::kLine, Shape::kThreads>(to, from, seen, [](int line) { return line; });
   }
   template <int Lines, class Seen>
@@ -173,27 +179,31 @@ struct BackwardBlock {
 
   // ---- a tile of a warp -------------------------------------------------------------------------------------------------------------
 
-  // Products become scores; -inf where nothing is seen. slopes: the derivative of the softcap, where there is one.
-  WINDOW_MATMUL_DEVICE void finish_scores(Scores& s, Scores& slopes, const FrameOf& frame, index_t head) const {
+  // Products become scores; -inf where nothing is seen.
+  WINDOW_MATMUL_DEVICE void finish_scores(Scores& s, const FrameOf& frame, index_t head) const {
     if constexpr (Options) {
       scale_and_cap(s, launch.scale, launch.softcap);
-      if (launch.softcap > 0) take_slopes(s, slopes);
       if (launch.bias.address != 0 && !frame.tile.beyond) add_bias<E>(s, launch, frame, head);
       if (launch.key_mask.is_used()) mask_keys(s, launch, frame);
       if (frame.tile.beyond) return mask_beyond(s, launch, frame);
     }
     if (frame.needs_mask(Shape::kColumns)) mask_band(s, frame);
   }
-  WINDOW_MATMUL_DEVICE void take_slopes(Scores& s, Scores& slopes) const {
-    const Sum inverse = static_cast<Sum>(1 / (launch.softcap * kLog2E));
-    for_each_score(s, [&](Sum& score, int h, int n) {
-      const Sum t = score * inverse;
-      slopes[n / 2][2 * h + n % 2] = fused_multiply_add(-t, t, Sum{1});
-    });
-  }
-  WINDOW_MATMUL_DEVICE void multiply_with_slopes(Scores& d_s, Scores& slopes) const {
+  // The gradients of capped scores become those of scores. What the cap was given is computed again, in `scores`: there are no registers to
+  // keep it.
+  WINDOW_MATMUL_DEVICE void multiply_with_slopes(Scores& d_s, Scores& scores, std::uint32_t stage, const Groups& groups) const {
     if constexpr (Options) {
-      if (launch.softcap > 0) for_each_score(d_s, [&](Sum& d, int h, int n) { d *= slopes[n / 2][2 * h + n % 2]; });
+      if (launch.softcap == 0) return;
+      Product::multiply(scores, Shape::kFirst, first_row, Shape::first_of(stage), static_cast<int>(launch.dim), groups);
+      const Sum inner = static_cast<Sum>(launch.scale / launch.softcap);
+      for_each_fragment(scores, [&](Sum(&four)[4], int) {
+        WINDOW_MATMUL_UNROLL
+        for (Sum& score : four) {
+          const Sum t = hyperbolic_tangent(score * inner);
+          score = fused_multiply_add(-t, t, Sum{1});
+        }
+      });
+      for_each_score(d_s, [&](Sum& d, int h, int n) { d *= scores[n / 2][2 * h + n % 2]; });
     }
   }
 
@@ -210,28 +220,42 @@ struct BackwardBlock {
   // of a column's.
   template <class FactsOf>
   WINDOW_MATMUL_DEVICE void differentiate(Scores& s, Scores& d_p, FactsOf&& facts_of) const {
-    WINDOW_MATMUL_UNROLL
-    for (int n = 0; n < 2 * kFragments; ++n) {
-      Facts facts;
-      if constexpr (ByKeys) facts = facts_of(n);
+    if constexpr (sizeof(Sum) == 8) {  // exponentials of many instructions: one piece of code for all fragments
+      for_each_fragment(s, [&](Sum(&scores)[4], int fragment) {
+        WINDOW_MATMUL_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          const Facts facts = facts_of(ByKeys ? 2 * fragment + i % 2 : i / 2);
+          differentiate(scores[i], d_p[0][i], facts);
+        }
+        rotate(d_p);
+      });
+    } else {
       WINDOW_MATMUL_UNROLL
-      for (int h = 0; h < 2; ++h) {
-        if constexpr (!ByKeys) facts = facts_of(h);
-        Sum &score = s[n / 2][2 * h + n % 2], &d = d_p[n / 2][2 * h + n % 2];
-        const Sum p = power_of_two(fused_multiply_add(score, factor, -facts.high) - facts.low);
-        d = p > 0 ? p * fused_multiply_add(facts.share, d, -facts.offset) : p;  // whatever d is where nothing is seen
-        score = facts.share * p;
+      for (int n = 0; n < 2 * kFragments; ++n) {
+        Facts facts;
+        if constexpr (ByKeys) facts = facts_of(n);
+        WINDOW_MATMUL_UNROLL
+        for (int h = 0; h < 2; ++h) {
+          if constexpr (!ByKeys) facts = facts_of(h);
+          differentiate(s[n / 2][2 * h + n % 2], d_p[n / 2][2 * h + n % 2], facts);
+        }
       }
     }
   }
+  WINDOW_MATMUL_DEVICE void differentiate(Sum& score, Sum& d, const Facts& facts) const {
+    const Sum p = power_of_two(fused_multiply_add(score, factor, -facts.high) - facts.low);
+    d = p > 0 ? p * fused_multiply_add(facts.share, d, -facts.offset) : p;  // whatever d is where nothing is seen
+    score = facts.share * p;
+  }
 
   // exactly: what a row does not see has weight zero, and zero times infinity, which another may see, is NaN: such products are left out.
-  WINDOW_MATMUL_DEVICE static void accumulate(Sums& sums, Scores& weights, std::uint32_t tile, index_t width, const Groups& groups,
-                                              bool exactly) {
+  WINDOW_MATMUL_DEVICE static void accumulate(Sums& sums, Scores& weights, std::uint32_t tile, index_t width, int panel,
+                                              const Groups& groups, bool exactly) {
+    const std::uint32_t lines = tile + static_cast<std::uint32_t>(panel * kPanel * int{sizeof(E)});
     if (exactly)
-      accumulate_what_counts<E, Product, Dim>(sums, weights, tile);
+      accumulate_what_counts<E, Panel, kPanel>(sums, weights, lines);
     else
-      Product::accumulate(sums, weights, tile, static_cast<int>(width), groups);
+      Panel::accumulate(sums, weights, lines, static_cast<int>(width) - panel * kPanel, groups);
   }
 
   WINDOW_MATMUL_DEVICE static bool any_in_block(bool mine) {
@@ -249,13 +273,14 @@ struct BackwardBlock {
 
   // ---- results ----------------------------------------------------------------------------------------------------------------------
 
-  WINDOW_MATMUL_DEVICE void store(Sums& sums, double factor_of_all, const Strided& to, index_t head, index_t width) const {
+  WINDOW_MATMUL_DEVICE void store(Sums& sums, double factor_of_all, const Strided& to, index_t head, index_t width, int panel) const {
     if (to.address == 0) return;
     const Sum factors[2] = {static_cast<Sum>(factor_of_all), static_cast<Sum>(factor_of_all)};
     scale_rows(sums, factors);
     const Operand rows = rows_of_item(to, item, head, sizeof(E));
     const std::uintptr_t alignment = alignment_of(cuda::rows_of(rows, item.first, 0, sizeof(E)), sizeof(E));
-    Product::template for_each_run<E>(sums, [&](int h, int column, const Rounded<E>& run) {
+    Panel::template for_each_run<E>(sums, [&](int h, int column_of_panel, const Rounded<E>& run) {
+      const index_t column = panel * kPanel + column_of_panel;
       const index_t row = item.first + first_row + lane_index() / 4 + 8 * h;
       const Range exist = Range{0, width - column}.intersect({0, Rounded<E>::kCount});
       if (!item.rows.contains(row) || exist.empty()) return;

@@ -23,6 +23,8 @@ struct BackwardKeys : BackwardBlock<E, Dim, true, Options> {
   struct State {
     Sums d_k, d_v;  // what is not asked for is never touched
     bool exactly = false;
+    int panel = 0;
+    static_assert(!(kOfKeys && kOfValues) || Block::kPanel == Dim);
   };
 
   // Tiles fastest, then the heads.
@@ -56,16 +58,24 @@ struct BackwardKeys : BackwardBlock<E, Dim, true, Options> {
     Block::load_rows(launch.k, launch.v, item.head, kOfKeys ? 2 : 1);
     commit_copies();
     State state;
+    const index_t width = kOfKeys ? launch.dim : launch.value_dim;
+    WINDOW_MATMUL_NO_UNROLL
+    for (state.panel = 0; state.panel == 0 || state.panel * Block::kPanel < width; ++state.panel) {
+      state.exactly = false;
+      add_panel(state);
+      if constexpr (kOfKeys) Block::store(state.d_k, launch.scale, launch.d_k, item.head, launch.dim, state.panel);
+      if constexpr (kOfValues) Block::store(state.d_v, 1, launch.d_v, item.head, launch.value_dim, state.panel);
+    }
+  }
+  WINDOW_MATMUL_DEVICE void add_panel(State& state) const {
     WINDOW_MATMUL_NO_UNROLL
     while (true) {
       if constexpr (kOfKeys) clear(state.d_k);
       if constexpr (kOfValues) clear(state.d_v);
       for_each_step(*this, state);
-      if (state.exactly || !Block::any_in_block(!all_finite(state))) break;
+      if (state.exactly || !Block::any_in_block(!all_finite(state))) return;
       state.exactly = true;
     }
-    if constexpr (kOfKeys) Block::store(state.d_k, launch.scale, launch.d_k, item.head, launch.dim);
-    if constexpr (kOfValues) Block::store(state.d_v, 1, launch.d_v, item.head, launch.value_dim);
   }
   WINDOW_MATMUL_DEVICE static bool all_finite(const State& state) {
     bool finite = true;
@@ -80,31 +90,31 @@ struct BackwardKeys : BackwardBlock<E, Dim, true, Options> {
     if (groups.empty()) return;
     const int dim = static_cast<int>(launch.dim), value_dim = static_cast<int>(launch.value_dim);
     const std::uint32_t q = Shape::first_of(stage), d_out = Shape::second_of(stage), facts = Shape::facts_of(stage);
-    Scores s, d_s, slopes;
+    Scores s, d_s;
     Product::multiply(s, Shape::kFirst, first_row, q, dim, groups);
     if constexpr (kOfKeys)
       Product::multiply(d_s, Shape::kSecond, first_row, d_out, value_dim, groups);
     else
       clear(d_s);
-    Block::finish_scores(s, slopes, frame, step.head);
+    Block::finish_scores(s, frame, step.head);
     if constexpr (kOfKeys) Block::drop(d_s, frame, step.head);
     Block::differentiate(s, d_s, [&](int n) {
       return cuda::load_facts<Sum>(facts + static_cast<std::uint32_t>(column_of_score(n)) * static_cast<std::uint32_t>(sizeof(Facts)));
     });
     if constexpr (kOfValues) {
       Block::drop(s, frame, step.head);
-      Block::accumulate(state.d_v, s, d_out, launch.value_dim, groups, state.exactly);
+      Block::accumulate(state.d_v, s, d_out, launch.value_dim, state.panel, groups, state.exactly);
     }
     if constexpr (kOfKeys) {
-      Block::multiply_with_slopes(d_s, slopes);
-      Block::accumulate(state.d_k, d_s, q, launch.dim, groups, state.exactly);
+      Block::multiply_with_slopes(d_s, s, stage, groups);
+      Block::accumulate(state.d_k, d_s, q, launch.dim, state.panel, groups, state.exactly);
     }
   }
 };
 
 template <class E, int Dim, bool Options, Gradients Which>
 struct BackwardKeysKernel {
-  using Shape = BackwardShape<E, Dim>;
+  using Shape = BackwardShape<E, Dim, Options>;
   static constexpr int kThreads = Shape::kThreads, kBlocksAtOnce = 1;
   static constexpr std::size_t kSharedBytes = Shape::kSharedBytes;
 

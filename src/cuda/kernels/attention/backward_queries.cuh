@@ -22,6 +22,7 @@ struct BackwardQueries : BackwardBlock<E, Dim, false, Options> {
   enum class Pass { sums, gradients, exactly };
   struct State {
     Pass pass = Pass::gradients;
+    int panel = 0;
     Facts facts[2];  // while sums are taken again: high and low are the maximum and the sum so far, of this lane's columns
     Sums d_q;
   };
@@ -40,6 +41,14 @@ struct BackwardQueries : BackwardBlock<E, Dim, false, Options> {
     State state;
     begin(state);
     WINDOW_MATMUL_NO_UNROLL
+    for (state.panel = 0; state.panel == 0 || state.panel * Block::kPanel < launch.dim; ++state.panel) {
+      add_panel(state);
+      Block::store(state.d_q, launch.scale, launch.d_q, head, launch.dim, state.panel);
+      state.pass = Pass::gradients;
+    }
+  }
+  WINDOW_MATMUL_DEVICE void add_panel(State& state) const {
+    WINDOW_MATMUL_NO_UNROLL
     while (true) {
       clear(state.d_q);
       for_each_step(*this, state);
@@ -49,10 +58,9 @@ struct BackwardQueries : BackwardBlock<E, Dim, false, Options> {
         continue;
       }
       clear_unseeing(state.d_q, state.facts);
-      if (state.pass == Pass::exactly || !Block::any_in_block(!are_finite(state.d_q))) break;
+      if (state.pass == Pass::exactly || !Block::any_in_block(!are_finite(state.d_q))) return;
       state.pass = Pass::exactly;
     }
-    Block::store(state.d_q, launch.scale, launch.d_q, head, launch.dim);
   }
 
   // ---- the numbers of a query -------------------------------------------------------------------------------------------------------
@@ -175,27 +183,31 @@ struct BackwardQueries : BackwardBlock<E, Dim, false, Options> {
     const FrameOf frame{item, step.tile, first_row};
     const Groups groups = frame.groups(Shape::kColumns);
     if (groups.empty()) return;
-    Scores s, d_s, slopes;
+    Scores s, d_s;
     Product::multiply(s, Shape::kFirst, first_row, Shape::first_of(stage), static_cast<int>(launch.dim), groups);
-    Block::finish_scores(s, slopes, frame, head);
+    Block::finish_scores(s, frame, head);
     if (state.pass == Pass::sums) return sum(s, groups, state.facts);
     Product::multiply(d_s, Shape::kSecond, first_row, Shape::second_of(stage), static_cast<int>(launch.value_dim), groups);
     Block::drop(d_s, frame, head);
     Block::differentiate(s, d_s, [&](int h) { return state.facts[h]; });
     if constexpr (Options) {
-      if (launch.d_bias.address != 0 && !step.tile.beyond && state.pass == Pass::gradients) store_d_bias(d_s, frame);
+      if (launch.d_bias.address != 0 && !step.tile.beyond && state.pass == Pass::gradients && state.panel == 0) store_d_bias(d_s, frame);
     }
-    Block::multiply_with_slopes(d_s, slopes);
-    Block::accumulate(state.d_q, d_s, Shape::first_of(stage), launch.dim, groups, state.pass == Pass::exactly);
+    Block::multiply_with_slopes(d_s, s, stage, groups);
+    Block::accumulate(state.d_q, d_s, Shape::first_of(stage), launch.dim, state.panel, groups, state.pass == Pass::exactly);
   }
 
   WINDOW_MATMUL_DEVICE void sum(Scores& s, const Groups& groups, Facts (&facts)[2]) const {
-    for_each_score(s, [&](Sum& score, int h, int n) {
-      if (!groups.has(n / 4)) return;
-      const Sum before = facts[h].high;
-      facts[h].high = maximum(before, score * Block::factor);
-      const Sum offset = facts[h].high == minus_infinity<Sum>() ? Sum{0} : facts[h].high;
-      facts[h].low = facts[h].low * power_of_two(before - offset) + power_of_two(fused_multiply_add(score, Block::factor, -offset));
+    for_each_fragment(s, [&](Sum(&scores)[4], int fragment) {
+      if (!groups.has(fragment / 2)) return;
+      WINDOW_MATMUL_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        Facts& of_row = facts[i / 2];
+        const Sum before = of_row.high;
+        of_row.high = maximum(before, scores[i] * Block::factor);
+        const Sum offset = of_row.high == minus_infinity<Sum>() ? Sum{0} : of_row.high;
+        of_row.low = of_row.low * power_of_two(before - offset) + power_of_two(fused_multiply_add(scores[i], Block::factor, -offset));
+      }
     });
   }
 
@@ -234,7 +246,7 @@ struct BackwardQueries : BackwardBlock<E, Dim, false, Options> {
 
 template <class E, int Dim, bool Options>
 struct BackwardQueriesKernel {
-  using Shape = BackwardShape<E, Dim>;
+  using Shape = BackwardShape<E, Dim, Options>;
   static constexpr int kThreads = Shape::kThreads, kBlocksAtOnce = 1;
   static constexpr std::size_t kSharedBytes = Shape::kSharedBytes;
 

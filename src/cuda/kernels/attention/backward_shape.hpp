@@ -12,8 +12,9 @@ inline constexpr int kFactsOfQuery = 4;
 // GPU has: then two tiles of rows take 64, and what streams past them 32.
 struct BackwardTiles {
   int line;
+  bool options = true;  // phases on scores take registers: half as many columns
   int rows = line <= 256 ? 128 : 32768 / line;  // a warp for each 16
-  int columns = line <= 256 ? 32 : 16;
+  int columns = line <= 256 && !options ? 32 : 16;
   int stages = line <= 512 ? 2 : 1;
 
   // backward_slots: the tiles of columns that reach a slot in some row, and the numbers of a tile's line.
@@ -34,7 +35,9 @@ struct BackwardTiles {
 // The others are so slow beside their products that asking for options costs them nothing.
 constexpr bool has_kernel_without_options(int head_dim, std::size_t element) { return element == 2 && head_dim <= 128; }
 
-// Whether the registers hold the sums of d_k and d_v at once: 128 of a thread.
-constexpr bool holds_both_sums(int head_dim, std::size_t element) { return head_dim * (element == 8 ? 8 : 4) <= 512; }
+// Whether the registers hold the sums of d_k and d_v at once: 128 of a thread, or 64 beside options.
+constexpr bool holds_both_sums(int head_dim, std::size_t element, bool options) {
+  return head_dim * (element == 8 ? 8 : 4) <= (options ? 256 : 512);
+}
 
 }  // namespace window_matmul::cuda

@@ -37,10 +37,10 @@ struct BackwardSlots : BackwardBlock<E, Dim, false, true> {
   WINDOW_MATMUL_DEVICE void add_tile(Scores& sums, const Frame<false>& frame) const {
     const Groups groups = frame.groups(Shape::kColumns);
     if (groups.empty()) return;
-    Scores s, d_s, slopes;
+    Scores s, d_s;
     Product::multiply(s, Shape::kFirst, first_row, Shape::first_of(0), static_cast<int>(launch.dim), groups);
     Product::multiply(d_s, Shape::kSecond, first_row, Shape::second_of(0), static_cast<int>(launch.value_dim), groups);
-    Block::finish_scores(s, slopes, frame, item.head);
+    Block::finish_scores(s, frame, item.head);
     Block::drop(d_s, frame, item.head);
     const Facts facts[2] = {facts_of(frame.row(0)), facts_of(frame.row(1))};
     Block::differentiate(s, d_s, [&](int h) { return facts[h]; });
@@ -60,7 +60,7 @@ struct BackwardSlots : BackwardBlock<E, Dim, false, true> {
 
 template <class E, int Dim>
 struct BackwardSlotsKernel {
-  using Shape = BackwardShape<E, Dim>;
+  using Shape = BackwardShape<E, Dim, true>;
   using Of = BackwardSlots<E, Dim>;
   using Sum = typename Of::Sum;
   static constexpr int kThreads = Shape::kThreads, kBlocksAtOnce = 1;
@@ -123,7 +123,7 @@ WINDOW_MATMUL_DEVICE void store_extra(std::uintptr_t address, index_t offset, bo
 // A thread for each slot of each head: what the tiles that reach it have, split by split.
 template <class E, int Dim>
 struct SlotSumsKernel {
-  using Shape = BackwardShape<E, Dim>;
+  using Shape = BackwardShape<E, Dim, true>;
   using Sum = typename BackwardSlots<E, Dim>::Sum;
   static constexpr int kThreads = cuda::kThreads, kBlocksAtOnce = 1;
   static constexpr std::size_t kSharedBytes = 0;

@@ -11,7 +11,7 @@ namespace window_matmul::cuda {
 template <class E, int Dim, bool Options, class F>
 void with_backward_kernel(AttentionKernel kernel, F&& f) {
   if (kernel == AttentionKernel::backward_queries) return f.template operator()<BackwardQueriesKernel<E, Dim, Options>>();
-  if constexpr (holds_both_sums(Dim, sizeof(E))) {
+  if constexpr (holds_both_sums(Dim, sizeof(E), Options)) {
     f.template operator()<BackwardKeysKernel<E, Dim, Options, Gradients::both>>();
   } else {
     if (kernel == AttentionKernel::backward_keys) return f.template operator()<BackwardKeysKernel<E, Dim, Options, Gradients::of_keys>>();
