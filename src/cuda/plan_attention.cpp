@@ -10,6 +10,7 @@ int attention_head_dim(const Problem& p) { return padded_head_dim(larger(p.dim, 
 
 namespace {
 
+constexpr index_t kMostRows = index_t{1} << 30;      // of a sequence: the kernels count columns in 32 bits
 constexpr index_t kMostDilation = index_t{1} << 40;  // times the rows of a block it stays far from wrapping
 
 bool refuse(std::string* why_not, std::string reason) {
@@ -122,6 +123,7 @@ bool supports_attention(const Problem& p, const Device& device, std::string* why
                                std::to_string(device.shared_bytes_per_block >> 10));
   if (is_extreme(p.attention.scale, p.attention.softcap))
     return refuse(why_not, "takes a scale of 0 or from 2^-40 to 2^40, and a softcap from 2^-100 to 2^100, which is at most 2^100 scales");
+  if (larger(p.band.rows, p.band.cols) > kMostRows) return refuse(why_not, "takes up to 2^30 queries and keys");
   for (const index_t dilation : p.dilation)
     if (dilation > kMostDilation) return refuse(why_not, "takes a dilation of at most 2^40");
   return true;

@@ -3,8 +3,8 @@
 //   128 queries a block, 16 a warp; S = Q K^T and P stay in registers. Keys come in tiles from the first that the block sees on, two stages
 //   of them where lines are short; a warp leaves out groups of 16 keys that its rows do not see, and masks only the tiles that the band's
 //   edge cuts. Scores are in units of log 2, sums in fp32 (fp64). P is rounded to the type of v for its product, not for the sum it is
-//   divided by. What a row does not see has weight zero, and zero times infinity is NaN: where a sum is not finite, the block is done
-//   again without such products.
+//   divided by. What a row does not see has weight zero, and zero times infinity is NaN: with options, where a sum is
+//   not finite, the block is done again without such products.
 //
 //   shared memory   q, 128 lines | k, a tile for each stage | v, likewise      (AttentionShape)
 #pragma once
@@ -132,21 +132,27 @@ struct AttentionForward {
     }
   }
   WINDOW_MATMUL_DEVICE void accumulate(typename Product::Scores& s, std::uint32_t values, const Groups& groups) {
-    if (careful)
-      accumulate_what_counts<E, Product, Dim>(sums, s, values);
-    else
-      Product::accumulate(sums, s, values, int(launch.value_dim), groups);
+    if constexpr (Options) {
+      if (careful) return accumulate_what_counts<E, Product, Dim>(sums, s, values);
+    }
+    Product::accumulate(sums, s, values, int(launch.value_dim), groups);
   }
 
   WINDOW_MATMUL_DEVICE void run() {
     walk.template start<Options>();
     load_queries();
-    do {
-      softmax = {};
-      clear(sums);
+    if constexpr (Options) {
+      WINDOW_MATMUL_NO_UNROLL
+      for (int turn = 0; turn < 2; ++turn) {
+        softmax = {};
+        clear(sums);
+        add_all();
+        if (careful || !any_in_block(!are_finite(sums))) break;
+        careful = true;
+      }
+    } else {
       add_all();
-    } while (!careful && (careful = any_in_block(!are_finite(sums))));
-    if (careful) sync_threads();
+    }
     finish();
   }
 
@@ -233,14 +239,14 @@ struct AttentionForward {
     WINDOW_MATMUL_UNROLL
     for (int h = 0; h < 2; ++h) {
       const Sum total = softmax.of_four(softmax.total[h], true), highest = softmax.offset(h, factor);
-      if (launch.splits > 1) {
+      if (Options && launch.splits > 1) {
         store_part(h, highest, total);
         continue;
       }
       share[h] = results.share_of(highest, total);
       if (lane_index() % 4 == 0 && item.rows.contains(row_of(h))) results.store_lse(row_of(h), highest, total);
     }
-    if (launch.splits > 1) return;
+    if (Options && launch.splits > 1) return;
     scale_rows(sums, share);
     if constexpr (sizeof(E) == 2) {
       if (launch.wide_out) return store<float>();

@@ -37,6 +37,20 @@ struct AttentionItem {
   index_t first = 0;                // of them
   index_t split = 0;
 
+  // The band of these rows in 32 bits, from column `base` on, the first that they see: row first + r, r < seen_rows, sees the columns
+  // [max(low + r, 0), min(high + r, end)).
+  index_t base = 0;
+  int seen_rows = 0, low = 0, high = 0, end = 0;
+
+  WINDOW_MATMUL_DEVICE void set_band() {
+    constexpr index_t kFew = 1024, kMany = index_t{1} << 30;  // beyond the rows of a block; more columns than a sequence has
+    base = clamp(part.first(first), 0, part.cols);
+    seen_rows = static_cast<int>(clamp(smaller(rows.end, part.rows) - first, 0, kFew));
+    low = static_cast<int>(clamp(part.first(first) - base, -kFew, kMany));
+    high = static_cast<int>(clamp(part.last(first) + 1 - base, -kFew, kMany));
+    end = static_cast<int>(part.cols - base);
+  }
+
   WINDOW_MATMUL_DEVICE index_t row_position(index_t r) const { return first_row + times(r, step); }
   WINDOW_MATMUL_DEVICE index_t column_position(index_t c) const { return first_column + times(c, step); }
   // The queries of global tokens see every key.
@@ -128,6 +142,7 @@ WINDOW_MATMUL_DEVICE AttentionItem attention_item(const AttentionLaunch& launch,
   item.part = p.band, item.first_row = p.first_row, item.first_column = p.first_col, item.step = launch.dilation;
   item.first = block * block_rows;
   item.rows = Range{item.first, item.first + block_rows}.intersect({0, rows});
+  item.set_band();
   return item;
 }
 

@@ -53,22 +53,22 @@ struct Frame {
   WINDOW_MATMUL_DEVICE index_t query(int h, int n) const { return ByKeys ? column_position(n) : row_position(h); }
   WINDOW_MATMUL_DEVICE index_t key(int h, int n) const { return ByKeys ? row_position(h) : column_position(n); }
 
-  // Rows of the warp that exist and see something, in the walk.
-  WINDOW_MATMUL_DEVICE Range rows() const {
-    return Range{item.first + first_row, item.first + first_row + kWarpRows}.intersect(
-        {item.rows.begin, smaller(item.rows.end, item.part.rows)});
+  // The columns of the tile that a row of the block sees, from the tile's first on.
+  WINDOW_MATMUL_DEVICE int begin_of(int r) const { return (item.low + r > 0 ? item.low + r : 0) - int(tile.first - item.base); }
+  WINDOW_MATMUL_DEVICE int end_of(int r) const {
+    return (item.high + r < item.end ? item.high + r : item.end) - int(tile.first - item.base);
   }
-  // Groups of 16 columns that some row of the warp sees, of a tile of so many columns; and whether all rows see all columns.
+
+  // Groups of 16 columns that some row of the warp sees, of a tile of so many columns; and whether some row does not see all of them.
   WINDOW_MATMUL_DEVICE Groups groups(int columns) const {
-    const Range of = rows();
-    if (of.empty()) return {0, 0};
+    const int rows = item.seen_rows - first_row;
+    if (rows <= 0) return {0, 0};
     if (tile.beyond) return {0, columns / 16};
-    const Range any = item.part.keys_any(of);
-    return {int(clamp(any.begin - tile.first, 0, columns)) / 16, (int(clamp(any.end - tile.first, 0, columns)) + 15) / 16};
+    const int begin = begin_of(first_row), end = end_of(first_row + (rows < kWarpRows ? rows : kWarpRows) - 1);
+    return {(begin > 0 ? begin : 0) / 16, ((end < columns ? end : columns) + 15) / 16};
   }
   WINDOW_MATMUL_DEVICE bool needs_mask(int columns) const {
-    const Range of = rows();
-    return tile.beyond || of.size() < kWarpRows || !item.part.keys_all(of).contains(Range{tile.first, tile.first + columns});
+    return tile.beyond || item.seen_rows - first_row < kWarpRows || begin_of(first_row + kWarpRows - 1) > 0 || end_of(first_row) < columns;
   }
 };
 
@@ -94,9 +94,8 @@ template <bool ByKeys, class Sum, int Fragments>
 WINDOW_MATMUL_DEVICE void mask_band(Sum (&s)[Fragments][4], const Frame<ByKeys>& frame) {
   WINDOW_MATMUL_UNROLL
   for (int h = 0; h < 2; ++h) {
-    const Range keys = frame.row(h) < frame.item.part.rows ? frame.item.part.keys(frame.row(h)) : Range{};
-    const int low = int(clamp(keys.begin - frame.tile.first, 0, 8 * Fragments));
-    const int high = keys.empty() ? low : int(clamp(keys.end - frame.tile.first, 0, 8 * Fragments));
+    const int row = frame.first_row + lane_index() / 4 + 8 * h;
+    const int low = frame.begin_of(row), high = row < frame.item.seen_rows ? frame.end_of(row) : low;
     WINDOW_MATMUL_UNROLL
     for (int n = 0; n < 2 * Fragments; ++n) {
       const int column = column_of_score(n);
