@@ -203,7 +203,7 @@ struct BackwardBlock {
           score = fused_multiply_add(-t, t, Sum{1});
         }
       });
-      for_each_score(d_s, [&](Sum& d, int h, int n) { d *= scores[n / 2][2 * h + n % 2]; });
+      for_each_score(d_s, [&](Sum& d, int h, int n) { d = d == 0 ? d : d * scores[n / 2][2 * h + n % 2]; });  // NaN where nothing is seen
     }
   }
 

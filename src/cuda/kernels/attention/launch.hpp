@@ -39,9 +39,18 @@ struct TokenSet {
 };
 
 // Which kernel takes a launch.
-// backward_keys: d_k, and d_v where the registers hold both sums; else backward_values has a launch of its own. backward_slots: parts of the
-// gradient of a bias of (H, W), which slot_sums adds up.
-enum class AttentionKernel : std::uint8_t { forward, join, backward_queries, backward_keys, backward_values, backward_slots, slot_sums, sink_sums };
+// backward_keys: d_k, and d_v where the registers hold both sums; else backward_values has a launch of its own. backward_slots: parts of
+// the gradient of a bias of (H, W), which slot_sums adds up.
+enum class AttentionKernel : std::uint8_t {
+  forward,
+  join,
+  backward_queries,
+  backward_keys,
+  backward_values,
+  backward_slots,
+  slot_sums,
+  sink_sums
+};
 
 struct AttentionLaunch {
   AttentionKernel kernel = AttentionKernel::forward;

@@ -25,8 +25,7 @@ WINDOW_MATMUL_DEVICE int lane_index() { return thread_index() % kWarp; }
 // The same, but what is computed from it is computed again rather than kept.
 WINDOW_MATMUL_DEVICE int fresh_lane_index() {
   int lane = lane_index();
-  forget(lane);
-  return lane;
+  return forget(lane), lane;
 }
 WINDOW_MATMUL_DEVICE int warp_index() { return thread_index() / kWarp; }
 
