@@ -97,6 +97,9 @@ ENTRY = re.compile(
 )
 KERNEL = re.compile(r"(BandOut|BandIn|SoftmaxBackward|Softmax)KernelI(NS_3f16E|NS_4bf16E|NS0_6tf32x3E|f|d)(?:Lb([01])E)?(?:Li(\d+)E)?E")
 ATTENTION = re.compile(r"Attention(Forward|Join)KernelI(NS_3f16E|NS_4bf16E|NS0_6tf32x3E|f|d)(?:Li(\d+)ELb([01])E)?E")
+GRADIENTS = re.compile(
+    r"(BackwardQueries|BackwardKeys|BackwardSlots|SlotSums|SinkSums)KernelI(NS_3f16E|NS_4bf16E|NS0_6tf32x3E|f|d)Li(\d+)E(?:Lb([01])E)?(?:LNS0_9GradientsE([012])E)?E"
+)
 TYPES = {"NS_3f16E": "half", "NS_4bf16E": "half", "NS0_6tf32x3E": "tf32", "f": "float32", "d": "float64"}
 SECONDS = re.compile(r"compiled in ([\d.]+) s")
 
@@ -114,6 +117,10 @@ class Kernel(NamedTuple):
 
 def name_of(mangled: str) -> str:
     """BandIn<half, transposed, 2> from the name the compiler gave: panels of band_in, threads of a row of the softmax."""
+    if match := GRADIENTS.search(mangled):
+        form, element, dim, options, which = match.groups()
+        rest = (", options" if options == "1" else "") + ("", ", of keys", ", of values")[int(which or 0)]
+        return f"{form}<{TYPES[element]}, {dim}{rest}>"
     if match := ATTENTION.search(mangled):
         form, element, dim, options = match.groups()
         return f"Attention{form}<{TYPES[element]}{f', {dim}' if dim else ''}{', options' if options == '1' else ''}>"

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = "Cuda/Kernels.*:Cuda/SoftmaxRows.*:SplitFactors.*:Cuda/Attention*"
 TYPES = ("f64", "f32", "tf32", "bf16", "f16")
-STEMS = ("emulated", "emulated_attention")  # of the files with kernels: stem_type.cpp
+STEMS = ("emulated", "emulated_attention", "emulated_backward")  # of the files with kernels: stem_type.cpp
 
 
 def link_tests(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cuda_attention_bugs import FORWARD_BUGS
+from cuda_backward_bugs import BACKWARD_BUGS
 from cuda_emulation import ROOT, link_tests
 
 OUT, IN, LOAD, PRODUCT, PLAIN, STORE, LAUNCH, SOFTMAX, ROW = (
@@ -154,7 +155,7 @@ BUGS = [
     ),
 ]
 
-BUGS += [Bug(*bug) for bug in FORWARD_BUGS]
+BUGS += [Bug(*bug) for bug in FORWARD_BUGS + BACKWARD_BUGS]
 
 # The types whose kernels are compiled with a bug, and tested: those that run the code it is in, two at most, since each takes its time.
 TYPES = {PRODUCT: ("bf16", "tf32"), PLAIN: ("f32",)}
@@ -175,6 +176,10 @@ def is_of_attention(bug: Bug) -> bool:
     return "/attention/" in bug.path
 
 
+def is_of_gradients(bug: Bug) -> bool:
+    return "/attention/backward_" in bug.path
+
+
 def types_of(bug: Bug) -> tuple[str, ...]:
     if is_of_attention(bug):
         return ("tf32",) if bug.name.startswith("tf32") else ("bf16",)
@@ -183,7 +188,8 @@ def types_of(bug: Bug) -> tuple[str, ...]:
 
 def tests_of(bug: Bug) -> str:
     if is_of_attention(bug):
-        return ":".join(f"Cuda/Attention*.*/{NAMES[kind].rstrip('_')}" for kind in types_of(bug))
+        suites = "Cuda/AttentionBackward.*" if is_of_gradients(bug) else "Cuda/Attention*.*"
+        return ":".join(f"{suites}/{NAMES[kind].rstrip('_')}" for kind in types_of(bug))
     only_softmax = bug.path in (SOFTMAX, ROW)
     op = "softmax*" if only_softmax else "*"
     tests = [f"Cuda/Kernels.*/{NAMES[kind]}{op}:Cuda/Traffic.*/{NAMES[kind]}{op}_64" for kind in types_of(bug)]
@@ -199,7 +205,7 @@ def outcome(bug: Bug, build: Path, seconds: int, jobs: int) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_with(bug, folder)
-        stems = ("emulated_attention",) if is_of_attention(bug) else ("emulated",)
+        stems = ("emulated_backward" if is_of_gradients(bug) else "emulated_attention" if is_of_attention(bug) else "emulated",)
         program = link_tests(build, folder, folder, ["-O1"], types_of(bug), jobs, stems)
         command = [str(program), f"--gtest_filter={tests_of(bug)}", "--gtest_fail_fast"]
         try:

@@ -43,4 +43,9 @@ std::vector<AttentionLaunch> attention_launches_of(const Problem& problem, const
 // Bytes of the GPU's memory that they need besides.
 std::size_t attention_workspace(const Problem& problem);
 
+// Backward, in the order they run (plan_backward.cpp). The workspace is memory of the device, aligned to 16 bytes, that nothing is known
+// of.
+std::size_t backward_workspace(const Problem& problem, const AttentionArgs& args);
+std::vector<AttentionLaunch> backward_launches_of(const Problem& problem, const AttentionArgs& args, void* workspace);
+
 }  // namespace window_matmul::cuda

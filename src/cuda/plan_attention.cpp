@@ -1,10 +1,13 @@
 // src/cuda/plan_attention.cpp: problems of fused attention to grids.
-#include "cuda/kernels/attention/shape.hpp"
-#include "cuda/plan.hpp"
+#include "cuda/plan_attention.hpp"
+#include "cuda/kernels/attention/backward_shape.hpp"
 #include "philox.hpp"
 #include "scale.hpp"
 
 namespace window_matmul::cuda {
+
+int attention_head_dim(const Problem& p) { return padded_head_dim(larger(p.dim, p.attention.value_dim)); }
+
 namespace {
 
 constexpr index_t kMostRows = index_t{1} << 30;      // of a sequence: the kernels count columns in 32 bits
@@ -15,8 +18,11 @@ bool refuse(std::string* why_not, std::string reason) {
   return false;
 }
 
-int head_dim_of(const Problem& p) { return padded_head_dim(larger(p.dim, p.attention.value_dim)); }
-int line_of(const Problem& p) { return head_dim_of(p) * static_cast<int>(size_of(p.dtype)); }
+int line_of(const Problem& p) { return attention_head_dim(p) * static_cast<int>(size_of(p.dtype)); }
+
+std::size_t shared_bytes_of(const Problem& p) {
+  return p.op == Op::attention ? attention_shared(line_of(p)) : BackwardTiles{line_of(p), false}.shared_bytes();
+}
 
 bool has_globals(const AttentionOptions& a) { return a.global_mask || a.global_tokens > 0; }
 // A factor that is not positive cannot wait for the softmax to be multiplied in.
@@ -24,11 +30,19 @@ bool asks_scores(const AttentionOptions& a) {
   return a.softcap > 0 || a.bias != AttentionOptions::Bias::none || a.key_mask || has_globals(a) || a.dropout_p > 0 || !(a.scale > 0);
 }
 
+}  // namespace
+
+bool has_backward_options(const Problem& p) {
+  return asks_scores(p.attention) || p.attention.wide_out || !has_kernel_without_options(attention_head_dim(p), size_of(p.dtype));
+}
+
 Strided strided(const TensorView& t) {
   if (t.data == nullptr) return {};
   const auto step = [&](int dim) { return dim < t.rank ? t.stride[dim] : 0; };
   return {reinterpret_cast<std::uintptr_t>(t.data), step(0), step(1), step(2), step(3)};
 }
+namespace {
+
 Numbers numbers(const NumbersView& n) { return {reinterpret_cast<std::uintptr_t>(n.data), n.stride, n.wide}; }
 TokenSet tokens(const MaskView& mask, index_t count) {
   return {reinterpret_cast<std::uintptr_t>(mask.data), mask.batch_stride, mask.key_stride, count};
@@ -59,7 +73,9 @@ void set_options(const Problem& p, const AttentionArgs& args, AttentionLaunch* l
   launch->seed = args.dropout_seed, launch->seed_there = numbers(args.there.dropout_seed);
 }
 
-AttentionLaunch launch_of(const Problem& p, const AttentionArgs& args) {
+}  // namespace
+
+AttentionLaunch attention_launch_of(const Problem& p, const AttentionArgs& args) {
   AttentionLaunch launch;
   set_sequences(p, args, &launch);
   set_options(p, args, &launch);
@@ -70,6 +86,7 @@ AttentionLaunch launch_of(const Problem& p, const AttentionArgs& args) {
   return launch;
 }
 
+namespace {
 // Few queries: so many parts of the keys. By the shapes of an entry alone, so that it has the same bits in any batch and on any GPU.
 index_t splits_of(const Problem& p) {
   constexpr index_t kFewQueries = 16, kKeysOfPart = 512, kMostParts = 32;
@@ -95,13 +112,13 @@ void set_items(AttentionLaunch& launch) {
 }  // namespace
 
 bool supports_attention(const Problem& p, const Device& device, std::string* why_not) {
-  if (p.op == Op::attention_backward) return refuse(why_not, "no CUDA kernel for the gradients of fused attention yet");
   const index_t most = most_head_dim(size_of(p.dtype));
   if (larger(p.dim, p.attention.value_dim) > most)
     return refuse(why_not, "takes head dims up to " + std::to_string(most) + " in " + name_of(p.dtype) + ": these are " +
                                std::to_string(p.dim) + " and " + std::to_string(p.attention.value_dim));
-  if (const std::size_t bytes = attention_shared(line_of(p)); bytes > device.shared_bytes_per_block)
-    return refuse(why_not, "head dims of " + std::to_string(head_dim_of(p)) + " in " + name_of(p.dtype) + " take " +
+  if (p.op == Op::attention_backward && !supports_backward(p, why_not)) return false;
+  if (const std::size_t bytes = shared_bytes_of(p); bytes > device.shared_bytes_per_block)
+    return refuse(why_not, "head dims of " + std::to_string(attention_head_dim(p)) + " in " + name_of(p.dtype) + " take " +
                                std::to_string(bytes >> 10) + " KiB of shared memory a block: this GPU has " +
                                std::to_string(device.shared_bytes_per_block >> 10));
   if (is_extreme(p.attention.scale, p.attention.softcap))
@@ -116,8 +133,8 @@ Plan configure_attention(const Problem& p, const Device& device) {
   Plan plan{p.op, p.dtype};
   plan.max_blocks = most_blocks(device);
   if (p.dtype == DType::f32) plan.precision = p.precision;
-  plan.head_dim = head_dim_of(p), plan.options = asks_scores(p.attention);
-  plan.shared_bytes = attention_shared(line_of(p));
+  plan.head_dim = attention_head_dim(p), plan.options = p.op == Op::attention ? asks_scores(p.attention) : has_backward_options(p);
+  plan.shared_bytes = shared_bytes_of(p);
   return plan;
 }
 
@@ -129,7 +146,7 @@ std::size_t attention_workspace(const Problem& p) {
 std::vector<AttentionLaunch> attention_launches_of(const Problem& p, const AttentionArgs& args, void* workspace) {
   if (p.batch == 0 || p.heads == 0 || p.band.rows == 0) return {};
   std::vector<AttentionLaunch> launches;
-  AttentionLaunch launch = launch_of(p, args);
+  AttentionLaunch launch = attention_launch_of(p, args);
   launch.splits = splits_of(p), launch.partial = reinterpret_cast<std::uintptr_t>(workspace);
   for (index_t head = 0; head < p.heads; head += launch.heads) {
     launch.dilation = p.dilation_of(head), launch.first_head = head, launch.heads = 1;

@@ -43,6 +43,26 @@ TEST(Plan, RefusesWithAReason) {
   EXPECT_NE(why_not.find("scale"), std::string::npos) << why_not;
 }
 
+// Gradients of every head dim: halves to 256, others to 128.
+TEST(Plan, GradientsOfFusedAttentionFitEveryDevice) {
+  for (const Device& device : kDevices)
+    for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16})
+      for (const index_t dim : {1, 64, 65, 128, 256}) {
+        Problem p = problem(Op::attention_backward, dtype, dim);
+        p.heads = 4, p.attention.kv_heads = 2, p.attention.value_dim = 8;
+        std::string why_not;
+        ASSERT_EQ(supports(p, device, &why_not), dim <= (size_of(dtype) == 2 ? 256 : 128)) << why_not;
+        if (why_not.empty()) EXPECT_LE(configure(p, device).shared_bytes, device.shared_bytes_per_block);
+      }
+  Problem p = problem(Op::attention_backward, DType::bf16, 64);
+  p.heads = 4, p.attention.kv_heads = 2, p.dilation = {1, 1, 3, 3};
+  std::string why_not;
+  EXPECT_TRUE(supports(p, {}, &why_not)) << why_not;
+  p.dilation = {1, 1, 3, 2};
+  EXPECT_FALSE(supports(p, {}, &why_not));
+  EXPECT_NE(why_not.find("differ in dilation"), std::string::npos) << why_not;
+}
+
 TEST(Plan, SplitsFactorsOfFp32ProductsOnly) {
   for (const Op op : {Op::band_out, Op::band_in, Op::band_in_transposed, Op::softmax, Op::softmax_backward})
     for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16}) {

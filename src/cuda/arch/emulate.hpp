@@ -14,4 +14,9 @@ template <class E>
 void emulate_attention(const Plan& plan, const AttentionLaunch& launch, index_t blocks, GlobalMemory& global, Report& report,
                        const Settings& settings);
 
+// Likewise; in emulated_backward_<type>.cpp.
+template <class E>
+void emulate_backward(const Plan& plan, const AttentionLaunch& launch, index_t blocks, GlobalMemory& global, Report& report,
+                      const Settings& settings);
+
 }  // namespace window_matmul::cuda::emulation

@@ -1,6 +1,7 @@
 // src/cuda/arch/emulated.cpp: launching a plan's kernel in the emulation.
 #include "cuda/arch/emulated.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -64,10 +65,50 @@ Report run_attention(const Problem& problem, const Plan& plan, const AttentionAr
   return report;
 }
 
+void add_gradients(const AttentionArgs& a, AttentionKernel kernel, GlobalMemory& global) {
+  using enum AttentionKernel;
+  const auto add = [&](const TensorView& tensor, const char* name, std::initializer_list<AttentionKernel> by) {
+    if (tensor.data != nullptr && std::find(by.begin(), by.end(), kernel) != by.end()) global.add(tensor, true, name);
+  };
+  add(a.d_q, "d_q", {backward_queries}), add(a.d_k, "d_k", {backward_keys}), add(a.d_v, "d_v", {backward_keys, backward_values});
+  add(a.d_bias, "d_bias", {backward_queries, slot_sums}), add(a.d_sinks, "d_sinks", {sink_sums});
+}
+
+// What one kernel writes others read: each sees the memory in its own way.
+Report run_backward(const Problem& problem, const Plan& plan, const AttentionArgs& args, const Run& run) {
+  Report report;
+  std::int64_t sectors = 0;
+  const std::size_t bytes = backward_workspace(problem, args);
+  std::vector<double> workspace(bytes / sizeof(double) + 1, std::nan(""));
+  const std::vector<AttentionLaunch> launches = backward_launches_of(problem, args, workspace.data());
+  for (std::size_t first = 0, next = 0; first < launches.size(); first = next) {
+    const AttentionKernel kernel = launches[first].kernel;
+    GlobalMemory global(report);
+    add_inputs(problem, args, global);
+    for (const auto& [tensor, name] : {std::pair{&args.out, "out"}, {&args.lse, "lse"}}) global.add(*tensor, false, name);
+    const bool writes = kernel == AttentionKernel::backward_queries || kernel == AttentionKernel::backward_slots;
+    const std::size_t facts = writes && kernel == AttentionKernel::backward_slots
+                                  ? launches[first].partial - reinterpret_cast<std::uintptr_t>(workspace.data())
+                                  : bytes;
+    global.add(reinterpret_cast<std::uintptr_t>(workspace.data()), facts, kernel == AttentionKernel::backward_queries, "workspace");
+    if (kernel == AttentionKernel::backward_slots) global.add(launches[first].partial, bytes - facts, true, "partial sums");
+    add_gradients(args, kernel, global);
+    for (next = first; next < launches.size() && launches[next].kernel == kernel; ++next) {
+      const AttentionLaunch& launch = launches[next];
+      const index_t blocks = smaller(launch.items, run.max_blocks > 0 ? run.max_blocks : plan.max_blocks);
+      with_element(plan, [&]<class E>() { emulate_backward<E>(plan, launch, blocks, global, report, {run.seed, run.count_traffic}); });
+    }
+    sectors += global.distinct_sectors();
+  }
+  report.sectors_distinct = sectors;
+  return report;
+}
+
 }  // namespace
 
 Report run_emulated(const Problem& problem, const Plan& plan, const Args& args, const Run& run) {
-  if (is_attention(problem.op)) return run_attention(problem, plan, args.attention, run);
+  if (problem.op == Op::attention_backward) return run_backward(problem, plan, args.attention, run);
+  if (problem.op == Op::attention) return run_attention(problem, plan, args.attention, run);
   Report report;
   GlobalMemory global(report);
   global.add(args.x, false, "x"), global.add(args.out, true, "out");

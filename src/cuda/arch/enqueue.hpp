@@ -11,5 +11,8 @@ int enqueue(const Plan& plan, const Launch& launch, void* stream);
 // Likewise; in gpu_attention_<type>_<padded head dim>.cu.
 template <class E, int Dim>
 int enqueue_attention(const Plan& plan, const AttentionLaunch& launch, void* stream);
+// Likewise; in gpu_backward_<type>_<padded head dim>.cu.
+template <class E, int Dim>
+int enqueue_backward(const Plan& plan, const AttentionLaunch& launch, void* stream);
 
 }  // namespace window_matmul::cuda

@@ -6,8 +6,16 @@
 namespace window_matmul::cuda {
 namespace {
 
+template <class Kernel>
+constexpr int threads_of() {
+  if constexpr (requires { Kernel::kThreads; })
+    return Kernel::kThreads;
+  else
+    return kThreads;
+}
+
 template <class Kernel, class AnyLaunch>
-__global__ void __launch_bounds__(kThreads, Kernel::kBlocksAtOnce) entry(const __grid_constant__ AnyLaunch launch) {
+__global__ void __launch_bounds__(threads_of<Kernel>(), Kernel::kBlocksAtOnce) entry(const __grid_constant__ AnyLaunch launch) {
   Kernel::run(launch);
 }
 
@@ -17,7 +25,7 @@ cudaError_t enqueue_kernel(const Plan& plan, const AnyLaunch& launch, cudaStream
   const auto shared = static_cast<int>(Kernel::kSharedBytes);
   if (const cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared); e != cudaSuccess) return e;
   const auto blocks = static_cast<unsigned>(smaller(launch.items, plan.max_blocks));
-  kernel<<<blocks, kThreads, Kernel::kSharedBytes, stream>>>(launch);
+  kernel<<<blocks, threads_of<Kernel>(), Kernel::kSharedBytes, stream>>>(launch);
   return cudaGetLastError();
 }
 

@@ -68,14 +68,14 @@ WINDOW_MATMUL_DEVICE void load_chunk(std::uint32_t to, std::uintptr_t address, i
   }
 }
 
-// Lines 0 .. Lines - 1. `seen(line)`: which of its elements exist, counted from the tile's first; `place(line)`: where it is kept.
-template <class E, int Lines, int LineBytes, class Seen, class Place>
+// Lines 0 .. Lines - 1, by all threads of the block. `seen(line)`: which of its elements exist, counted from the tile's first; `place(line)`: where it is kept.
+template <class E, int Lines, int LineBytes, int Threads = kThreads, class Seen, class Place>
 WINDOW_MATMUL_DEVICE void load_tile(std::uint32_t to, const Source& source, Seen&& seen, Place&& place) {
   constexpr int kPerChunk = 16 / sizeof(E), kChunks = LineBytes / 16;
   const std::uintptr_t alignment = alignment_of(source, sizeof(E));
   const bool lines_first = source.element_stride != 1;  // neighbours in memory to neighbouring threads
   WINDOW_MATMUL_NO_UNROLL
-  for (int n = thread_index(); n < Lines * kChunks; n += kThreads) {
+  for (int n = thread_index(); n < Lines * kChunks; n += Threads) {
     const int line = lines_first ? n % Lines : n / kChunks, chunk = lines_first ? n / Lines : n % kChunks;
     const index_t first = chunk * kPerChunk;
     const Range exists = Range(seen(line)).intersect({first, first + kPerChunk});
@@ -88,10 +88,10 @@ WINDOW_MATMUL_DEVICE void load_tile(std::uint32_t to, const Source& source, Seen
 }
 
 // The same of a tile that exists as a whole, in its own order, and may be copied by 16 bytes: then each copy costs little more than itself.
-template <class E, int Lines, int LineBytes>
+template <class E, int Lines, int LineBytes, int Threads = kThreads>
 WINDOW_MATMUL_DEVICE void load_whole_tile(std::uint32_t to, const Source& source) {
-  constexpr int kChunks = LineBytes / 16, kTurns = Lines * kChunks / kThreads, kLinesOfTurn = kThreads / kChunks;
-  static_assert(kTurns * kThreads == Lines * kChunks && kLinesOfTurn * kChunks == kThreads);
+  constexpr int kChunks = LineBytes / 16, kTurns = Lines * kChunks / Threads, kLinesOfTurn = Threads / kChunks;
+  static_assert(kTurns * Threads == Lines * kChunks && kLinesOfTurn * kChunks == Threads);
   const int line = thread_index() / kChunks, chunk = thread_index() % kChunks;
   const std::uintptr_t step = std::uintptr_t(source.line_stride) * sizeof(E);
   std::uintptr_t from = source.address + std::uintptr_t(line) * step + static_cast<std::uintptr_t>(16 * chunk);

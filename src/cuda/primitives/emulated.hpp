@@ -239,6 +239,7 @@ WINDOW_MATMUL_DEVICE float hyperbolic_tangent(float x) { return std::tanh(x); }
 WINDOW_MATMUL_DEVICE double hyperbolic_tangent(double x) { return std::tanh(x); }
 WINDOW_MATMUL_DEVICE float maximum(float a, float b) { return std::fmax(a, b); }
 WINDOW_MATMUL_DEVICE double maximum(double a, double b) { return std::fmax(a, b); }
+WINDOW_MATMUL_DEVICE void forget(int&) {}
 WINDOW_MATMUL_DEVICE void forget(index_t&) {}
 WINDOW_MATMUL_DEVICE void forget(Bytes16&) {}
 WINDOW_MATMUL_DEVICE bool is_finite(float x) { return std::isfinite(x); }

@@ -25,7 +25,7 @@
 //   fused_multiply_add(a, b, c)  exponential(x)      float and double
 //   is_finite(x) power_of_two(x) logarithm(x)        likewise; 2^x in fp32 to 2 units in the last place, subnormal results may be 0
 //   hyperbolic_tangent(x) maximum(a, b)              likewise; of a number and a NaN the number
-//   forget(x)                                        does nothing; what was made of x is made again rather than kept: Bytes16, index_t
+//   forget(x)                                        does nothing; what was made of x is made again rather than kept: Bytes16, int, index_t
 //
 // TMA, mbarrier and wgmma, when they come, are files of their own beside these two: ptx_sm90.cuh and emulated_sm90.hpp.
 #pragma once

@@ -122,6 +122,9 @@ WINDOW_MATMUL_DEVICE void store_shared(std::uint32_t offset, Bytes16 b) {
                "r"(b.word[3])
                : "memory");
 }
+WINDOW_MATMUL_DEVICE void store_shared(std::uint32_t offset, std::uint32_t value) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(shared_address(offset)), "r"(value) : "memory");
+}
 WINDOW_MATMUL_DEVICE void store_shared(std::uint32_t offset, float value) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(shared_address(offset)), "f"(value) : "memory");
 }
@@ -224,6 +227,7 @@ WINDOW_MATMUL_DEVICE float hyperbolic_tangent(float x) { return tanhf(x); }
 WINDOW_MATMUL_DEVICE double hyperbolic_tangent(double x) { return tanh(x); }
 WINDOW_MATMUL_DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
 WINDOW_MATMUL_DEVICE double maximum(double a, double b) { return fmax(a, b); }
+WINDOW_MATMUL_DEVICE void forget(int& x) { asm volatile("" : "+r"(x)); }
 WINDOW_MATMUL_DEVICE void forget(index_t& x) { asm volatile("" : "+l"(x)); }
 WINDOW_MATMUL_DEVICE void forget(Bytes16& b) { asm volatile("" : "+r"(b.word[0]), "+r"(b.word[1]), "+r"(b.word[2]), "+r"(b.word[3])); }
 WINDOW_MATMUL_DEVICE bool is_finite(float x) { return isfinite(x); }

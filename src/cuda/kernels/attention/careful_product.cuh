@@ -9,15 +9,18 @@ template <class E, class Product, int Dim>
 WINDOW_MATMUL_DEVICE void add_what_counts(typename Product::Sums& sums, const typename Product::Sum (&weight)[2], std::uint32_t tile,
                                           int line) {
   constexpr int kPerChunk = 16 / sizeof(E);
-  WINDOW_MATMUL_UNROLL
-  for (int n = 0; n < Dim / 4; ++n) {
-    const int column = Product::column_of(n);
-    const auto at = chunk_offset<Dim* int{sizeof(E)}>(line, column / kPerChunk);
-    const typename Product::Sum value = widen(load_shared<E>(tile + at + static_cast<std::uint32_t>(column % kPerChunk * int{sizeof(E)})));
+  for_each_fragment(sums, [&](typename Product::Sum(&two)[4], int fragment) {  // rarely needed: few registers are worth more than speed
     WINDOW_MATMUL_UNROLL
-    for (int h = 0; h < 2; ++h)
-      if (weight[h] != 0) sums[n / 2][2 * h + n % 2] = fused_multiply_add(weight[h], value, sums[n / 2][2 * h + n % 2]);
-  }
+    for (int e = 0; e < 2; ++e) {
+      const int column = Product::column_of(2 * fragment + e);
+      const auto at = chunk_offset<Product::kLine>(line, column / kPerChunk);
+      const typename Product::Sum value =
+          widen(load_shared<E>(tile + at + static_cast<std::uint32_t>(column % kPerChunk * int{sizeof(E)})));
+      WINDOW_MATMUL_UNROLL
+      for (int h = 0; h < 2; ++h)
+        if (weight[h] != 0) two[2 * h + e] = fused_multiply_add(weight[h], value, two[2 * h + e]);
+    }
+  });
 }
 
 // The same as accumulate, but a weight of zero leaves out whatever its line holds: zero times infinity is NaN.

@@ -39,7 +39,18 @@ struct TokenSet {
 };
 
 // Which kernel takes a launch.
-enum class AttentionKernel : std::uint8_t { forward, join, backward_queries, backward_keys };
+// backward_keys: d_k, and d_v where the registers hold both sums; else backward_values has a launch of its own. backward_slots: parts of
+// the gradient of a bias of (H, W), which slot_sums adds up.
+enum class AttentionKernel : std::uint8_t {
+  forward,
+  join,
+  backward_queries,
+  backward_keys,
+  backward_values,
+  backward_slots,
+  slot_sums,
+  sink_sums
+};
 
 struct AttentionLaunch {
   AttentionKernel kernel = AttentionKernel::forward;
@@ -50,7 +61,8 @@ struct AttentionLaunch {
   bool packed = false;
   index_t first_head = 0, heads = 1, group = 1;  // query heads of this launch; query heads of a key/value head
   index_t all_heads = 1;         // of the tensors
-  index_t splits = 1;            // decoding: the keys of a row are cut into so many items
+  index_t splits = 1;            // decoding: the keys of a row are cut into so many items; backward_slots: the blocks of rows of a head
+  index_t tiles = 1;             // backward_slots: that reach a slot in some row
   index_t items = 0;
 
   Numbers cu_rows, cu_columns;   // packed sequences; swapped for a kernel by keys
@@ -59,7 +71,8 @@ struct AttentionLaunch {
   Strided q, k, v, out, lse;     // out and lse: written by the forward kernel, read by the backward ones
   Strided d_out, d_lse, d_q, d_k, d_v, d_bias, d_sinks;
   Strided bias, sinks;           // bias: (batch, head, query, slot), strides of 0 where it has no such dim; sinks: `head` alone
-  Strided row_sums;              // backward: sum of d_out * out, of the sums' type, (batch, head, query)
+  Strided facts;                 // backward: four numbers of each query (backward_block.cuh), of the sums' type
+  Strided sink_terms;            // backward: what each query adds to d_sinks, likewise
   bool bias_is_f32 = false, sinks_are_f32 = false;  // beside another dtype; else they have that of q
   bool wide_out = false;         // out and d_out in fp32 beside halves
   bool split_lse = false;
@@ -74,7 +87,7 @@ struct AttentionLaunch {
   std::uint64_t threshold = 0;   // its random words are at least this; 0: no dropout
   std::uint64_t seed = 0;
   Numbers seed_there;            // given: stands for the seed
-  std::uintptr_t partial = 0;    // decoding: sums of each split, in the sums' type
+  std::uintptr_t partial = 0;    // sums of each split, in the sums' type
 };
 
 // How many block numbers a head takes in a launch; for the plan too.

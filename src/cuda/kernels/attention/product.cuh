@@ -22,6 +22,11 @@ struct Groups {  // [begin, end)
 };
 
 WINDOW_MATMUL_DEVICE int lane_index() { return thread_index() % kWarp; }
+// The same, but what is computed from it is computed again rather than kept.
+WINDOW_MATMUL_DEVICE int fresh_lane_index() {
+  int lane = lane_index();
+  return forget(lane), lane;
+}
 WINDOW_MATMUL_DEVICE int warp_index() { return thread_index() / kWarp; }
 
 template <class Sum, int Fragments>
@@ -52,6 +57,18 @@ WINDOW_MATMUL_DEVICE bool are_finite(const Sum (&fragments)[Fragments][4]) {
   return nothing == 0;
 }
 
+// Each fragment moves up by one, the first becomes the last.
+template <class Sum, int Fragments>
+WINDOW_MATMUL_DEVICE void rotate(Sum (&s)[Fragments][4]) {
+  WINDOW_MATMUL_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const Sum first = s[0][i];
+    WINDOW_MATMUL_UNROLL
+    for (int next = 1; next < Fragments; ++next) s[next - 1][i] = s[next][i];
+    s[Fragments - 1][i] = first;
+  }
+}
+
 // f(scores of a fragment, its number), one after another in one piece of code, for phases that take many instructions a score. Registers
 // have no numbers at run time, so the fragments move up by one each time.
 template <class Sum, int Fragments, class F>
@@ -59,22 +76,16 @@ WINDOW_MATMUL_DEVICE void for_each_fragment(Sum (&s)[Fragments][4], F&& f) {
   WINDOW_MATMUL_NO_UNROLL
   for (int fragment = 0; fragment < Fragments; ++fragment) {
     f(s[0], fragment);
-    WINDOW_MATMUL_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const Sum first = s[0][i];
-      WINDOW_MATMUL_UNROLL
-      for (int next = 1; next < Fragments; ++next) s[next - 1][i] = s[next][i];
-      s[Fragments - 1][i] = first;
-    }
+    rotate(s);
   }
 }
 
 // Of tiles whose lines have Dim elements.
-template <class E, int Dim, int Columns>
+template <class E, int Dim, int Columns, int Line>
 struct TensorCoreWarp {
   using Sum = float;
   static constexpr bool kSplits = sizeof(E) == 4;
-  static constexpr int kFragments = Columns / 8, kLine = Dim * int{sizeof(E)}, kStep = 32 / sizeof(E);
+  static constexpr int kFragments = Columns / 8, kLine = Line, kStep = 32 / sizeof(E);
   using Scores = Sum[kFragments][4];
   using Sums = Sum[Dim / 8][4];
   using Core = TensorCoreProduct<E>;
@@ -82,7 +93,7 @@ struct TensorCoreWarp {
   // `rows`: the tile of A, of which the warp has the 16 lines from first_row on.
   WINDOW_MATMUL_DEVICE static void multiply(Scores& s, std::uint32_t rows, int first_row, std::uint32_t columns, int depth,
                                             const Groups& groups) {
-    const int lane = lane_index();
+    const int lane = fresh_lane_index();
     clear(s);
     WINDOW_MATMUL_UNROLL
     for (int k = 0; k < Dim / kStep; ++k) {
@@ -152,7 +163,7 @@ struct TensorCoreWarp {
   // 16 lines of C by the weights of two fragments.
   WINDOW_MATMUL_DEVICE static void add_sixteen(Sums& sums, const float (&s)[4], const float (&next)[4], std::uint32_t tile, int line,
                                                int width) {
-    const int lane = lane_index();
+    const int lane = fresh_lane_index();
     const Fragment a = {pack<E>(s[0], s[1]), pack<E>(s[2], s[3]), pack<E>(next[0], next[1]), pack<E>(next[2], next[3])};
     WINDOW_MATMUL_UNROLL
     for (int f = 0; f < Dim / 16; ++f) {
@@ -166,7 +177,7 @@ struct TensorCoreWarp {
   // 8 lines. The depths of TF32's left factor are t and t + 4 of a lane, which has columns 2 t and 2 t + 1: the lines are taken in that
   // order.
   WINDOW_MATMUL_DEVICE static void add_eight(Sums& sums, const float (&s)[4], std::uint32_t tile, int line, int width) {
-    const int g = lane_index() / 4, t = lane_index() % 4;
+    const int lane = fresh_lane_index(), g = lane / 4, t = lane % 4;
     const Fragment weights = {std::bit_cast<std::uint32_t>(s[0]), std::bit_cast<std::uint32_t>(s[2]), std::bit_cast<std::uint32_t>(s[1]),
                               std::bit_cast<std::uint32_t>(s[3])};
     const typename Core::Factor left(weights);
@@ -185,10 +196,10 @@ struct TensorCoreWarp {
   }
 };
 
-template <class E, int Dim, int Columns>
+template <class E, int Dim, int Columns, int Line>
 struct PlainWarp {
   using Sum = E;
-  static constexpr int kFragments = Columns / 8, kLine = Dim * int{sizeof(E)}, kRun = 16 / sizeof(E);
+  static constexpr int kFragments = Columns / 8, kLine = Line, kRun = 16 / sizeof(E);
   using Scores = Sum[kFragments][4];
   using Sums = Sum[Dim / 8][4];
 
@@ -201,7 +212,7 @@ struct PlainWarp {
 
   WINDOW_MATMUL_DEVICE static void multiply(Scores& s, std::uint32_t rows, int first_row, std::uint32_t columns, int depth,
                                             const Groups& groups) {
-    const int g = lane_index() / 4, t = lane_index() % 4;
+    const int lane = fresh_lane_index(), g = lane / 4, t = lane % 4;
     clear(s);
     WINDOW_MATMUL_NO_UNROLL
     for (int c = 0; c * kRun < depth; ++c) {
@@ -256,10 +267,11 @@ struct PlainWarp {
 
  private:
   WINDOW_MATMUL_DEVICE static void add_line(Sums& sums, const Sum (&weight)[2], std::uint32_t tile, int line, int width) {
+    const int lane = fresh_lane_index();
     WINDOW_MATMUL_UNROLL
     for (int n = 0; n < Dim / 4; n += kRun) {
       if (4 * n >= width) continue;
-      const Chunk values = chunk_at(tile, line, n / kRun * 4 + lane_index() % 4);
+      const Chunk values = chunk_at(tile, line, n / kRun * 4 + lane % 4);
       WINDOW_MATMUL_UNROLL
       for (int i = 0; i < 2 * kRun; ++i) {
         Sum& sum = sums[(n + i % kRun) / 2][2 * (i / kRun) + (n + i) % 2];
@@ -269,12 +281,13 @@ struct PlainWarp {
   }
 };
 
-template <class E, int Dim, int Columns>
-struct WarpProduct : TensorCoreWarp<E, Dim, Columns> {};
-template <int Dim, int Columns>
-struct WarpProduct<float, Dim, Columns> : PlainWarp<float, Dim, Columns> {};
-template <int Dim, int Columns>
-struct WarpProduct<double, Dim, Columns> : PlainWarp<double, Dim, Columns> {};
+// Line: bytes of a line, where it is longer than Dim.
+template <class E, int Dim, int Columns, int Line = Dim * int{sizeof(E)}>
+struct WarpProduct : TensorCoreWarp<E, Dim, Columns, Line> {};
+template <int Dim, int Columns, int Line>
+struct WarpProduct<float, Dim, Columns, Line> : PlainWarp<float, Dim, Columns, Line> {};
+template <int Dim, int Columns, int Line>
+struct WarpProduct<double, Dim, Columns, Line> : PlainWarp<double, Dim, Columns, Line> {};
 
 template <class E, int Dim>
 struct AttentionShape {

@@ -1,0 +1,48 @@
+# scripts/cuda_backward_bugs.py: bugs of the gradients of fused attention on CUDA, for inject_cuda_bugs.py: name, file, right, wrong.
+BLOCK, QUERIES, KEYS, SLOTS = (f"src/cuda/kernels/attention/backward_{name}.cuh" for name in ("block", "queries", "keys", "slots"))
+
+BACKWARD_BUGS = [
+    ("backward: the wait for copies dropped", BLOCK, "      wait_copies<kAhead ? 1 : 0>();\n", ""),
+    ("backward: no barrier before a tile", BLOCK, "      sync_threads();\n      kernel.use(", "      kernel.use("),
+    ("backward: no barrier behind a tile", BLOCK, "stage, state);\n      sync_threads();\n", "stage, state);\n"),
+    ("backward: no change of stages", BLOCK, "loaded = step, stage ^= 1;", "loaded = step;"),
+    ("backward: the last tile left out", BLOCK, "while (!kernel.is_end(step) || (kAhead && landed)) {", "while (!kernel.is_end(step)) {"),
+    ("backward: the offset not subtracted", BLOCK, "fused_multiply_add(facts.share, d, -facts.offset)", "facts.share * d"),
+    ("backward: the sink's share not taken of d_P", BLOCK, "fused_multiply_add(facts.share, d, -facts.offset)", "(d - facts.offset)"),
+    ("backward: the sink's share not taken of weights", BLOCK, "score = facts.share * p;", "score = p;"),
+    ("backward: the logarithm of the sum not subtracted", BLOCK, "-facts.high) - facts.low)", "-facts.high))"),
+    ("backward: d_S of what is not seen kept", BLOCK, "d = p > 0 ? p * fused", "d = true ? p * fused"),
+    ("backward: NaN hidden", BLOCK, "-facts.offset) : p;", "-facts.offset) : Sum{0};"),
+    ("backward: weights of zero counted", BLOCK, "    if (exactly)\n", "    if (false)\n"),
+    ("backward: no slope of the cap", BLOCK, "if (launch.softcap == 0) return;", "if (launch.softcap >= 0) return;"),
+    ("backward: dropout without its gain", BLOCK, "{ value *= gain; }", "{ value *= 1; }"),
+    ("backward: keys of the wrong head", QUERIES, "head / launch.group, step.tile", "head, step.tile"),
+    ("backward: sums of two lanes alone joined", QUERIES, "mask <= 2; mask *= 2) add_sums", "mask <= 1; mask *= 2) add_sums"),
+    ("backward: coarse log-sum-exps taken", QUERIES, "coarse = coarse || (is_finite(lse)", "coarse = coarse || (false && is_finite(lse)"),
+    ("backward: the gradient of the log-sum-exp left out", QUERIES, "launch.d_lse.address != 0 ? number_of", "false ? number_of"),
+    ("backward: the sink's share by the keys'", QUERIES, "sink_share = above > 0 ? large : small;", "sink_share = 1 - facts.share;"),
+    ("backward: slots without a key not cleared", QUERIES, "if (!slots.contains(slot)) store_extra", "if (false) store_extra"),
+    (
+        "backward: queries that see nothing keep what they hold",
+        QUERIES,
+        "== -minus_infinity<Sum>() ? Sum{0} : fragment[i];",
+        "== 0 ? Sum{0} : fragment[i];",
+    ),
+    (
+        "backward: the last head of a group left out",
+        KEYS,
+        "step.head + 1 < (item.head + 1) * launch.group",
+        "step.head + 2 < (item.head + 1) * launch.group",
+    ),
+    ("backward: the numbers of another query", KEYS, "column_of_score(n))", "column_of_score(n ^ 1))"),
+    ("backward: d_k without the scale", KEYS, "Block::store(state.d_k, launch.scale,", "Block::store(state.d_k, 1,"),
+    ("backward: dropout not of the weights", KEYS, "      Block::drop(s, frame, step.head);\n", ""),
+    ("backward: a diagonal too far", SLOTS, "column - (i - Shape::kRows)", "column - (i - Shape::kRows + 1)"),
+    ("backward: a part of a slot left out", SLOTS, "split < launch.splits; ++split)", "split + 1 < launch.splits; ++split)"),
+    (
+        "backward: sinks of one warp",
+        SLOTS,
+        "for (std::uint32_t w = 0; w < kThreads / kWarp; ++w) sum",
+        "for (std::uint32_t w = 0; w < 1; ++w) sum",
+    ),
+]

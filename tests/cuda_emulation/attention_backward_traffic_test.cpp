@@ -1,0 +1,65 @@
+// tests/cuda_emulation/attention_backward_traffic_test.cpp: what the kernels of fused attention's gradients move and multiply, against the
+// least there is.
+#include <gtest/gtest.h>
+
+#include "emulated_attention.hpp"
+
+namespace window_matmul {
+namespace {
+
+using namespace testing_tools;
+
+constexpr index_t kDim = 64;
+
+class BackwardTraffic : public testing::TestWithParam<Arithmetic> {
+ protected:
+  const cuda::emulation::Report& count(index_t length, index_t window) {
+    AttentionCase c{.queries = length, .keys = length, .dim = kDim, .value_dim = kDim, .window = {window, window}};
+    c.with_lse = false;
+    AttentionTrial trial(as_computed(c, GetParam()), 48);
+    trial.give_results_of_forward(zeros_of(c));
+    Emulated::how = {.seed = 48, .count_traffic = true};
+    const Status status = trial.run(Op::attention_backward, {.device = &kAmpere, .precision = GetParam().precision});
+    Emulated::how = {};
+    EXPECT_EQ(status.message(), "");
+    return Emulated::report;
+  }
+  Emulated emulated;
+};
+
+// Each kernel reads each operand once, but what streams past the rows as often as blocks of rows both see it; d_out once more, for its
+// product with out.
+TEST_P(BackwardTraffic, StaysNearTheFloor) {
+  constexpr index_t kLength = 512, kWindow = 128;
+  const cuda::emulation::Report& r = count(kLength, kWindow);
+  const auto element = static_cast<double>(size_of(GetParam().dtype)), sum = element == 8 ? 8.0 : 4.0;
+  const double operand = element * kLength * kDim, facts = 4 * sum * kLength, rows = element == 8 ? 64 : 128;
+  const double stored = 3 * operand + facts, floor = 5 * operand + sum * kLength + 4 * operand + facts + stored;
+  std::printf("distinct %.3f of the floor; conflicts %.3f; loaded %.3f of once; stored by 16: %.3f\n",
+              32 * static_cast<double>(r.sectors_distinct) / floor, r.conflicts(), static_cast<double>(r.bytes_loaded) / (9 * operand),
+              static_cast<double>(r.bytes_stored_by_16) / stored);
+  EXPECT_LE(32 * static_cast<double>(r.sectors_distinct), 1.05 * floor);
+  EXPECT_LE(r.conflicts(), 1.1);
+  EXPECT_EQ(static_cast<double>(r.bytes_stored), stored);
+  EXPECT_EQ(static_cast<double>(r.bytes_stored_by_16), stored);
+  EXPECT_LE(static_cast<double>(r.bytes_loaded), 6 * operand + sum * kLength + (4 * operand + facts) * (1 + 2.0 * kWindow / rows));
+}
+
+// Tiles of 16 rows by 16 columns that hold a pair: no more than those are multiplied, three times for d_q and four for d_k and d_v.
+TEST_P(BackwardTraffic, ProductsAreThoseOfTilesTheBandTouches) {
+  if (GetParam().precision == Precision::highest && size_of(GetParam().dtype) != 2) GTEST_SKIP() << "plain multiply-adds are not counted";
+  for (const auto& [length, window, most] : {std::tuple<index_t, index_t, double>{512, 128, 1.10}, {768, 512, 1.03}}) {
+    const Band band{length, length, window, window, 0};
+    index_t tiles = 0;
+    for (index_t row = 0; row < length; row += 16)
+      for (index_t column = 0; column < length; column += 16)
+        tiles += !band.keys_any({row, row + 16}).intersect({column, column + 16}).empty();
+    const double products = 7.0 * static_cast<double>(tiles) * 16 * 16 * kDim * (GetParam().precision == Precision::high ? 3 : 1);
+    EXPECT_LE(static_cast<double>(count(length, window).products), most * products) << window;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cuda, BackwardTraffic, testing::ValuesIn(kArithmetics), [](const auto& test) { return name_of(test.param); });
+
+}  // namespace
+}  // namespace window_matmul
