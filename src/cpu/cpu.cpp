@@ -195,12 +195,11 @@ bool supports_avx512(const Problem&, const DeviceInfo& device, std::string* why_
   if (!WINDOW_MATMUL_HAS_AVX512) return refuse(why_not, "not built (WINDOW_MATMUL_AVX512=OFF)");
   return device.avx512 || refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL");
 }
-bool is_product(Op op) { return op != Op::softmax && op != Op::softmax_backward; }
 bool supports_avx512bf16(const Problem& problem, const DeviceInfo& device, std::string* why_not) {
   if (!is_on(DeviceInfo::Kind::cpu, device, why_not)) return false;
   if (!WINDOW_MATMUL_HAS_AVX512BF16) return refuse(why_not, "not built (WINDOW_MATMUL_AVX512BF16=OFF)");
   if (!device.avx512bf16) return refuse(why_not, "this processor or operating system has no AVX-512 BF16");
-  return (is_product(problem.op) && problem.dtype == DType::bf16) || refuse(why_not, "takes products and fused attention of bf16 alone");
+  return problem.dtype == DType::bf16 || refuse(why_not, "takes bf16 alone");
 }
 // On Intel's processors two multiply-adds of fp32 take half the time of a product of pairs.
 bool has_slow_pairs(const DeviceInfo& device) { return !device.fast_bf16; }

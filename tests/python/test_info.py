@@ -59,7 +59,7 @@ def test_processor(info: str) -> None:
         assert line.split()[-1] == ("yes" if there else "no")
     assert ("cpu.avx2" in backends()) == has["AVX2"] and ("cpu.avx512" in backends()) == has["AVX-512"]
     assert not {"cpu.amx", "cpu.avx512bf16"} & {*backends()} and ("cpu.amx" in backends("attention", "bfloat16")) == has["AMX"]
-    for op in ("band_out", "attention"):
+    for op in ("band_out", "softmax", "attention"):
         assert ("cpu.avx512bf16" in backends(op, "bfloat16")) == has["AVX-512 BF16"]
 
 

@@ -49,13 +49,15 @@ index_t spin_pairs(index_t steps) {
   return 2 * steps * kSums * S::kLanes;
 }
 
-// Of bf16 alone: what has products of pairs in it.
+// Of bf16 alone.
 template <HasDotPairs S>
 constexpr IsaKernels make_kernels_in_pairs() {
   constexpr int kBf16 = static_cast<int>(DType::bf16);
   IsaKernels kernels{};
   kernels.run[IsaKernels::kBandOut][kBf16] = band_out<S, bf16>;
   kernels.run[IsaKernels::kBandIn][kBf16] = band_in<S, bf16>;
+  kernels.run[IsaKernels::kSoftmax][kBf16] = softmax<S, bf16>;
+  kernels.run[IsaKernels::kSoftmaxBackward][kBf16] = softmax_backward<S, bf16>;
   kernels.attention[kBf16] = attention_forward<S, bf16>;
   kernels.attention_backward[kBf16] = attention_backward<S, bf16>;
   kernels.spin_f32 = spin_pairs<S>;

@@ -140,11 +140,11 @@ struct BandIn {
 
   // Steps are counted from the first packed column.
   static Range whole_steps_around(Range columns, index_t origin) {
-    if (kStep == 1 || columns.empty()) return columns;
+    if (columns.empty()) return columns;
     return {columns.begin - (columns.begin - origin) % kStep, origin + round_up(columns.end - origin, kStep)};
   }
   static Range whole_steps_in(Range columns, index_t origin) {
-    if (kStep == 1 || columns.empty()) return columns;
+    if (columns.empty()) return columns;
     return {origin + round_up(columns.begin - origin, kStep), columns.end - (columns.end - origin) % kStep};
   }
 
@@ -164,21 +164,28 @@ struct BandIn {
 
   // [Rows][columns]: what each row sees, zeros elsewhere.
   template <int Rows>
-  Scalars<A> pack_rows(index_t row, Range columns, T* memory) {
+  Scalars<A> pack_rows(index_t row, Range columns, T* to) {
     const index_t length = columns.size();
-    A* const to = reinterpret_cast<A*>(memory);
     for (int r = 0; r < Rows && length > 0; ++r) {
       const Range seen = block.band.keys(row + r).intersect(columns);
-      A* to_row = to + r * length;
-      fill_row(A{}, to_row, 1, {0, seen.empty() ? length : seen.begin - columns.begin});
+      T* to_row = to + r * length / kStep;
+      if constexpr (kPairs) {
+        pair_seen(row + r, columns, seen, to_row);
+        continue;
+      }
+      fill_row(T{0}, to_row, 1, {0, seen.empty() ? length : seen.begin - columns.begin});
       if (seen.empty()) continue;
-      if constexpr (kPairs)
-        copy_row(band.at(row + r, seen.begin), band.col_stride, seen.size(), to_row + (seen.begin - columns.begin), seen.size());
-      else
-        read_row<S>(band.at(row + r, seen.begin), band.col_stride, seen.size(), to_row + (seen.begin - columns.begin));
-      fill_row(A{}, to_row, 1, {seen.end - columns.begin, length});
+      read_row<S>(band.at(row + r, seen.begin), band.col_stride, seen.size(), to_row + (seen.begin - columns.begin));
+      fill_row(T{0}, to_row, 1, {seen.end - columns.begin, length});
     }
-    return {to, length, kStep};
+    return {reinterpret_cast<const A*>(to), length, kStep};
+  }
+
+  // Pair by pair: what is written in halves makes those wait who read it whole at once.
+  void pair_seen(index_t row, Range columns, Range seen, float* to) const {
+    const E* from = band.at(row, columns.begin);
+    const auto element = [&](index_t c) { return seen.contains(c) ? from[(c - columns.begin) * band.col_stride] : E{}; };
+    for (index_t c = columns.begin; c < columns.end; c += 2) *to++ = pair_of(element(c), element(c + 1));
   }
 
   // packed_scalars [columns of the group][kGroupStride]: for rows that are neighbours in memory, as those of a transposed band are. Each
@@ -209,7 +216,7 @@ struct BandIn {
   }
   T scalar_of_group(const E* from) const {
     if constexpr (kPairs)
-      return widen(pair_of(from[0], from[band.col_stride]));
+      return pair_of(from[0], from[band.col_stride]);
     else
       return widen(*from);
   }

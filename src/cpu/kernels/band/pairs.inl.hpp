@@ -6,7 +6,7 @@
 namespace window_matmul::cpu {
 namespace {
 
-inline Pair pair_of(bf16 even, bf16 odd) { return {even, odd}; }
+WINDOW_MATMUL_INLINE float pair_of(bf16 even, bf16 odd) { return std::bit_cast<float>(even.bits | std::uint32_t{odd.bits} << 16); }
 
 // to[i] = (first[i * stride], second[i * stride]) for i < count; without a second, zeros.
 template <HasDotPairs S>
@@ -14,7 +14,7 @@ void pair_row(const bf16* first, const bf16* second, index_t stride, index_t cou
   index_t i = 0;
   if (stride == 1 && second != nullptr)
     for (; i + S::kLanes <= count; i += S::kLanes) S::store(to + i, S::load_pairs(first + i, second + i));
-  for (; i < count; ++i) to[i] = widen(pair_of(first[i * stride], second != nullptr ? second[i * stride] : bf16{}));
+  for (; i < count; ++i) to[i] = pair_of(first[i * stride], second != nullptr ? second[i * stride] : bf16{});
 }
 
 // to[n / 2 * ld + r] = (m(rows.begin + r, n), m(rows.begin + r, n + 1)), counted from columns.begin, with zeros after the last row up to a
