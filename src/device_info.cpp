@@ -32,6 +32,11 @@ bool is_granted_tiles() {
 #endif
 }
 
+bool is_amd() {
+  std::uint32_t a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(0, &a, &b, &c, &d) != 0 && b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
+}
+
 void ask_cpuid(DeviceInfo& info) {
   std::uint32_t a = 0, b = 0, c = 0, d = 0;
   const auto has = [](std::uint32_t word, int bit) { return (word >> bit & 1u) != 0; };
@@ -44,6 +49,7 @@ void ask_cpuid(DeviceInfo& info) {
   info.avx512 = info.avx2 && (avx512 || WINDOW_MATMUL_EMULATE_AVX512);
   const bool tiles = (state & 0x60000) == 0x60000 && has(d, 22) && has(d, 24);  // TILECFG and TILEDATA; AMX-BF16 and AMX-TILE
   const bool pairs = a > 0 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && has(a, 5);  // AVX512_BF16
+  info.avx512bf16 = info.avx512 && (WINDOW_MATMUL_EMULATE_AVX512 || pairs), info.fast_bf16 = info.avx512bf16 && is_amd();
   info.amx = info.avx512 && (WINDOW_MATMUL_EMULATE_AVX512 || (tiles && pairs && is_granted_tiles()));
 }
 #else

@@ -14,10 +14,14 @@ struct bf16 {
 struct f16 {
   std::uint16_t bits;
 };
+struct Pair {  // two neighbours, in 32 bits
+  bf16 even, odd;
+};
 
 WINDOW_MATMUL_INLINE double widen(double x) { return x; }
 WINDOW_MATMUL_INLINE float widen(float x) { return x; }
 WINDOW_MATMUL_INLINE float widen(bf16 x) { return std::bit_cast<float>(std::uint32_t{x.bits} << 16); }
+WINDOW_MATMUL_INLINE float widen(Pair x) { return std::bit_cast<float>(x); }  // its bits, as lanes of floats hold them
 WINDOW_MATMUL_INLINE float widen(f16 x) {
   const std::uint32_t sign = std::uint32_t{x.bits & 0x8000u} << 16, magnitude = x.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | (magnitude << 13));            // inf, NaN

@@ -49,7 +49,7 @@ Status select(const Problem& problem, const DeviceInfo& device, const char* forc
     if (!any && std::strcmp(row.name, forced) != 0) continue;
     known = true;
     std::string why_not;
-    if (!row.supports(problem, device, &why_not)) continue;
+    if (!row.supports(problem, device, &why_not) || (any && row.is_slower != nullptr && row.is_slower(device))) continue;
     *kernel = &row;
     return {};
   }

@@ -15,6 +15,8 @@ struct DeviceInfo {  // where the tensors are. Passed in, never asked for below 
 
   bool avx2 = false;  // AVX2, FMA and F16C, usable under this operating system
   bool avx512 = false;  // AVX-512 F, BW, DQ and VL, likewise
+  bool avx512bf16 = false;  // AVX-512 BF16 beside these
+  bool fast_bf16 = false;  // its products of pairs come at the rate of fp32's: AMD's do, those of Intel at a quarter of it
   bool amx = false;  // AMX tiles with products of bf16, granted to this process, and AVX-512 BF16
   std::size_t l1_bytes = 32 << 10, l2_bytes = 512 << 10;  // data cache and second level, of one core
 
@@ -36,6 +38,8 @@ struct Kernel {  // a row of the table
   // For rooflines: `steps` rounds of independent multiply-adds in registers, in the type that sums of `dtype` have; returns how many they
   // were. Needs the instruction set that `supports` asks for. Null for the reference and for what is emulated.
   index_t (*spin)(DType, index_t steps);
+  // Whether another row is faster at whatever this one takes, on such a device: then it runs where it is named. Null: nowhere.
+  bool (*is_slower)(const DeviceInfo&) = nullptr;
 };
 const std::vector<Kernel>& kernel_table();  // highest priority first
 

@@ -44,6 +44,7 @@ std::string facts() {
   std::string lines = "version\t" WINDOW_MATMUL_VERSION "\ncompiler\t" + (compiler < ":" ? "GCC " + compiler : compiler) + "\n";
   lines += "torch ABI target\t" + std::to_string(target >> 56) + "." + std::to_string(target >> 48 & 0xff) + "\n";
   lines += std::string("AVX2 + FMA + F16C\t") + yes_or_no(device.avx2) + "\nAVX-512 F BW DQ VL\t" + yes_or_no(device.avx512);
+  lines += std::string("\nAVX-512 BF16\t") + yes_or_no(device.avx512bf16);
   lines += std::string("\nAMX BF16\t") + yes_or_no(device.amx) + "\n";
   lines +=
       "L1 data cache\t" + std::to_string(device.l1_bytes >> 10) + " KiB\nL2 cache\t" + std::to_string(device.l2_bytes >> 10) + " KiB\n";

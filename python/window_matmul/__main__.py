@@ -61,7 +61,9 @@ def info() -> str:
         "Python": platform.python_version(),
         "compiler": said["compiler"],
     }
-    processor = {name: said[name] for name in ("AVX2 + FMA + F16C", "AVX-512 F BW DQ VL", "AMX BF16", "L1 data cache", "L2 cache")}
+    processor = {
+        name: said[name] for name in ("AVX2 + FMA + F16C", "AVX-512 F BW DQ VL", "AVX-512 BF16", "AMX BF16", "L1 data cache", "L2 cache")
+    }
     sections = [
         [f"{name:15}{value}" for name, value in versions.items()],
         ["Processor", *(f"  {name:20}{value}" for name, value in processor.items())],

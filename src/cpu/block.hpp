@@ -48,6 +48,7 @@ inline constexpr index_t kCacheLine = 64;
 const IsaKernels& scalar_kernels();
 const IsaKernels& avx2_kernels();
 const IsaKernels& avx512_kernels();
+const IsaKernels& avx512bf16_kernels();  // of bf16 alone
 const IsaKernels& amx_kernels();  // of bf16, and of fused attention alone
 
 }  // namespace window_matmul::cpu

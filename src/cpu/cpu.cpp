@@ -14,6 +14,9 @@
 #ifndef WINDOW_MATMUL_HAS_AVX512
 #define WINDOW_MATMUL_HAS_AVX512 0
 #endif
+#ifndef WINDOW_MATMUL_HAS_AVX512BF16
+#define WINDOW_MATMUL_HAS_AVX512BF16 0
+#endif
 #ifndef WINDOW_MATMUL_HAS_AMX
 #define WINDOW_MATMUL_HAS_AMX 0
 #endif
@@ -192,6 +195,14 @@ bool supports_avx512(const Problem&, const DeviceInfo& device, std::string* why_
   if (!WINDOW_MATMUL_HAS_AVX512) return refuse(why_not, "not built (WINDOW_MATMUL_AVX512=OFF)");
   return device.avx512 || refuse(why_not, "this processor or operating system has no AVX-512 F, BW, DQ and VL");
 }
+bool supports_avx512bf16(const Problem& problem, const DeviceInfo& device, std::string* why_not) {
+  if (!is_on(DeviceInfo::Kind::cpu, device, why_not)) return false;
+  if (!WINDOW_MATMUL_HAS_AVX512BF16) return refuse(why_not, "not built (WINDOW_MATMUL_AVX512BF16=OFF)");
+  if (!device.avx512bf16) return refuse(why_not, "this processor or operating system has no AVX-512 BF16");
+  return problem.dtype == DType::bf16 || refuse(why_not, "takes bf16 alone");
+}
+// On Intel's processors two multiply-adds of fp32 take half the time of a product of pairs.
+bool has_slow_pairs(const DeviceInfo& device) { return !device.fast_bf16; }
 bool supports_amx(const Problem& problem, const DeviceInfo& device, std::string* why_not) {
   if (!is_on(DeviceInfo::Kind::cpu, device, why_not)) return false;
   if (!WINDOW_MATMUL_HAS_AMX) return refuse(why_not, "not built (WINDOW_MATMUL_AMX=OFF)");
@@ -209,6 +220,11 @@ namespace {
 const IsaKernels& avx512_kernels() { return scalar_kernels(); }
 namespace {
 #endif
+#if !WINDOW_MATMUL_HAS_AVX512BF16
+}  // namespace
+const IsaKernels& avx512bf16_kernels() { return scalar_kernels(); }
+namespace {
+#endif
 #if !WINDOW_MATMUL_HAS_AMX
 }  // namespace
 const IsaKernels& amx_kernels() { return scalar_kernels(); }
@@ -220,6 +236,8 @@ namespace {
 std::vector<Kernel> rows() {
   return {
       {"cpu.amx", 35, supports_amx, configure_pairs, run<amx_kernels>, WINDOW_MATMUL_EMULATE_AVX512 ? nullptr : spin<amx_kernels>},
+      {"cpu.avx512bf16", 32, supports_avx512bf16, configure, run<avx512bf16_kernels>,
+       WINDOW_MATMUL_EMULATE_AVX512 ? nullptr : spin<avx512bf16_kernels>, has_slow_pairs},
       {"cpu.avx512", 30, supports_avx512, configure, run<avx512_kernels>, WINDOW_MATMUL_EMULATE_AVX512 ? nullptr : spin<avx512_kernels>},
       {"cpu.avx2", 20, supports_avx2, configure, run<avx2_kernels>, spin<avx2_kernels>},
       {"cpu.scalar", 10, supports_scalar, configure, run<scalar_kernels>, spin<scalar_kernels>}};

@@ -304,7 +304,7 @@ class OnEachAttention : public OnEachRowAndOp {
   // The case as this row takes it. One of bf16 alone multiplies bf16.
   AttentionCase taken(AttentionCase c) const {
     const std::vector<std::string> of_all = rows_of_attention(op(), DType::f32);
-    if (std::find(of_all.begin(), of_all.end(), row()) == of_all.end()) c.dtype = DType::bf16, c.rounds_weights = true;
+    if (std::find(of_all.begin(), of_all.end(), row()) == of_all.end()) c.dtype = DType::bf16, c.rounds_weights = row() == "cpu.amx";
     return c;
   }
 };

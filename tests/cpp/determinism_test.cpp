@@ -26,7 +26,7 @@ class Determinism : public OnEachRowAndOp {
 
 TEST_P(Determinism, EveryExecutorGivesTheSameBits) {
   for (const Case& c : scenes()) {
-    Trial trial(op(), c, 1);
+    Trial trial(op(), taken(c), 1);
     ASSERT_TRUE(trial.check(options()));
     const std::vector<std::byte> serial = trial.out.bits();
     const Executor executors[] = {{}, thread_executor(2), thread_executor(3), one_by_one_backwards(), a_new_thread_each_time()};
@@ -45,16 +45,16 @@ TEST_P(Determinism, EarlierProblemsLeaveNothingBehind) {
   const std::vector<Case> all = scenes();
   std::vector<std::vector<std::byte>> first;
   for (const Case& c : all) {
-    Trial trial(op(), c, 1);
+    Trial trial(op(), taken(c), 1);
     ASSERT_TRUE(trial.run(options()).ok());
     first.push_back(trial.out.bits());
   }
   for (std::size_t n = all.size(); n-- > 0;) {
     for (const Op before : kOps) {
-      Trial poisoned(before, all[(n + 2) % all.size()], 1);
+      Trial poisoned(before, taken(all[(n + 2) % all.size()]), 1);
       for (index_t i = 0; i < poisoned.x.size(); ++i) poisoned.x.set(i, kNaN);
       ASSERT_TRUE(poisoned.run(options()).ok());
-      Trial trial(op(), all[n], 1);
+      Trial trial(op(), taken(all[n]), 1);
       ASSERT_TRUE(trial.run(options()).ok());
       ASSERT_TRUE(trial.out.bits() == first[n]) << name_of(op()) << " of " << text(all[n]) << " after " << name_of(before);
     }

@@ -33,7 +33,7 @@ TEST_P(Limits, OffsetsBeyondEveryKey) {
     for (const index_t far : kFar) {
       for (const index_t offset : {far, -far}) {
         c.window.query_offset = offset;
-        Trial trial(op(), c, 1);
+        Trial trial(op(), taken(c), 1);
         ASSERT_TRUE(trial.check(options()));
       }
     }
@@ -45,7 +45,7 @@ TEST_P(Limits, DilationsBeyondEveryKeyLeaveTheAlignedOne) {
     for (const index_t far : kFar) {
       for (const Shape& dilation : {Shape{far}, Shape{1, far}}) {
         c.window.dilation = dilation;
-        Trial trial(op(), c, 1);
+        Trial trial(op(), taken(c), 1);
         ASSERT_TRUE(trial.check(options()));
       }
     }
@@ -61,7 +61,7 @@ TEST_P(LimitsOfRows, SoftmaxOverEndlessKeys) {
     for (const index_t num_keys : kFar) {
       for (const std::optional<index_t> offset :
            {std::optional<index_t>{}, std::optional<index_t>{-1}, std::optional<index_t>{num_keys - 3}}) {
-        Trial trial(op, {.rows = 5, .cols = num_keys, .window = {2, 3, {1}, offset}}, 1);
+        Trial trial(op, {.rows = 5, .cols = num_keys, .window = {2, 3, {1}, offset}, .dtype = dtypes().front()}, 1);
         ASSERT_TRUE(trial.check(options()));
       }
     }
@@ -71,7 +71,7 @@ TEST_P(LimitsOfRows, SoftmaxOverEndlessKeys) {
 TEST_P(LimitsOfRows, EndlessWindowsOverNoQueries) {
   for (const index_t side : {index_t{1} << 33, (index_t{1} << 58) - 1}) {
     for (const Op op : kOps) {
-      Trial trial(op, {.rows = 0, .cols = 3, .window = {side, side}, .dim = 2}, 1);
+      Trial trial(op, {.rows = 0, .cols = 3, .window = {side, side}, .dim = 2, .dtype = dtypes().front()}, 1);
       ASSERT_TRUE(trial.check(options()));
     }
   }
@@ -82,8 +82,9 @@ TEST_P(LimitsOfRows, EndlessHeadsWithoutQueries) {
   constexpr index_t kHeads = index_t{1} << 45;
   for (const Shape& lead : {Shape{kHeads}, Shape{kHeads, 1}, Shape{1, kHeads}, Shape{0, kHeads}, Shape{kHeads, 0}}) {
     for (const Op op : kOps) {
-      Trial trial(op, {.rows = 0, .cols = op == Op::band_in_transposed ? 0 : 3, .window = {2, 3}, .dim = 2, .lead_x = lead, .lead_y = {1}},
-                  1);
+      Case c{.rows = 0, .cols = op == Op::band_in_transposed ? 0 : 3, .window = {2, 3}, .dim = 2, .dtype = dtypes().front()};
+      c.lead_x = lead, c.lead_y = {1};
+      Trial trial(op, c, 1);
       ASSERT_EQ(trial.run(options()).message(), "") << name_of(op) << " " << text(lead);
     }
   }

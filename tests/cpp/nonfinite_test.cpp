@@ -39,7 +39,7 @@ Shape some_places(const Tensor& t) {
 
 TEST_P(NonFinite, OneAtATimeInEveryRowAndColumn) {
   for (const Case& c : scenes()) {
-    Trial trial(op(), c, 1);
+    Trial trial(op(), taken(c), 1);
     for (Tensor* operand : {&trial.x, &trial.y}) {
       if (operand->size() == 0) continue;  // the softmax has one operand
       for (const index_t place : some_places(*operand)) {
@@ -60,7 +60,7 @@ TEST_P(NonFinite, ManyAtOnce) {
   Random random(2);
   for (const Case& c : scenes()) {
     for (const index_t rarity : {2, 5, 50}) {
-      Trial trial(op(), c, 1);
+      Trial trial(op(), taken(c), 1);
       for (Tensor* operand : {&trial.x, &trial.y}) {
         for (index_t i = 0; i < operand->size(); ++i) {
           const double bad = random.pick(std::vector<double>{kNaN, -kInf, op() == Op::softmax ? -kInf : kInf});
@@ -99,7 +99,7 @@ class NonFiniteRows : public OnEachRow {
 };
 
 TEST_P(NonFiniteRows, ReachTheRowsThatSeeThemAndNoOthers) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : dtypes()) {
     const Case c{.rows = 210, .cols = 210, .window = {40, 25}, .dim = 20, .dtype = dtype};
     expect_reach(Op::band_in, c, [](index_t query, index_t key) { return query - 40 <= key && key <= query + 25; });
     expect_reach(Op::band_in_transposed, c, [](index_t key, index_t query) { return query - 40 <= key && key <= query + 25; });

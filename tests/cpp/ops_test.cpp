@@ -36,7 +36,7 @@ TEST_P(Ops, AllTinyShapes) {
           for (index_t shift = -4; shift <= 4; ++shift) {
             Case c = any_case(random, rows, cols, left, right);
             c.dim = random.up_to(9), c.window.query_offset = shift;
-            Trial trial(op(), c, random.bits());
+            Trial trial(op(), taken(c), random.bits());
             ASSERT_TRUE(trial.check(options()));
           }
         }
@@ -48,7 +48,7 @@ TEST_P(Ops, AllTinyShapes) {
 TEST_P(Ops, CaseList) {
   for (const Case& c : cases()) {
     if (too_long(c)) continue;
-    Trial trial(op(), c, 3);
+    Trial trial(op(), taken(c), 3);
     ASSERT_TRUE(trial.check(options()));
   }
 }
@@ -60,7 +60,7 @@ TEST_P(Ops, RandomShapes) {
     Case c = any_case(random, rows, cols, left, right);
     c.dim = random.up_to(70);
     c = within(c, 100'000);
-    Trial trial(op(), c, random.bits());
+    Trial trial(op(), taken(c), random.bits());
     ASSERT_TRUE(trial.check(options()));
   }
 }
@@ -74,7 +74,7 @@ TEST_P(Ops, TouchesNothingBeyondItsTensors) {
     c.dim = random.up_to(40);
     c = within(c, 50'000);
     for (const Around around : {Around::fence_before, Around::fence_after}) {
-      Trial trial(op(), c, random.bits(), around);
+      Trial trial(op(), taken(c), random.bits(), around);
       ASSERT_TRUE(trial.check(options()));
     }
   }

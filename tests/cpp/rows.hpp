@@ -29,10 +29,23 @@ inline std::string identifier(std::string name) {
 
 using RowAndOp = std::tuple<std::string, Op>;
 
+inline std::vector<std::string> rows_of_bf16() { return rows_here({.dtype = DType::bf16}); }
+
+// Rows that take bf16 take every dtype, or bf16 alone.
+inline std::vector<DType> dtypes_of(const std::string& row) {
+  const std::vector<std::string> of_all = rows_here();
+  if (std::find(of_all.begin(), of_all.end(), row) == of_all.end()) return {DType::bf16};
+  return {std::begin(kDTypes), std::end(kDTypes)};
+}
+
 // A test for each row; `GetParam()` is its name.
 class OnEachRow : public testing::TestWithParam<std::string> {
  protected:
   RunOptions options() const { return {.backend = GetParam().c_str()}; }
+  std::vector<DType> dtypes() const { return dtypes_of(GetParam()); }
+  std::vector<DType> halves() const { return dtypes().size() == 1 ? dtypes() : std::vector{DType::bf16, DType::f16}; }
+  // Whether pairs of bf16 are multiplied as they are: subnormal numbers are zeros then.
+  bool multiplies_pairs() const { return GetParam() == "cpu.avx512bf16"; }
 };
 
 // A test for each row and operator.
@@ -40,6 +53,12 @@ class OnEachRowAndOp : public testing::TestWithParam<RowAndOp> {
  protected:
   const std::string& row() const { return std::get<0>(GetParam()); }
   Op op() const { return std::get<1>(GetParam()); }
+  bool of_bf16_alone() const { return dtypes_of(row()).size() == 1; }
+  // The case as this row takes it.
+  Case taken(Case c) const {
+    if (of_bf16_alone()) c.dtype = DType::bf16;
+    return c;
+  }
   RunOptions options() const { return {.backend = row().c_str()}; }
   // The reference follows the definition pair by pair: it gets the smaller problems.
   bool too_long(const Case& c) const { return row() == "reference" && c.cost() > 100'000; }
@@ -53,8 +72,8 @@ inline std::string name_of_row_and_op(const testing::TestParamInfo<RowAndOp>& in
 }  // namespace window_matmul::testing_tools
 
 #define WINDOW_MATMUL_TEST_EACH_ROW(fixture) \
-  INSTANTIATE_TEST_SUITE_P(Rows, fixture, testing::ValuesIn(testing_tools::rows_here()), testing_tools::name_of_row)
-#define WINDOW_MATMUL_TEST_EACH_ROW_AND_OP(fixture)                                                                                 \
-  INSTANTIATE_TEST_SUITE_P(Rows, fixture,                                                                                           \
-                           testing::Combine(testing::ValuesIn(testing_tools::rows_here()), testing::ValuesIn(testing_tools::kOps)), \
+  INSTANTIATE_TEST_SUITE_P(Rows, fixture, testing::ValuesIn(testing_tools::rows_of_bf16()), testing_tools::name_of_row)
+#define WINDOW_MATMUL_TEST_EACH_ROW_AND_OP(fixture)                                                                                    \
+  INSTANTIATE_TEST_SUITE_P(Rows, fixture,                                                                                              \
+                           testing::Combine(testing::ValuesIn(testing_tools::rows_of_bf16()), testing::ValuesIn(testing_tools::kOps)), \
                            testing_tools::name_of_row_and_op)

@@ -10,7 +10,10 @@
 namespace window_matmul {
 namespace {
 
-const DeviceInfo kPlain{}, kAvx2{.avx2 = true}, kAvx512{.avx2 = true, .avx512 = true}, kAmx{.avx2 = true, .avx512 = true, .amx = true};
+const DeviceInfo kPlain{}, kAvx2{.avx2 = true}, kAvx512{.avx2 = true, .avx512 = true},
+    kSlowPairs{.avx2 = true, .avx512 = true, .avx512bf16 = true},
+    kPairs{.avx2 = true, .avx512 = true, .avx512bf16 = true, .fast_bf16 = true},
+    kAmx{.avx2 = true, .avx512 = true, .avx512bf16 = true, .amx = true};
 
 const Kernel* chosen(const DeviceInfo& device, const char* forced = nullptr, const Problem& problem = {}) {
   const Kernel* kernel = nullptr;
@@ -36,7 +39,7 @@ TEST(KernelTable, NamesEveryRowOnceBestFirst) {
     EXPECT_LT(kernel.priority, last) << kernel.name;
     last = kernel.priority;
   }
-  EXPECT_EQ(names, (std::set<std::string>{"cuda.sm80", "cpu.amx", "cpu.avx512", "cpu.avx2", "cpu.scalar", "reference"}));
+  EXPECT_EQ(names, (std::set<std::string>{"cuda.sm80", "cpu.amx", "cpu.avx512bf16", "cpu.avx512", "cpu.avx2", "cpu.scalar", "reference"}));
   EXPECT_STREQ(kernel_table().back().name, "reference");
 }
 
@@ -68,6 +71,22 @@ TEST(Select, TakesTilesForFusedAttentionOfBf16) {
   }
   EXPECT_NE(reason("cpu.amx", kAvx512).find("AMX"), std::string::npos);
   EXPECT_NE(reason("cpu.amx", kAmx).find("bf16"), std::string::npos) << "of fp32";
+}
+
+// Products of pairs are chosen where they are fast.
+TEST(Select, TakesPairsForBf16) {
+  if (!is_built("cpu.avx512bf16")) return;
+  for (const Op op : {Op::band_out, Op::band_in, Op::softmax, Op::attention, Op::attention_backward}) {
+    for (const DType dtype : testing_tools::kDTypes) {
+      const Problem problem{.op = op, .dtype = dtype, .band = {9, 9, 1, 1, 0}, .dim = 4, .attention = {.kv_heads = 1, .value_dim = 4}};
+      const bool pairs = dtype == DType::bf16;
+      EXPECT_STREQ(chosen(kPairs, nullptr, problem)->name, pairs ? "cpu.avx512bf16" : chosen(kAvx512)->name) << to_string(problem);
+      EXPECT_EQ(chosen(kSlowPairs, nullptr, problem), chosen(kAvx512, nullptr, problem)) << to_string(problem);
+      EXPECT_EQ(chosen(kSlowPairs, pairs ? "cpu.avx512bf16" : nullptr, problem), chosen(kPairs, nullptr, problem)) << to_string(problem);
+    }
+  }
+  EXPECT_NE(reason("cpu.avx512bf16", kAvx512).find("AVX-512 BF16"), std::string::npos);
+  EXPECT_NE(reason("cpu.avx512bf16", kPairs).find("bf16 alone"), std::string::npos) << "of fp32";
 }
 
 TEST(Select, TakesTheForcedRowAndNoOther) {

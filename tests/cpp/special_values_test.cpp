@@ -46,6 +46,7 @@ class SpecialValues : public OnEachRow {
     EXPECT_EQ(band_in_transposed(w, a.view(), x.view(), o.view(), options()).message(), "");
     return rows_of(o);
   }
+  bool is_lost(double x) const { return multiplies_pairs() && std::abs(x) < format_of(DType::f32).smallest_normal; }
   Rows softmax_of(const Window& w, index_t num_keys, const Tensor& a) {
     Tensor p(a.dtype(), a.shape(), Role::output);
     EXPECT_EQ(window_softmax(w, num_keys, a.view(), p.view(), options()).message(), "");
@@ -57,7 +58,7 @@ const Rows kOneToEight = {{1, 2}, {3, 4}, {5, 6}, {7, 8}};
 const Rows kOneToEightTurned = {{1, 3, 5, 7}, {2, 4, 6, 8}};
 
 TEST_P(SpecialValues, WorkedExample) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : dtypes()) {
     const Tensor q = tensor_of(dtype, kOneToEight), k = tensor_of(dtype, kOneToEightTurned, {.turned = true});
     EXPECT_EQ(band_out_of({1, 1}, q, k), (Rows{{0, 5, 11}, {11, 25, 39}, {39, 61, 83}, {83, 113, 0}}));
     EXPECT_EQ(band_out_of({0, 0}, q, k), (Rows{{5}, {25}, {61}, {113}}));
@@ -70,7 +71,7 @@ TEST_P(SpecialValues, WorkedExample) {
 
 TEST_P(SpecialValues, WorkedExampleOfTheSums) {
   const Rows band = {{9, 1, 2}, {3, 4, 5}, {6, 7, 8}, {9, 10, 9}};  // the 9s in the corners have no key
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : dtypes()) {
     const Tensor a = tensor_of(dtype, band), v = tensor_of(dtype, kOneToEight);
     // (0 1 2 . .): 1*(1,2) + 2*(3,4);  (3 4 5): 3*(1,2) + 4*(3,4) + 5*(5,6);  ...
     EXPECT_EQ(band_in_of({1, 1}, a, v), (Rows{{7, 10}, {40, 52}, {109, 130}, {115, 134}}));
@@ -79,7 +80,7 @@ TEST_P(SpecialValues, WorkedExampleOfTheSums) {
 }
 
 TEST_P(SpecialValues, FillStandsWhereThereIsNoKeyAndNowhereElse) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : dtypes()) {
     const Tensor q = tensor_of(dtype, kOneToEight), k = tensor_of(dtype, kOneToEightTurned);
     EXPECT_EQ(band_out_of({1, 1}, q, k, -kInf), (Rows{{-kInf, 5, 11}, {11, 25, 39}, {39, 61, 83}, {83, 113, -kInf}}));
     EXPECT_EQ(band_out_of({0, 1, {}, 9}, q, k, -2.5), (Rows(4, {-2.5, -2.5})));
@@ -87,14 +88,14 @@ TEST_P(SpecialValues, FillStandsWhereThereIsNoKeyAndNowhereElse) {
 }
 
 TEST_P(SpecialValues, NoDimGivesZerosAndFill) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : dtypes()) {
     const Tensor q(dtype, {3, 0}, Role::input), k(dtype, {0, 3}, Role::input);
     EXPECT_EQ(band_out_of({0, 1}, q, k, 7), (Rows{{0, 0}, {0, 0}, {0, 7}}));
   }
 }
 
 TEST_P(SpecialValues, RowsWithoutKeysGiveZero) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : dtypes()) {
     const Tensor a = tensor_of(dtype, Rows(4, {kNaN, kNaN, kNaN})), v = tensor_of(dtype, kOneToEight);
     for (const index_t offset : {-100, -5, 5, 100}) {  // the window (1, 1) of no query reaches a key
       EXPECT_EQ(band_in_of({1, 1, {}, offset}, a, v), Rows(4, {0, 0}));
@@ -107,7 +108,7 @@ TEST_P(SpecialValues, RowsWithoutKeysGiveZero) {
 }
 
 TEST_P(SpecialValues, SoftmaxOfExtremes) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : dtypes()) {
     const double huge = format_of(dtype).largest;
     const auto softmax = [&](const Rows& rows) { return softmax_of({1, 1, {}, 1}, 99, tensor_of(dtype, rows)); };
     EXPECT_EQ(softmax({{-kInf, -kInf, -kInf}}), (Rows{{0, 0, 0}}));
@@ -121,7 +122,7 @@ TEST_P(SpecialValues, SoftmaxOfExtremes) {
 
 // Over the whole range in which exp is not 0, at steps of which none is a power of two.
 TEST_P(SpecialValues, SoftmaxOfEveryDistance) {
-  for (const DType dtype : kDTypes) {
+  for (const DType dtype : dtypes()) {
     Case c{.rows = 1, .cols = 5000, .window = {0, 4999, {}, 0}, .dtype = dtype};
     Trial trial(Op::softmax, c, 1);
     const double lowest = dtype == DType::f64 ? -750 : dtype == DType::f16 ? -25 : -105;
@@ -133,7 +134,7 @@ TEST_P(SpecialValues, SoftmaxOfEveryDistance) {
 // 1 * v for every number v of 16 bits: what is read is what is written.
 TEST_P(SpecialValues, EveryHalfPassesThroughUnchanged) {
   constexpr index_t kCount = 1 << 16, kDim = 256;
-  for (const DType dtype : {DType::bf16, DType::f16}) {
+  for (const DType dtype : halves()) {
     Trial trial(Op::band_in, {.rows = kCount / kDim, .cols = kCount / kDim, .dim = kDim, .dtype = dtype}, 1);
     for (index_t i = 0; i < trial.x.size(); ++i) trial.x.set(i, 1);
     for (index_t i = 0; i < kCount; ++i) {
@@ -141,7 +142,10 @@ TEST_P(SpecialValues, EveryHalfPassesThroughUnchanged) {
       trial.y.set_bits(i, &bits);
     }
     ASSERT_TRUE(trial.run(options()).ok());
-    for (index_t i = 0; i < kCount; ++i) ASSERT_TRUE(same_special(trial.out[i], trial.y[i])) << name_of(dtype) << " " << trial.y[i];
+    for (index_t i = 0; i < kCount; ++i) {
+      const double want = is_lost(trial.y[i]) ? 0 : trial.y[i];
+      ASSERT_TRUE(same_special(trial.out[i], want)) << name_of(dtype) << " " << trial.y[i];
+    }
   }
 }
 
@@ -149,7 +153,7 @@ TEST_P(SpecialValues, EveryHalfPassesThroughUnchanged) {
 // infinity.
 TEST_P(SpecialValues, SumsAreRoundedOnceToNearestEven) {
   constexpr index_t kCount = 1 << 15;
-  for (const DType dtype : {DType::bf16, DType::f16}) {
+  for (const DType dtype : halves()) {
     for (const double fraction : {0.5, 0.4375, 0.5625, -0.5}) {
       Trial trial(Op::band_out, {.rows = kCount, .cols = kCount, .dim = 2, .dtype = dtype}, 1);
       for (index_t i = 0; i < kCount; ++i) {
@@ -166,17 +170,19 @@ TEST_P(SpecialValues, SumsAreRoundedOnceToNearestEven) {
       for (index_t i = 0; i < kCount; ++i) {
         const double sum = trial.y[i] + fraction * trial.y[kCount + i];
         if (static_cast<double>(static_cast<float>(sum)) != sum) continue;  // fp32 rounds it first
+        if (is_lost(trial.y[i]) || is_lost(trial.y[kCount + i]) || is_lost(fraction * trial.y[kCount + i]) || is_lost(sum)) continue;
         ASSERT_TRUE(same_special(trial.out[i], rounded(dtype, sum))) << name_of(dtype) << " " << sum << " became " << trial.out[i];
       }
     }
   }
 }
 
-TEST_P(SpecialValues, SubnormalNumbersAreNumbers) {
-  for (const DType dtype : kDTypes) {
+TEST_P(SpecialValues, SubnormalNumbersAreNumbersUnlessPairsAreMultiplied) {
+  for (const DType dtype : dtypes()) {
     const double tiny = format_of(dtype).quantum;
     const Tensor a = tensor_of(dtype, {{tiny}, {3 * tiny}}), v = tensor_of(dtype, {{1, 2}, {1, 0.5}});
-    EXPECT_EQ(band_in_of({0, 0}, a, v), (Rows{{tiny, 2 * tiny}, {3 * tiny, 2 * tiny}})) << name_of(dtype);
+    const double kept = is_lost(tiny) ? 0 : tiny;
+    EXPECT_EQ(band_in_of({0, 0}, a, v), (Rows{{kept, 2 * kept}, {3 * kept, 2 * kept}})) << name_of(dtype);
   }
 }
 

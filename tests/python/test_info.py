@@ -17,7 +17,7 @@ from window_matmul.testing import backends, multiply_add_peak
 
 pytestmark = pytest.mark.best_backend
 ROOT = Path(__file__).parents[2]
-ROWS = ("cpu.amx", "cpu.avx512", "cpu.avx2", "cpu.scalar", "reference")
+ROWS = ("cpu.amx", "cpu.avx512bf16", "cpu.avx512", "cpu.avx2", "cpu.scalar", "reference")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_every_row_and_why_not(info: str) -> None:
     assert usable == [row for row in ROWS if row in usable]  # best first
     kernels = info.partition("Kernels for tensors on the CPU")[2].partition("\n\n")[0]
     assert re.search(r"cuda\.sm80 +no: (not built|takes tensors on a GPU)", kernels)
-    lines = {row: next(line for line in info.splitlines() if line.strip().startswith(row)) for row in ROWS}
+    lines = {row: next(line for line in info.splitlines() if line.split()[:1] == [row]) for row in ROWS}
     for row, line in lines.items():
         if row not in usable:
             assert len(line.split()) > 4, f"no reason: {line}"
@@ -52,12 +52,15 @@ def test_every_row_and_why_not(info: str) -> None:
 def test_processor(info: str) -> None:
     flags = set(re.findall(r"\w+", next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))))
     has = {"AVX2": {"avx2", "fma", "f16c"} <= flags, "AVX-512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags}
+    has["AVX-512 BF16"] = has["AVX-512"] and "avx512_bf16" in flags
     has["AMX"] = {"amx_tile", "amx_bf16", "avx512_bf16"} <= flags
     for name, there in has.items():
         line = next(line for line in info.splitlines() if line.strip().startswith(name) and not line.strip().startswith("cpu"))
         assert line.split()[-1] == ("yes" if there else "no")
     assert ("cpu.avx2" in backends()) == has["AVX2"] and ("cpu.avx512" in backends()) == has["AVX-512"]
-    assert "cpu.amx" not in backends() and ("cpu.amx" in backends("attention", "bfloat16")) == has["AMX"]
+    assert not {"cpu.amx", "cpu.avx512bf16"} & {*backends()} and ("cpu.amx" in backends("attention", "bfloat16")) == has["AMX"]
+    for op in ("band_out", "softmax", "attention"):
+        assert ("cpu.avx512bf16" in backends(op, "bfloat16")) == has["AVX-512 BF16"]
 
 
 def test_gpus(info: str) -> None:

@@ -18,8 +18,8 @@ def backends(op: str = "band_out", dtype: str = "float32") -> list[str]:
 def multiply_add_peak(backend: str, dtype: torch.dtype = torch.float32, threads: int = 1) -> float:
     """GFLOP/s of multiply-adds (two operations each) that never leave the registers: the roof of the kernels of that row.
 
-    Halves are widened to float32, so theirs is the rate of float32, but for bfloat16 on cpu.amx. `threads` are torch's, at most
-    torch.get_num_threads(); the best of ten runs of about 5 ms counts.
+    Halves are widened to float32, so theirs is the rate of float32, but for bfloat16 on cpu.amx and cpu.avx512bf16. `threads` are
+    torch's, at most torch.get_num_threads(); the best of ten runs of about 5 ms counts.
 
     Raises:
         ValueError: a backend that is unknown, has no kernels of its own or does not run here; too many threads.

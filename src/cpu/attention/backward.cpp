@@ -56,7 +56,7 @@ std::size_t scratch_bytes(const Problem& p, index_t capacity) {
   return static_cast<std::size_t>(elements * element_bytes(p.dtype));
 }
 
-// What the kernels of bf16 on tiles need beside it.
+// What the kernels of bf16 on tiles need beside it; those in pairs need less.
 std::size_t scratch_bytes_in_pairs(const Problem& p) {
   const index_t dim = padded(p.dim), value_dim = padded(p.attention.value_dim);
   const index_t steps = round_up(p.dim, kPairStep), value_steps = round_up(p.attention.value_dim, kPairStep);

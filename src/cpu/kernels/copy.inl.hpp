@@ -50,6 +50,15 @@ void write_row(const typename S::Scalar* from, index_t count, E* to, index_t str
   for (; i < count; ++i) to[i * stride] = narrow<E>(from[i]);
 }
 
+// Copies a row, with zeros behind it.
+inline void copy_row(const bf16* from, index_t stride, index_t count, bf16* to, index_t width) {
+  if (stride == 1 && count > 0)
+    __builtin_memcpy(to, from, static_cast<std::size_t>(count) * sizeof(bf16));
+  else
+    for (index_t n = 0; n < count; ++n) to[n] = from[n * stride];
+  for (index_t n = count; n < width; ++n) to[n] = {};
+}
+
 template <class E>
 void fill_row(E value, E* to, index_t stride, Range range) {
   for (index_t i = range.begin; i < range.end; ++i) to[i * stride] = value;

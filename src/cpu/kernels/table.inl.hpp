@@ -30,6 +30,40 @@ index_t spin(index_t steps) {
   return steps * kSums * S::kLanes;
 }
 
+// The same of products of pairs, the rate of which is that of bf16.
+template <HasDotPairs S>
+index_t spin_pairs(index_t steps) {
+  if constexpr (requires(typename S::Vec v) { v.low; }) return 0;
+  constexpr int kSums = S::kTileRows * S::kTileVecs;
+  typename S::Vec sums[kSums];
+#pragma GCC unroll 32
+  for (int i = 0; i < kSums; ++i) sums[i] = S::splat(static_cast<float>(i));
+  typename S::Vec a = S::zero(), b = S::zero();
+  for (index_t step = 0; step < steps; ++step) {
+    asm volatile("" : "+x"(a), "+x"(b));
+#pragma GCC unroll 32
+    for (int i = 0; i < kSums; ++i) sums[i] = S::dot_pairs(a, b, sums[i]);
+  }
+#pragma GCC unroll 32
+  for (int i = 0; i < kSums; ++i) asm volatile("" : : "x"(sums[i]));
+  return 2 * steps * kSums * S::kLanes;
+}
+
+// Of bf16 alone.
+template <HasDotPairs S>
+constexpr IsaKernels make_kernels_in_pairs() {
+  constexpr int kBf16 = static_cast<int>(DType::bf16);
+  IsaKernels kernels{};
+  kernels.run[IsaKernels::kBandOut][kBf16] = band_out<S, bf16>;
+  kernels.run[IsaKernels::kBandIn][kBf16] = band_in<S, bf16>;
+  kernels.run[IsaKernels::kSoftmax][kBf16] = softmax<S, bf16>;
+  kernels.run[IsaKernels::kSoftmaxBackward][kBf16] = softmax_backward<S, bf16>;
+  kernels.attention[kBf16] = attention_forward<S, bf16>;
+  kernels.attention_backward[kBf16] = attention_backward<S, bf16>;
+  kernels.spin_f32 = spin_pairs<S>;
+  return kernels;
+}
+
 template <template <class> class S>
 constexpr IsaKernels make_isa_kernels() {
   using D = S<double>;

@@ -7,11 +7,17 @@
 //       [ s1 ]     +  +  +   +  +  +              band_in transposed  scalars a(query, row)  vectors x(query, cols)   steps queries
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/block.hpp"
 #include "cpu/simd/concept.hpp"
 
 namespace window_matmul::cpu {
 namespace {
+
+// Scalars of bf16 are pairs: a step is two of them, which lie together, and its vectors are pairs as well.
+template <class S, class E>
+inline constexpr bool kInPairs = HasDotPairs<S> && std::is_same_v<E, bf16>;
 
 template <class T>
 struct Scalars {  // element (r, step) at data[r * row_stride + step * step_stride]
@@ -24,6 +30,23 @@ struct Vectors {  // the row of a step begins at data[step * step_stride]; halve
   const T* data;
   index_t step_stride;
 };
+
+WINDOW_MATMUL_INLINE float scalar_at(const float* p) { return *p; }
+WINDOW_MATMUL_INLINE double scalar_at(const double* p) { return *p; }
+WINDOW_MATMUL_INLINE float scalar_at(const bf16* p) {  // at any address of a bf16
+  float pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return pair;
+}
+
+// Of scalars of this type.
+template <Simd S, class A>
+[[gnu::always_inline]] inline typename S::Vec multiply_add(typename S::Vec a, typename S::Vec b, typename S::Vec c) {
+  if constexpr (kInPairs<S, A>)
+    return S::dot_pairs(a, b, c);
+  else
+    return S::fma(a, b, c);
+}
 
 template <Simd S, int Rows, int Vecs>
 struct Tile {
@@ -60,11 +83,11 @@ struct Tile {
       for (int v = 0; v < Vecs; ++v) S::store(to + r * row_stride + v * S::kLanes, sums[r][v]);
   }
 
-  template <class V>
-  [[gnu::always_inline]] void accumulate(Scalars<T> scalars, Vectors<V> vectors, index_t steps) {
+  template <class A, class V>
+  [[gnu::always_inline]] void accumulate(Scalars<A> scalars, Vectors<V> vectors, index_t steps) {
     // One pointer for three rows: base, base + stride, base + 2 stride are x86 addresses, so the loop keeps few registers alive.
     constexpr int kBases = (Rows + 2) / 3;
-    const T* base[kBases];
+    const A* base[kBases];
     for (int i = 0; i < kBases; ++i) base[i] = scalars.data + 3 * i * scalars.row_stride;
     const V* x = vectors.data;
     for (; steps > 0; --steps, x += vectors.step_stride) {
@@ -73,13 +96,20 @@ struct Tile {
       for (int v = 0; v < Vecs; ++v) operand[v] = S::load(x + v * S::kLanes);
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r) {
-        const typename S::Vec scalar = S::splat(base[r / 3][r % 3 * scalars.row_stride]);
+        const typename S::Vec scalar = S::splat(scalar_at(base[r / 3] + r % 3 * scalars.row_stride));
 #pragma GCC unroll 4
-        for (int v = 0; v < Vecs; ++v) sums[r][v] = S::fma(scalar, operand[v], sums[r][v]);
+        for (int v = 0; v < Vecs; ++v) sums[r][v] = multiply_add<S, A>(scalar, operand[v], sums[r][v]);
       }
 #pragma GCC unroll 4
       for (int i = 0; i < kBases; ++i) base[i] += scalars.step_stride;
     }
+  }
+
+  [[gnu::always_inline]] void multiply(T by) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < Vecs; ++v) sums[r][v] = S::mul(sums[r][v], S::splat(by));
   }
 
   // No sum is infinite or NaN: then every sum times zero is zero.

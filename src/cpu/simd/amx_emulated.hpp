@@ -2,15 +2,13 @@
 #pragma once
 
 #include <bit>
-#include <cmath>
 #include <cstring>
 
 #include "cpu/simd/avx512_emulated.hpp"
+#include "cpu/simd/scalar.hpp"
 
 namespace window_matmul::cpu {
 namespace {
-
-inline float without_subnormal(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
 
 struct EmulatedTiles {
   static constexpr int kRows = 16, kColumns = 16, kTiles = 8;
@@ -84,11 +82,6 @@ template <>
 struct AmxEmulated<float> : Avx512Emulated<float> {
   using Tiles = EmulatedTiles;
 
-  static Vec load_pairs(const bf16* even, const bf16* odd) {
-    std::uint32_t lanes[kLanes];
-    for (index_t i = 0; i < kLanes; ++i) lanes[i] = pair(even[i], odd[i]);
-    return loaded(lanes);
-  }
   static Vec pairs(Vec even, Vec odd) {
     bf16 low[kLanes], high[kLanes];
     round(even, low), round(odd, high);

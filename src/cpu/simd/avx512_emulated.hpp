@@ -42,6 +42,7 @@ struct Avx512Emulated : EmulatedWords {
   static Vec load(const E* p) {
     return {Half::load(p), Half::load(p + kHalf)};
   }
+  static Vec load_pairs(const bf16* even, const bf16* odd) { return {half_of_pairs(even, odd), half_of_pairs(even + kHalf, odd + kHalf)}; }
   template <class E>
   static void store(E* p, Vec v) {
     Half::store(p, v.low), Half::store(p + kHalf, v.high);
@@ -85,6 +86,11 @@ struct Avx512Emulated : EmulatedWords {
   }
 
  private:
+  static __m256 half_of_pairs(const bf16* even, const bf16* odd) {
+    const __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(even)));
+    const __m256i high = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(odd)));
+    return _mm256_castsi256_ps(_mm256_or_si256(low, _mm256_slli_epi32(high, 16)));
+  }
   template <class F>
   static Vec lane_by_lane(Vec a, Vec b, F f) {
     T x[kLanes], y[kLanes];

@@ -50,6 +50,14 @@ concept HasExponentWords = requires(typename S::Vec v) {
   { S::times_power_of_two(v, v) } -> std::same_as<typename S::Vec>;  // a * 2^b for an integer b, or -inf
 };
 
+// Products of bf16 as they are, two steps at a time: in each lane of 32 bits a pair of them. Subnormal numbers are taken as zeros.
+template <class S>
+concept HasDotPairs = requires(const Pair* p, const bf16* b, typename S::Vec v) {
+  { S::load(p) } -> std::same_as<typename S::Vec>;  // as they lie
+  { S::load_pairs(b, b) } -> std::same_as<typename S::Vec>;  // as below
+  { S::dot_pairs(v, v, v) } -> std::same_as<typename S::Vec>;  // a.even * b.even + (a.odd * b.odd + c), each sum rounded
+};
+
 // Two bf16 in each lane of 32 bits: what products of bf16 take. Subnormal numbers become zeros as they are rounded.
 template <class S>
 concept HasPairs = requires(const bf16* b, typename S::Vec v) {

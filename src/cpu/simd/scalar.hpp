@@ -9,6 +9,15 @@
 namespace window_matmul::cpu {
 namespace {  // internal linkage: see docs/design.md, "One binary, many instruction sets"
 
+// What `dot_pairs` means in each lane. Whatever MXCSR says: rounded to nearest even, and subnormal numbers are zeros as they go in and come
+// out.
+WINDOW_MATMUL_INLINE float without_subnormal(float x) { return __builtin_fabsf(x) < 0x1p-126f ? __builtin_copysignf(0.0f, x) : x; }
+WINDOW_MATMUL_INLINE float dot_of_pairs(Pair a, Pair b, float c) {
+  const auto number = [](bf16 x) { return without_subnormal(widen(x)); };
+  const float odd = without_subnormal(__builtin_fmaf(number(a.odd), number(b.odd), without_subnormal(c)));
+  return without_subnormal(__builtin_fmaf(number(a.even), number(b.even), odd));
+}
+
 template <class T>
 struct Scalar1 {
   using Scalar = T;

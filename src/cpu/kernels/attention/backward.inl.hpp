@@ -18,6 +18,7 @@ struct BackwardScratch : BackwardNumbers<T> {
   // keys.
   T *queries, *d_out_transposed, *k, *v, *q, *d_out, *d_q;
   T* key_sums;
+  T* copied;  // in pairs: rows of k as they are, behind the sums
 
   BackwardScratch(void* memory, const AttentionBlock& block, index_t lanes) {
     Taker<T> taken{static_cast<T*>(memory)};
@@ -27,6 +28,7 @@ struct BackwardScratch : BackwardNumbers<T> {
     k = taken(kBackwardChunk * dim), v = taken(kBackwardChunk * value_dim), q = taken(lanes * dim), d_out = taken(lanes * value_dim);
     d_q = taken(lanes * dim);
     key_sums = taken.next;
+    copied = key_sums + (block.key_sums.capacity + kBackwardChunk) * (dim + value_dim);
   }
 };
 
@@ -44,8 +46,8 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
   static constexpr index_t kChunk = Shape::kChunk, kKeysOfTile = Shape::kKeys;
 
   const Scratch& scratch;
-  Rows q{}, d_out{};
-  T largest_query = 0;  // infinite where an element is not finite
+  Rows q{}, d_out{}, k{};  // k: of the chunk
+  T largest_query = 0, largest_key = 0;  // infinite where an element is not finite
   bool queries_finite = true;
 
   AttentionBackward(const AttentionBlock& of, const Scratch& memory, const AttentionHead& taken, Prefetcher& ahead)
@@ -62,11 +64,11 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
   // What concerns the queries alone is left out where the block is met again.
   void take(Range of, bool first_time) {
     Phases::take_log_sum_exps(of);
-    scores.take_queries(head, rows);
+    scores.take_queries(head, rows, scratch.k);
     block.options.out_is_f32 ? take_gradients<WideOut>() : take_gradients<E>();
     q = scores.gather.queries(head.q, rows, block.dim, scratch.q);
     largest_query = largest_of_rows(q, rows.size(), block.dim);
-    queries_finite = largest_query <= std::numeric_limits<T>::max() && finite(scratch.d_out_transposed, block.value_dim);
+    queries_finite = largest_query <= std::numeric_limits<T>::max() && is_finite(d_out);
     if (Phases::any_coarse && block.walk.query_list == nullptr) sum_again();
     for (index_t r = 0; r < rows.size(); ++r) Phases::take_row(r, first_time);
   }
@@ -74,7 +76,11 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
   template <class Out>
   void take_gradients() {
     const Gather<S, Out> gather{block.walk};
-    gather.transposed(head.d_out, rows, block.value_dim, T{1}, scratch.d_out_transposed, kQueries);
+    if constexpr (kInPairs<S, Out>)
+      transpose_in_pairs<S>(gather, head.d_out, rows, block.value_dim, reinterpret_cast<bf16*>(scratch.v), scratch.d_out_transposed,
+                            kQueries);
+    else
+      gather.transposed(head.d_out, rows, block.value_dim, T{1}, scratch.d_out_transposed, kQueries);
     d_out = gather.queries(head.d_out, rows, block.value_dim, scratch.d_out);
   }
 
@@ -84,8 +90,7 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
     const OnlineSoftmax<S, Scores<S, E, Shape>> softmax{scores, scratch.highest, scratch.log_total, scratch.factor};
     softmax.start();
     for_each_chunk([&](const Chunk& chunk) {
-      const Rows k = scores.gather.keys(block.k, chunk, block.dim, true, scratch.k);
-      scores.compute(chunk, k, is_wide(chunk, k, largest_of_rows(k, chunk.size(), block.dim)));
+      compute(chunk);
       softmax.exponentiate();
     });
     for (index_t r = 0; r < kQueries; ++r) {
@@ -96,11 +101,7 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
     Phases::careful = true;
   }
 
-  bool finite(const T* transposed, index_t columns) const {
-    for (index_t n = 0; n < columns; ++n)
-      if (!all_finite<S>(transposed + n * kQueries, rows.size())) return false;
-    return true;
-  }
+  bool is_finite(const Rows& of) const { return largest_of_rows(of, rows.size(), block.value_dim) <= std::numeric_limits<T>::max(); }
 
   static T largest_of_rows(const Rows& of, index_t count, index_t columns) {
     Largest<S> largest;
@@ -108,7 +109,7 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
     return largest.value();
   }
 
-  T largest_seen(const Chunk& chunk, const Rows& k) const {
+  T largest_seen(const Chunk& chunk) const {
     Largest<S> largest;
     for (index_t c = 0; c < chunk.size(); ++c)
       if (!block.options.has_key_mask || block.options.key_mask.contains(scores.gather.position(chunk, c)))
@@ -116,27 +117,44 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
     return largest.value();
   }
 
-  bool is_wide(const Chunk& chunk, const Rows& k, T key) const {
-    const bool in_doubt = !(key <= std::numeric_limits<T>::max()) || needs_wide(block.options, block.dim, largest_query, key);
-    return in_doubt && needs_wide(block.options, block.dim, largest_query, largest_seen(chunk, k));
+  bool is_wide(const Chunk& chunk) const {
+    const auto needs = [&](T key) {
+      return needs_wide(block.options, block.dim, largest_query, key) || (kInPairs<S, E> && are_large(block.dim, largest_query, key));
+    };
+    return (!(largest_key <= std::numeric_limits<T>::max()) || needs(largest_key)) && needs(largest_seen(chunk));
   }
 
   // ---- a chunk of keys --------------------------------------------------------------------------------------------------------------
 
   // Adds to d_k and d_v of these keys, of the walk or of a list of global ones, and to the sums of d_q.
   void differentiate(const Chunk& chunk, const Sums<T>& d_k, const Sums<T>& d_v, const Sums<T>& d_q) {
-    const Rows k = scores.gather.keys(block.k, chunk, block.dim, true, scratch.k);
-    const T largest_key = largest_of_rows(k, chunk.size(), block.dim);
-    scores.compute(chunk, k, is_wide(chunk, k, largest_key));
+    compute(chunk);
     Phases::exponentiate();
-    if (Phases::wants_scores())
-      scores.multiply(scores.gather.keys(block.v, chunk, block.value_dim, false, scratch.v), scratch.d_out_transposed, block.value_dim,
-                      scratch.d_s);
+    if (Phases::wants_scores()) multiply_with_values(chunk);
     Phases::subtract_and_share();
     if (Phases::wants_v) add_to_keys(scratch.p, d_out, block.value_dim, d_v);
     Phases::pass_to_products();
     if (Phases::wants_k) add_to_keys(scratch.d_s, q, block.dim, d_k);
-    if (Phases::wants_q) add_to_queries(k, d_q, !(largest_key <= std::numeric_limits<T>::max()));
+    if (Phases::wants_q) add_to_queries(d_q);
+  }
+
+  void compute(const Chunk& chunk) {
+    k = scores.gather.keys(block.k, chunk, block.dim, true, scratch.k);
+    largest_key = largest_of_rows(k, chunk.size(), block.dim);
+    const bool wide = is_wide(chunk);
+    if constexpr (kInPairs<S, E>)
+      scores.compute(chunk, scores.keys(block.k, chunk, block.dim, scratch.copied), wide);
+    else
+      scores.compute(chunk, k, wide);
+  }
+
+  // d_P, in the place of the gradients of scores.
+  void multiply_with_values(const Chunk& chunk) const {
+    const auto multiply = [&](const auto& v) { scores.multiply(v, scratch.d_out_transposed, block.value_dim, T{1}, scratch.d_s); };
+    if (kInPairs<S, E> && !block.options.out_is_f32)
+      multiply(scores.keys(block.v, chunk, block.value_dim, scratch.v));
+    else
+      multiply(scores.gather.keys(block.v, chunk, block.value_dim, false, scratch.v));
   }
 
   // ---- sums -------------------------------------------------------------------------------------------------------------------------
@@ -160,7 +178,8 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
     return block.walk.band.transposed().keys_any({first + keys.begin, first + keys.end}).intersect(rows);
   }
 
-  void add_to_queries(const Rows& k, const Sums<T>& to, bool exactly) const {
+  void add_to_queries(const Sums<T>& to) const {
+    const bool exactly = !(largest_key <= std::numeric_limits<T>::max());
     for (index_t r = 0; r < rows.size(); r += S::kTileRows) {
       const Range some{rows.begin + r, smaller(rows.begin + r + S::kTileRows, rows.end)};
       const Range keys = scores.seen_by(some);

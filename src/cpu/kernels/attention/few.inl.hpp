@@ -66,7 +66,7 @@ struct AttentionFew : FewScores<S, E> {
     const T query = queries_given.value(), key = keys_given.value();
     bool which[kFewRows];
     bool any = false;
-    const bool wide = needs_wide(block.options, block.dim, query, key);
+    const bool wide = needs_wide(block.options, block.dim, query, key) || (kInPairs<S, E> && are_large(block.dim, query, key));
     for (index_t r = 0; r < num_rows; ++r) any = is_worth_while(query, key, wide, highest + at(r), total + at(r), 1, which + r) || any;
     if (!any || (natural && !wide)) return;
     natural = true, rewritten = is_part ? nullptr : which;

@@ -19,13 +19,16 @@ struct FewScores {
   static constexpr index_t kStripe = larger(kLanes, kRows), kKeys = kStripe / kRows, kVecs = kStripe / kLanes;
   static constexpr index_t kTile = (kFewChunk + kMaxLanes) * kRows;  // scores of a square, with room for what whole vectors reach
   static_assert(kStripe % kRows == 0 && kStripe % kLanes == 0 && kStripe <= kMaxLanes);
+  static constexpr bool kPairs = kInPairs<S, E>;
 
   const AttentionBlock& block;
   const index_t num_rows = block.rows.size(), squares = ceil_div(num_rows, kRows);
   const index_t q_stride = padded(block.dim);
-  // Scratch: queries [kFewRows][padded D], scores [kSquares][kTile], packed rows of k, and what few.inl.hpp has behind them.
+  // Scratch: queries [kFewRows][padded D], in pairs also as they are, scores [kSquares][kTile], packed rows of k, and what few.inl.hpp has
+  // behind them.
   T* const queries = static_cast<T*>(block.scratch);
-  T* const tile = queries + kFewRows * q_stride;
+  bf16* const queries_as_they_are = reinterpret_cast<bf16*>(queries + kFewRows * q_stride);
+  T* const tile = queries + (kPairs ? kFewRows + kFewRows / 2 : kFewRows) * q_stride;
   T* const packed_k = tile + kSquares * kTile;
   const Gather<S, E> gather{block.walk};
   bool natural = block.options.is_natural;  // the units
@@ -36,15 +39,26 @@ struct FewScores {
   // Where a number of the row is, in [kSquares][kStripe].
   static index_t at(index_t r) { return r / kRows * kStripe + r % kRows; }
 
+  T unit_of_products() const {
+    const double to_unit = block.options.softcap > 0 ? 1 / block.options.softcap : natural ? 1 : kLog2E<double>;
+    return static_cast<T>(block.options.scale * to_unit);
+  }
+
   void take_queries() const {
     if (block.options.is_wide) return;  // they are read where they lie
-    const double to_unit = block.options.softcap > 0 ? 1 / block.options.softcap : natural ? 1 : kLog2E<double>;
-    const T by = static_cast<T>(block.options.scale * to_unit);
+    const T by = unit_of_products();
     fill_row(T{0}, queries, 1, {0, squares * kRows * q_stride});
     for (index_t r = 0; r < num_rows; ++r) {
       T* const row = queries + r * q_stride;
       gather.row(block.heads[r].q, position(r), block.dim, row);
       for (index_t n = 0; n < q_stride; ++n) row[n] *= by;
+    }
+    if constexpr (kPairs) {
+      fill_row(bf16{}, queries_as_they_are, 1, {0, squares * kRows * q_stride});
+      for (index_t r = 0; r < num_rows; ++r) {
+        const Matrix2<const bf16> q(block.heads[r].q);
+        copy_row(q.at(position(r), 0), q.col_stride, block.dim, queries_as_they_are + r * q_stride, block.dim);
+      }
     }
   }
 
@@ -94,10 +108,17 @@ struct FewScores {
 
   template <class K>
   void multiply(index_t square, const Chunk& chunk, const KeyRows<K>& k) const {
+    if (block.dim == 0) return fill_row(T{0}, tile + square * kTile, 1, {0, chunk.size() * kRows});
+    const index_t first = square * kRows * q_stride;
+    if constexpr (kInPairs<S, K>)
+      if (block.dim % (2 * kLanes) == 0) return multiply(square, chunk, k, queries_as_they_are + first);
+    multiply(square, chunk, k, queries + first);
+  }
+
+  template <class K, class Q>
+  void multiply(index_t square, const Chunk& chunk, const KeyRows<K>& k, const Q* q) const {
     const index_t keys = chunk.size();
-    const T* const q = queries + square * kRows * q_stride;
     T* const to = tile + square * kTile;
-    if (block.dim == 0) return fill_row(T{0}, to, 1, {0, keys * kRows});
     for (index_t c = 0; c < keys;) {
       if (keys >= kKeys && c + kKeys > keys) c = keys - kKeys;  // the last square overlaps its neighbour
       const index_t done = keys >= kKeys ? kKeys : 1;
@@ -109,9 +130,16 @@ struct FewScores {
     *block.multiply_adds += kRows * keys * block.dim;
   }
 
-  // A stripe of scores; those behind `Keys` are zero. The head dim is positive.
-  template <index_t Keys, class K>
-  [[gnu::noinline]] void products(const T* q, const K* k, index_t k_stride, T* to, const Ahead& ahead) const {
+  // A stripe of scores; those behind `Keys` are zero. The head dim is positive. Queries of bf16 are multiplied in pairs.
+  template <index_t Keys, class K, class Q>
+  [[gnu::noinline]] void products(const Q* q, const K* k, index_t k_stride, T* to, const Ahead& ahead) const {
+    constexpr bool pairs = kInPairs<S, Q>;
+    const auto load = [](const auto* p) {
+      if constexpr (pairs)
+        return S::load(reinterpret_cast<const Pair*>(p));
+      else
+        return S::load(p);
+    };
     Vec square[kStripe];
 #pragma GCC unroll 16
     for (index_t i = 0; i < kStripe; ++i) square[i] = S::zero();
@@ -120,16 +148,18 @@ struct FewScores {
       if (ahead.k != 0) ahead.template fetch<Keys>(n);
       Vec key[Keys];
 #pragma GCC unroll 4
-      for (index_t i = 0; i < Keys; ++i) key[i] = S::load(k + i * k_stride + n);
+      for (index_t i = 0; i < Keys; ++i) key[i] = load(k + i * k_stride + n);
 #pragma GCC unroll 4
       for (index_t r = 0; r < kRows; ++r) {
-        const auto row = S::in_register(S::load(q + r * q_stride + n));  // else GCC loads it again for each key
+        const auto row = S::in_register(load(q + r * q_stride + n));  // else GCC loads it again for each key
 #pragma GCC unroll 4
-        for (index_t i = 0; i < Keys; ++i) square[i * kRows + r] = S::fma(key[i], row, square[i * kRows + r]);
+        for (index_t i = 0; i < Keys; ++i) square[i * kRows + r] = multiply_add<S, Q>(key[i], row, square[i * kRows + r]);
       }
-      n += kLanes;
+      n += pairs ? 2 * kLanes : kLanes;
     } while (n < block.dim);
-    if constexpr (kVecs > 1)
+    if constexpr (pairs)
+      S::store(to, S::mul(S::sums(square), S::splat(unit_of_products())));
+    else if constexpr (kVecs > 1)
       for (index_t i = 0; i < kStripe; ++i) to[i] = S::sum(square[i]);
     else
       S::store(to, S::sums(square));

@@ -44,10 +44,10 @@ struct AttentionForward {
       const Range rows{row, smaller(row + kQueries, block.rows.end)};
       if (all_of_another_item(block, rows)) continue;
       scores.natural = block.options.is_natural, rewritten = nullptr;
-      scores.take_queries(head, rows);
+      scores.take_queries(head, rows, packed_k);
       queue_next_block<E>(block, rows, block.walk.band.keys_any(rows).size() / Shape::kKeys, &ahead);
       if (!attend(rows, false, block.options.is_wide)) attend(rows, true, block.options.is_wide);  // in the place of what was written
-      if (!are_near<S>(highest, total, rows.size())) rewrite(rows, highest, total, false);
+      if (!are_near<S>(highest, total, rows.size())) rewrite(rows, highest, total, kInPairs<S, E>);
     }
   }
 
@@ -56,7 +56,7 @@ struct AttentionForward {
     started = false;
     softmax.start();
     for_each_chunk(scores, rows, [&](const Chunk& chunk) {
-      scores.compute(chunk, scores.gather.keys(block.k, chunk, block.dim, false, packed_k), wide);
+      scores.compute(chunk, scores.keys(block.k, chunk, block.dim, packed_k), wide);
       softmax.exponentiate();
       if (block.options.dropout_p > 0) drop();
       weigh(chunk, rows, exactly);
@@ -81,7 +81,7 @@ struct AttentionForward {
     const bool wide = needs_wide(block.options, block.dim, query, key) || (without_scale && are_large(block.dim, query, key));
     if ((scores.natural && !wide) || !is_worth_while(query, key, wide, found_highest, found_total, rows.size(), which)) return;
     scores.natural = true, rewritten = which;
-    scores.take_queries(head, rows);
+    scores.take_queries(head, rows, packed_k);
     if (!attend(rows, false, wide)) attend(rows, true, wide);
   }
 

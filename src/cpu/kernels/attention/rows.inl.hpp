@@ -74,5 +74,45 @@ struct Gather {
   }
 };
 
+// ---- bf16 as it is ------------------------------------------------------------------------------------------------------------------
+
+using PairRows = KeyRows<bf16>;  // whose columns are neighbours
+
+WINDOW_MATMUL_INLINE index_t whole_steps(index_t columns) { return round_up(columns, kPairStep); }
+
+// `count` rows at position(i) of a tensor as rows of whole steps, and zeros up to `rows`.
+template <class F>
+PairRows copy_rows(const Operand& from, index_t count, index_t rows, index_t columns, bf16* to, F&& position) {
+  const Matrix2<const bf16> m(from);
+  const index_t width = whole_steps(columns);
+  for (index_t i = 0; i < count; ++i) copy_row(m.at(position(i), 0), m.col_stride, columns, to + i * width, width);
+  for (index_t i = count * width; i < rows * width; ++i) to[i] = {};
+  return {to, width, 1};
+}
+
+// Rows of keys whose pairs lie together: in place, or copied with a zero behind an odd one.
+template <Simd S>
+PairRows keys_in_pairs(const Gather<S, bf16>& gather, const Operand& from, const Chunk& chunk, index_t columns, bf16* copied) {
+  if (chunk.list == nullptr && from.col_stride == 1 && columns % 2 == 0) return gather.stored(from, chunk);
+  return copy_rows(from, chunk.size(), chunk.size(), columns, copied, [&](index_t c) { return gather.position(chunk, c); });
+}
+
+// Pairs of queries: to[n / 2 * ld + r] = (x(query r, n), x(query r, n + 1)), with zeros in the lanes of a vector behind the last query.
+template <Simd S>
+void transpose_in_pairs(const Gather<S, bf16>& gather, const Operand& from, Range rows, index_t columns, bf16* copied, float* to,
+                        index_t ld) {
+  const AttentionGeometry& walk = gather.walk;
+  const index_t stride = from.row_stride * walk.step;
+  Operand pairs;
+  if (walk.query_list == nullptr && from.col_stride == 1 && columns % 2 == 0 && stride % 2 == 0) {
+    pairs = {reinterpret_cast<std::uintptr_t>(Matrix2<const bf16>(from).at(walk.query(rows.begin), 0)), stride / 2, 1};
+  } else {
+    const PairRows copies =
+        copy_rows(from, rows.size(), rows.size(), columns, copied, [&](index_t r) { return walk.query(rows.begin + r); });
+    pairs = {reinterpret_cast<std::uintptr_t>(copies.data), copies.row_stride / 2, 1};
+  }
+  pack_transposed<S>(Matrix2<const Pair>(pairs), {0, rows.size()}, {0, ceil_div(columns, 2)}, to, ld);
+}
+
 }  // namespace
 }  // namespace window_matmul::cpu

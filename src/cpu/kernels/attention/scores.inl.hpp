@@ -62,9 +62,24 @@ struct Scores {
 
   const Gather<S, E> gather{block.walk};
 
-  void take_queries(const AttentionHead& of, Range r) {
+  // In pairs, queries are multiplied as they are, and their products with the factor.
+  static constexpr bool kPairs = kInPairs<S, E>;
+  using K = std::conditional_t<kPairs, bf16, T>;
+
+  void take_queries(const AttentionHead& of, Range r, T* line) {
     head = &of, rows = r;
-    if (!block.options.is_wide) gather.transposed(of.q, rows, block.dim, unit(), queries, kQueries);  // else they are read where they lie
+    if (block.options.is_wide) return;  // they are read where they lie
+    if constexpr (kPairs)
+      transpose_in_pairs<S>(gather, of.q, rows, block.dim, reinterpret_cast<bf16*>(line), queries, kQueries);
+    else
+      gather.transposed(of.q, rows, block.dim, unit(), queries, kQueries);
+  }
+
+  KeyRows<K> keys(const Operand& from, const Chunk& of, index_t columns, T* packed) const {
+    if constexpr (kPairs)
+      return keys_in_pairs<S>(gather, from, of, columns, reinterpret_cast<bf16*>(packed));
+    else
+      return gather.keys(from, of, columns, false, packed);
   }
 
   T unit() const {  // what products are multiplied with
@@ -77,12 +92,12 @@ struct Scores {
     for (index_t v = 0; v < Shape::kColumns; ++v) seen[v] = seen_by(rows_of(v));
   }
 
-  void compute(const Chunk& of, const KeyRows<T>& k, bool wide) {
+  void compute(const Chunk& of, const KeyRows<K>& k, bool wide) {
     begin(of);
     if (wide) {
       multiply_widely(k);
     } else {
-      multiply(k, queries, block.dim, tile);
+      multiply(k, queries, block.dim, kPairs ? unit() : T{1}, tile);
       if (block.options.softcap > 0) cap();
     }
     add_bias_and_hide();
@@ -125,18 +140,20 @@ struct Scores {
 
   // ---- products ---------------------------------------------------------------------------------------------------------------------
 
-  // to[c][query] = sum_n k(c, n) x[n][query] for what is seen; more is written where tiles reach further.
-  void multiply(const KeyRows<T>& k, const T* x, index_t steps, T* to) const {
+  // to[c][query] = by * sum_n k(c, n) x[n][query] for what is seen; more is written where tiles reach further. The factor is for pairs.
+  template <class A>
+  void multiply(const KeyRows<A>& k, const T* x, index_t columns, T by, T* to) const {
     const index_t count = chunk.size();
     for (index_t c = 0; c < count;) {
       if (count >= Shape::kKeys && c + Shape::kKeys > count) c = count - Shape::kKeys;  // the last tile overlaps its neighbour
       const index_t keys = count >= Shape::kKeys ? Shape::kKeys : 1;
-      multiply_tile(c, keys, {k.row(c), k.row_stride, k.col_stride}, x, steps, to);
+      multiply_tile(c, keys, Scalars<A>{k.row(c), k.row_stride, std::is_same_v<A, T> ? k.col_stride : 2}, x, columns, by, to);
       c += keys;
     }
   }
 
-  void multiply_tile(index_t c, index_t keys, Scalars<T> scalars, const T* x, index_t steps, T* to) const {
+  template <class A>
+  void multiply_tile(index_t c, index_t keys, Scalars<A> scalars, const T* x, index_t columns, T by, T* to) const {
     ahead.issue();
     index_t first = 0, last = Shape::kColumns;
     const auto is_seen = [&](index_t v) { return seen[v].begin < c + keys && c < seen[v].end; };
@@ -147,22 +164,31 @@ struct Scores {
         const Vectors<T> vectors{x + v * kLanes, kQueries};
         const Sums<T> sums{to + c * kQueries + v * kLanes, kQueries, Start::clear};
         if (keys == 1)
-          add_tile<S, 1, Vecs>(scalars, vectors, steps, sums);
+          multiply_tile<1, Vecs>(scalars, vectors, columns, by, sums);
         else
-          add_tile<S, Shape::kKeys, Vecs>(scalars, vectors, steps, sums);
-        *block.multiply_adds += keys * Vecs * kLanes * steps;
+          multiply_tile<Shape::kKeys, Vecs>(scalars, vectors, columns, by, sums);
       });
   }
 
+  template <int Keys, int Vecs, class A>
+  [[gnu::always_inline]] void multiply_tile(Scalars<A> scalars, Vectors<T> vectors, index_t columns, T by, const Sums<T>& sums) const {
+    const index_t steps = std::is_same_v<A, T> ? columns : ceil_div(columns, 2);
+    if constexpr (std::is_same_v<A, T>)
+      add_tile<S, Keys, Vecs>(scalars, vectors, steps, sums);
+    else
+      multiply_pairs<S, Keys, Vecs>(scalars, vectors, steps, by, sums);
+    *block.multiply_adds += Keys * Vecs * kLanes * (std::is_same_v<A, T> ? steps : 2 * steps);
+  }
+
   // Pair by pair, the caps with it: few blocks are of such numbers.
-  [[gnu::noinline]] void multiply_widely(const KeyRows<T>& k) const {
+  [[gnu::noinline]] void multiply_widely(const KeyRows<K>& k) const {
     const Matrix2<const E> q(head->q);
     for (index_t c = 0; c < chunk.size(); ++c)
       for (index_t r = 0; r < rows.size(); ++r) {
         const index_t position = block.walk.query(rows.begin + r);
         Wide<T> sum = 0;
         for (index_t n = 0; n < block.dim; ++n)
-          sum += static_cast<Wide<T>>(widen(*q.at(position, n))) * static_cast<Wide<T>>(k.row(c)[n * k.col_stride]);
+          sum += static_cast<Wide<T>>(widen(*q.at(position, n))) * static_cast<Wide<T>>(widen(k.row(c)[n * k.col_stride]));
         T* const slope = slopes == nullptr ? nullptr : slopes + c * kQueries + r;
         tile[c * kQueries + r] = score_of_product<T>(block.options, sum, natural, slope);
       }

@@ -37,6 +37,16 @@ struct Sums {  // element (r, n) at data[r * stride + n]; whole vectors may be r
   Sums at(index_t r, index_t n) const { return {data + r * stride + n, stride, start, factors == nullptr ? nullptr : factors + r}; }
 };
 
+// sums = by * (scalars * vectors), in pairs.
+template <Simd S, int Rows, int Vecs>
+[[gnu::noinline]] void multiply_pairs(Scalars<bf16> scalars, Vectors<float> vectors, index_t steps, float by, const Sums<float>& sums) {
+  Tile<S, Rows, Vecs> tile;
+  tile.clear();
+  tile.accumulate(scalars, vectors, steps);
+  tile.multiply(by);
+  tile.store(sums.data, sums.stride);
+}
+
 // Not inlined: the loop needs all registers for itself.
 template <Simd S, int Rows, int Vecs, class V = typename S::Scalar>
 [[gnu::noinline]] void add_tile(Scalars<typename S::Scalar> scalars, Vectors<V> vectors, index_t steps,

@@ -10,7 +10,7 @@
 
 #include <type_traits>
 
-#include "cpu/kernels/copy.inl.hpp"
+#include "cpu/kernels/band/pairs.inl.hpp"
 #include "cpu/kernels/tile.inl.hpp"
 
 namespace window_matmul::cpu {
@@ -19,7 +19,9 @@ namespace {
 template <Simd S, class E>
 struct BandIn {
   using T = typename S::Scalar;
-  static constexpr bool kSameType = std::is_same_v<E, T>;
+  static constexpr bool kSameType = std::is_same_v<E, T>, kPairs = kInPairs<S, E>;
+  static constexpr index_t kStep = kPairs ? 2 : 1;  // columns of the band to a step
+  using A = std::conditional_t<kPairs, E, T>;  // of the band, as it is multiplied
   static_assert(kGroupRows % S::kTileRows == 0);
   static constexpr index_t kEdge = 2 * kMaxTileRows;  // an edge has fewer columns than this, also where the window is narrower than a tile
 
@@ -33,8 +35,8 @@ struct BandIn {
   const bool single = block.band.keys_any(block.rows).size() <= block.block_keys;  // all columns at once: no sums to keep
   const bool by_groups = band.row_stride == 1 && band.col_stride != 1;
   Range group{};  // the columns in packed_scalars, if by_groups
-  // Scratch: sums [rows][width], packed y [block_keys][width], packed scalars [block_keys][kGroupStride] behind a gap, one row of scalars
-  // [block_keys], two edges, one tile of output.
+  // Scratch: sums [rows][width], packed y [block_keys / kStep][width], packed scalars [block_keys / kStep][kGroupStride] behind a gap, one
+  // row of scalars [block_keys], two edges, one tile of output.
   T* const sums = static_cast<T*>(block.scratch);
   T* const packed_y = sums + block.rows.size() * width;
   T* const packed_scalars = packed_y + block.block_keys * width + kMaxLanes;
@@ -43,7 +45,7 @@ struct BandIn {
   T* const staging = edges + 2 * kEdge * kMaxTileRows;
 
   struct Segment {  // columns of the band that a tile takes at a time
-    Scalars<T> scalars;
+    Scalars<A> scalars;
     Range columns;
   };
 
@@ -54,7 +56,10 @@ struct BandIn {
   void run_columns(Range ns) {
     if (!single || block.band.keys_any(block.rows).empty()) fill_row(T{0}, sums, 1, {0, block.rows.size() * width});
     for_each_key_tile(block.band, block.rows, block.block_keys, [&](Range columns, bool) {
-      if (!in_place) pack<S>(y, columns, ns, packed_y, width);
+      if constexpr (kPairs)
+        pack_in_pairs<S>(y, columns, ns, packed_y, width);
+      else if (!in_place)
+        pack<S>(y, columns, ns, packed_y, width);
       for_each_row_tile<S>(block.rows, [&]<int Rows>(index_t row) { row_tile<Rows>(row, columns, ns); });
     });
     if (single && !block.band.keys_any(block.rows).empty()) return;
@@ -99,8 +104,8 @@ struct BandIn {
       while (!rest.columns.empty()) {  // in slices, and with each the same slice of the next tile's rows of the band
         const Range slice{rest.columns.begin, smaller(rest.columns.begin + kSlice, rest.columns.end)};
         prefetch_rows(band, {row + Rows, row + 2 * Rows}, slice);
-        tile.accumulate(rest.scalars, vectors(slice, columns, panel.begin, ns), slice.size());
-        rest.scalars.data += slice.size() * rest.scalars.step_stride;
+        tile.accumulate(rest.scalars, vectors(slice, columns, panel.begin, ns), slice.size() / kStep);
+        rest.scalars.data += slice.size() / kStep * rest.scalars.step_stride;
         rest.columns.begin = slice.end;
       }
     }
@@ -112,18 +117,18 @@ struct BandIn {
   Vectors<T> vectors(Range columns, Range packed, index_t n, Range ns) const {
     if constexpr (kSameType)
       if (in_place) return {y.at(columns.begin, n), y.row_stride};
-    return {packed_y + (columns.begin - packed.begin) * width + (n - ns.begin), width};
+    return {packed_y + (columns.begin - packed.begin) / kStep * width + (n - ns.begin), width};
   }
 
   // Left edge, inner columns and right edge of a row tile, as far as they are not empty.
   template <int Rows>
   int cut(index_t row, Range columns, Segment* segments) {
-    const Range tile{row, row + Rows};
-    const Range any = block.band.keys_any(tile).intersect(columns);
-    Range inner = block.band.keys_all(tile).intersect(any);
+    const Range tile{row, row + Rows}, some = block.band.keys_any(tile).intersect(columns);
+    const Range any = whole_steps_around(some, columns.begin);
+    Range inner = whole_steps_in(block.band.keys_all(tile).intersect(some), columns.begin);
     if (inner.empty()) inner = {any.end, any.end};
     int count = 0;
-    const auto add = [&](Range part, Scalars<T> scalars) {
+    const auto add = [&](Range part, Scalars<A> scalars) {
       if (!part.empty()) segments[count++] = {scalars, part};
     };
     const Range left{any.begin, inner.begin}, right{inner.end, any.end};
@@ -133,30 +138,54 @@ struct BandIn {
     return count;
   }
 
+  // Steps are counted from the first packed column.
+  static Range whole_steps_around(Range columns, index_t origin) {
+    if (columns.empty()) return columns;
+    return {columns.begin - (columns.begin - origin) % kStep, origin + round_up(columns.end - origin, kStep)};
+  }
+  static Range whole_steps_in(Range columns, index_t origin) {
+    if (columns.empty()) return columns;
+    return {origin + round_up(columns.begin - origin, kStep), columns.end - (columns.end - origin) % kStep};
+  }
+
   template <int Rows>
-  Scalars<T> inner_scalars(index_t row, Range inner, Range columns) {
+  Scalars<A> inner_scalars(index_t row, Range inner, Range columns) {
     if (Rows == S::kTileRows && by_groups) {
       const index_t row_in_group = (row - block.rows.begin) % kGroupRows;
       if (row_in_group == 0) pack_group({row, smaller(row + kGroupRows, block.rows.end)}, columns);
-      return {packed_scalars + (inner.begin - group.begin) * kGroupStride + row_in_group, 1, kGroupStride};
+      const T* const from = packed_scalars + (inner.begin - group.begin) / kStep * kGroupStride + row_in_group;
+      return {reinterpret_cast<const A*>(from), kStep, kStep * kGroupStride};
     }
     if constexpr (kSameType) return {band.at(row, inner.begin), band.row_stride, band.col_stride};
+    if constexpr (kPairs)
+      if (band.col_stride == 1) return {band.at(row, inner.begin), band.row_stride, kStep};
     return pack_rows<Rows>(row, inner, packed_scalars);
   }
 
   // [Rows][columns]: what each row sees, zeros elsewhere.
   template <int Rows>
-  Scalars<T> pack_rows(index_t row, Range columns, T* to) {
+  Scalars<A> pack_rows(index_t row, Range columns, T* to) {
     const index_t length = columns.size();
     for (int r = 0; r < Rows && length > 0; ++r) {
       const Range seen = block.band.keys(row + r).intersect(columns);
-      T* to_row = to + r * length;
+      T* to_row = to + r * length / kStep;
+      if constexpr (kPairs) {
+        pair_seen(row + r, columns, seen, to_row);
+        continue;
+      }
       fill_row(T{0}, to_row, 1, {0, seen.empty() ? length : seen.begin - columns.begin});
       if (seen.empty()) continue;
       read_row<S>(band.at(row + r, seen.begin), band.col_stride, seen.size(), to_row + (seen.begin - columns.begin));
       fill_row(T{0}, to_row, 1, {seen.end - columns.begin, length});
     }
-    return {to, length, 1};
+    return {reinterpret_cast<const A*>(to), length, kStep};
+  }
+
+  // Pair by pair: what is written in halves makes those wait who read it whole at once.
+  void pair_seen(index_t row, Range columns, Range seen, float* to) const {
+    const E* from = band.at(row, columns.begin);
+    const auto element = [&](index_t c) { return seen.contains(c) ? from[(c - columns.begin) * band.col_stride] : E{}; };
+    for (index_t c = columns.begin; c < columns.end; c += 2) *to++ = pair_of(element(c), element(c + 1));
   }
 
   // packed_scalars [columns of the group][kGroupStride]: for rows that are neighbours in memory, as those of a transposed band are. Each
@@ -167,21 +196,35 @@ struct BandIn {
     constexpr index_t kAhead = 32;  // columns
     const Matrix2<const E> by_columns{Operand{band.address, band.col_stride, band.row_stride}};
     const index_t slots = block.band.width();
-    group = block.band.keys_any(rows).intersect(columns);
-    T* to = packed_scalars;
-    for (index_t c = group.begin; c < group.end; ++c, to += kGroupStride) {
+    const Range some = block.band.keys_any(rows).intersect(columns), whole = whole_steps_in(some, columns.begin);
+    group = whole_steps_around(some, columns.begin);
+    T* to = packed_scalars + (whole.begin - group.begin) / kStep * kGroupStride;
+    for (index_t c = whole.begin; c < whole.end; c += kStep, to += kGroupStride) {
       const E* from = band.at(rows.begin, c);
-      prefetch_rows(by_columns, {c + kAhead, c + kAhead + 1}, rows);
-      const index_t slot = slots - 1 - block.band.slot(rows.begin, c);  // of the group's first row in band storage; one more for each row
-      const index_t first = larger(0, -slot), end = smaller(rows.size(), slots - slot);
-      if (slots < lanes)
-        for (index_t r = first; r < end; ++r) to[r] = widen(from[r]);
+      prefetch_rows(by_columns, {c + kAhead, c + kAhead + kStep}, rows);
+      // Of the group's first row in band storage; one more for each row, and one less for the second column of a pair.
+      const index_t slot = slots - 1 - block.band.slot(rows.begin, c);
+      const index_t first = larger(0, kStep - 1 - slot), end = smaller(rows.size(), slots - slot);
+      if (slots < lanes + kStep - 1)
+        for (index_t r = first; r < end; ++r) to[r] = scalar_of_group(from + r);
       else  // whole vectors inside the slots of this column; those that stick out of the group write into the gap between two columns
         for (index_t r = first; r < end; r += lanes) {
           const index_t inside = smaller(r, slots - lanes - slot);
-          S::store(to + inside, S::load(from + inside));
+          S::store(to + inside, vector_of_group(from + inside));
         }
     }
+  }
+  T scalar_of_group(const E* from) const {
+    if constexpr (kPairs)
+      return pair_of(from[0], from[band.col_stride]);
+    else
+      return widen(*from);
+  }
+  typename S::Vec vector_of_group(const E* from) const {
+    if constexpr (kPairs)
+      return S::load_pairs(from, from + band.col_stride);
+    else
+      return S::load(from);
   }
 
   template <int Rows, int Vecs>
@@ -197,7 +240,16 @@ struct BandIn {
     const Range seen = block.band.keys(row).intersect(columns);
     Tile<S, 1, Vecs> tile;
     start(tile, row, panel.begin - ns.begin);
-    if (!seen.empty()) tile.accumulate(pack_rows<1>(row, seen, line), vectors(seen, columns, panel.begin, ns), seen.size());
+    if constexpr (kPairs) {  // column by column: of a pair, a row may see one
+      fill_row(T{0}, line, 1, {0, Vecs * S::kLanes});
+      for (index_t c = seen.begin; c < seen.end; ++c) {
+        const T x = widen(*band.at(row, c));
+        read_row<S>(y.at(c, panel.begin), y.col_stride, panel.size(), line);
+        tile.accumulate(Scalars<T>{&x, 0, 0}, Vectors<T>{line, 0}, 1);
+      }
+    } else if (!seen.empty()) {
+      tile.accumulate(pack_rows<1>(row, seen, line), vectors(seen, columns, panel.begin, ns), seen.size());
+    }
     finish(tile, row, panel, ns);
   }
 

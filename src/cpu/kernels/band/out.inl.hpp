@@ -8,7 +8,7 @@
 
 #include <type_traits>
 
-#include "cpu/kernels/copy.inl.hpp"
+#include "cpu/kernels/band/pairs.inl.hpp"
 #include "cpu/kernels/tile.inl.hpp"
 
 namespace window_matmul::cpu {
@@ -17,13 +17,15 @@ namespace {
 template <Simd S, class E>
 struct BandOut {
   using T = typename S::Scalar;
-  static constexpr bool kSameType = std::is_same_v<E, T>;
+  static constexpr bool kSameType = std::is_same_v<E, T>, kPairs = kInPairs<S, E>;
+  static constexpr index_t kStep = kPairs ? 2 : 1;  // numbers of a row to a step
+  using A = std::conditional_t<kPairs, E, T>;  // of queries, as they are multiplied
 
   const Block& block;
   const Matrix2<const E> q{block.x}, k{block.y};
   const Matrix2<E> out{block.out};
-  // Scratch: packed Kt [depth][ld], one row tile of widened queries [kTileRows][depth], one chunk [kTileRows][kChunk], and where the head
-  // dim is taken in several steps their sums [rows][sums_stride].
+  // Scratch: packed Kt [depth / kStep][ld], one row tile of copied queries [kTileRows][depth], one chunk [kTileRows][kChunk], and where the
+  // head dim is taken in several steps their sums [rows][sums_stride].
   static constexpr index_t kChunk = S::kTileVecs * S::kLanes;
   const index_t depth = smaller(block.dim, kPackedDepth);
   const index_t ld = packed_stride(block.block_keys), sums_stride = block.block_keys + kChunk;
@@ -43,7 +45,10 @@ struct BandOut {
     for_each_key_tile(block.band, block.rows, block.block_keys, [&](Range keys, bool) {
       Range ns{0, depth};
       do {
-        pack_transposed<S>(k, keys, ns, packed, ld);
+        if constexpr (kPairs)
+          pack_transposed_in_pairs<S>(k, keys, ns, packed, ld);
+        else
+          pack_transposed<S>(k, keys, ns, packed, ld);
         for_each_row_tile<S>(block.rows, [&]<int Rows>(index_t row) { row_tile<Rows>(row, keys, ns); });
         ns = {ns.end, smaller(ns.end + depth, block.dim)};
       } while (!ns.empty());
@@ -66,10 +71,18 @@ struct BandOut {
     prefetch_rows(k, Range{key, key + Rows}.intersect({0, block.band.cols}), ns);
   }
 
-  Scalars<T> query_rows(index_t row, index_t rows, Range ns) {
+  Scalars<A> query_rows(index_t row, index_t rows, Range ns) {
     if constexpr (kSameType) return {q.at(row, ns.begin), q.row_stride, q.col_stride};
-    pack<S>(q, {row, row + rows}, ns, queries, depth);
-    return {queries, depth, 1};
+    if constexpr (kPairs) {
+      if (q.col_stride == 1 && ns.size() % 2 == 0) return {q.at(row, ns.begin), q.row_stride, 2};
+      bf16* const copied = reinterpret_cast<bf16*>(queries);
+      const index_t width = round_up(ns.size(), 2);
+      for (index_t r = 0; r < rows; ++r) copy_row(q.at(row + r, ns.begin), q.col_stride, ns.size(), copied + r * width, width);
+      return {copied, width, 2};
+    } else {
+      pack<S>(q, {row, row + rows}, ns, queries, depth);
+      return {queries, depth, 1};
+    }
   }
 
   template <int Rows>
@@ -78,7 +91,8 @@ struct BandOut {
     const Range any = block.band.keys_any(tile).intersect(packed_keys), all = block.band.keys_all(tile);
     if (any.empty()) return;
     prefetch_next<Rows>(row, ns);
-    const Scalars<T> scalars = query_rows(row, Rows, ns);
+    const Scalars<A> scalars = query_rows(row, Rows, ns);
+    const index_t steps = ceil_div(ns.size(), kStep);
     for (index_t key = any.begin; key < any.end; key += kChunk) {
       const Range keys{key, smaller(key + kChunk, any.end)};
       const Vectors<T> vectors{packed + (key - packed_keys.begin), ld};
@@ -89,21 +103,21 @@ struct BandOut {
       with_vecs<S::kTileVecs>(ceil_div(keys.size(), S::kLanes), [&]<int Vecs>() {
         constexpr index_t width = Vecs * S::kLanes;
         if (ns.end < block.dim) {
-          sum_products<Rows, Vecs>(scalars, vectors, ns.size(), from, kept, sums_stride);
+          sum_products<Rows, Vecs>(scalars, vectors, steps, from, kept, sums_stride);
         } else if (out.col_stride == 1 && all.contains({key, key + width})) {
-          sum_products<Rows, Vecs>(scalars, vectors, ns.size(), from, out.at(row, slot), out.row_stride - 1);
+          sum_products<Rows, Vecs>(scalars, vectors, steps, from, out.at(row, slot), out.row_stride - 1);
         } else {
-          sum_products<Rows, Vecs>(scalars, vectors, ns.size(), from, chunk, width);
+          sum_products<Rows, Vecs>(scalars, vectors, steps, from, chunk, width);
           copy_edge<Rows, Vecs>(row, keys);
         }
-        *block.multiply_adds += Rows * width * ns.size();
+        *block.multiply_adds += Rows * width * steps * kStep;
       });
     }
   }
 
   // Adds to the sums at `from` (zeros if null). Not inlined: the loop needs all registers for itself.
   template <int Rows, int Vecs, class To>
-  [[gnu::noinline]] void sum_products(Scalars<T> scalars, Vectors<T> vectors, index_t steps, const T* from, To* to,
+  [[gnu::noinline]] void sum_products(Scalars<A> scalars, Vectors<T> vectors, index_t steps, const T* from, To* to,
                                       index_t to_stride) const {
     Tile<S, Rows, Vecs> tile;
     if (from == nullptr)

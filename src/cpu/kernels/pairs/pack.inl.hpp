@@ -7,30 +7,7 @@
 namespace window_matmul::cpu {
 namespace {
 
-using PairRows = KeyRows<bf16>;  // whose columns are neighbours
-
 WINDOW_MATMUL_INLINE bool is_finite(bf16 x) { return (x.bits & 0x7f80u) != 0x7f80u; }
-WINDOW_MATMUL_INLINE index_t whole_steps(index_t columns) { return round_up(columns, kStep); }
-
-// Copies a row, with zeros behind it.
-inline void copy_row(const bf16* from, index_t stride, index_t count, bf16* to, index_t width) {
-  if (stride == 1 && count > 0)
-    __builtin_memcpy(to, from, static_cast<std::size_t>(count) * sizeof(bf16));
-  else
-    for (index_t n = 0; n < count; ++n) to[n] = from[n * stride];
-  for (index_t n = count; n < width; ++n) to[n] = {};
-}
-
-// `count` rows at position(i) of a tensor as rows of whole steps, and zeros up to `rows`.
-template <class F>
-PairRows copy_rows(const Operand& from, index_t count, index_t rows, index_t columns, bf16* to, F&& position) {
-  const Matrix2<const bf16> m(from);
-  const index_t width = whole_steps(columns);
-  for (index_t i = 0; i < count; ++i) copy_row(m.at(position(i), 0), m.col_stride, columns, to + i * width, width);
-  for (index_t i = count * width; i < rows * width; ++i) to[i] = {};
-  return {to, width, 1};
-}
-
 // Rows of the keys of a chunk, as many as a tile has at least.
 template <Simd S>
 PairRows rows_of_keys(const Gather<S, bf16>& gather, const Operand& from, const Chunk& chunk, index_t columns, bf16* packed) {
