@@ -25,7 +25,7 @@ _PUBLIC: dict[str, tuple[int | None, ...]] = {  # the dims of sequences of argum
     "band_out": (-2, -1),
     "band_in": (-2, -2),
     "window_softmax": (-2,),
-    "attention": (-2, -2, -2, -2, None, -1, -1),  # a bias (H, W) has none
+    "attention": (-2, -2, -2, -2, None, -1, -1),
 }
 
 
@@ -60,11 +60,11 @@ def over_ranks() -> Any:
 
 def whole(op: str, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The arguments of an operator whose queries are not sharded within their sequences: none of them is."""
-    dims = [*_PUBLIC.get(op, ()), *[None] * len(tensors)]
-    return [
-        x if x is None or dim is None or (x.ndim == 2 and dim == -2 and op == "attention") else gathered(x, x.ndim + dim)
-        for x, dim in zip(tensors, dims, strict=False)
-    ]
+    ready = list(tensors)
+    for n, (x, dim) in enumerate(zip(tensors, _PUBLIC.get(op, ()), strict=False)):
+        if x is not None and dim is not None and not (n == _BIAS and x.ndim == 2):  # a bias (H, W) has no rows
+            ready[n] = gathered(x, x.ndim + dim)
+    return ready
 
 
 def prepare_attention(args: tuple[Any, ...], num_tensors: int) -> tuple[Any, ...]:
