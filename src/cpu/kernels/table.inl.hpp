@@ -11,7 +11,8 @@ namespace window_matmul::cpu {
 namespace {
 
 // As many independent sums as the tile of the matrix kernels has: the rate of this loop is the peak that they are measured against.
-template <Simd S>
+// A: of the factors; bf16 for pairs.
+template <Simd S, class A = typename S::Scalar>
 index_t spin(index_t steps) {
   if constexpr (requires(typename S::Vec v) { v.low; }) return 0;  // emulated: a pair, which no register holds
   using T = typename S::Scalar;
@@ -23,30 +24,16 @@ index_t spin(index_t steps) {
   for (index_t step = 0; step < steps; ++step) {
     asm volatile("" : "+x"(a), "+x"(b));  // the factors stay in registers and are not known
 #pragma GCC unroll 32
-    for (int i = 0; i < kSums; ++i) sums[i] = S::fma(sums[i], a, b);
+    for (int i = 0; i < kSums; ++i) {
+      if constexpr (kInPairs<S, A>)
+        sums[i] = S::dot_pairs(a, b, sums[i]);
+      else
+        sums[i] = S::fma(sums[i], a, b);
+    }
   }
 #pragma GCC unroll 32
   for (int i = 0; i < kSums; ++i) asm volatile("" : : "x"(sums[i]));
-  return steps * kSums * S::kLanes;
-}
-
-// The same of products of pairs, the rate of which is that of bf16.
-template <HasDotPairs S>
-index_t spin_pairs(index_t steps) {
-  if constexpr (requires(typename S::Vec v) { v.low; }) return 0;
-  constexpr int kSums = S::kTileRows * S::kTileVecs;
-  typename S::Vec sums[kSums];
-#pragma GCC unroll 32
-  for (int i = 0; i < kSums; ++i) sums[i] = S::splat(static_cast<float>(i));
-  typename S::Vec a = S::zero(), b = S::zero();
-  for (index_t step = 0; step < steps; ++step) {
-    asm volatile("" : "+x"(a), "+x"(b));
-#pragma GCC unroll 32
-    for (int i = 0; i < kSums; ++i) sums[i] = S::dot_pairs(a, b, sums[i]);
-  }
-#pragma GCC unroll 32
-  for (int i = 0; i < kSums; ++i) asm volatile("" : : "x"(sums[i]));
-  return 2 * steps * kSums * S::kLanes;
+  return (kInPairs<S, A> ? 2 : 1) * steps * kSums * S::kLanes;
 }
 
 // Of bf16 alone.
@@ -60,7 +47,7 @@ constexpr IsaKernels make_kernels_in_pairs() {
   kernels.run[IsaKernels::kSoftmaxBackward][kBf16] = softmax_backward<S, bf16>;
   kernels.attention[kBf16] = attention_forward<S, bf16>;
   kernels.attention_backward[kBf16] = attention_backward<S, bf16>;
-  kernels.spin_f32 = spin_pairs<S>;
+  kernels.spin_f32 = spin<S, bf16>;
   return kernels;
 }
 
