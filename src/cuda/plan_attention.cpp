@@ -116,7 +116,7 @@ Plan configure_attention(const Problem& p, const Device& device) {
   Plan plan{p.op, p.dtype};
   plan.max_blocks = most_blocks(device);
   if (p.dtype == DType::f32) plan.precision = p.precision;
-  plan.head_dim = head_dim_of(p), plan.options = asks_scores(p.attention);
+  plan.head_dim = head_dim_of(p), plan.options = asks_scores(p.attention) || splits_of(p) > 1;
   plan.shared_bytes = attention_shared(line_of(p));
   return plan;
 }
