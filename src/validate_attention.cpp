@@ -5,14 +5,15 @@
 #include <cmath>
 
 #include "checks.hpp"
-#include "fill_attention.hpp"
+#include "validate_sequences.hpp"
 
 namespace window_matmul {
 namespace {
 
 using namespace checks;
 using Shape = std::initializer_list<index_t>;
-using Sizes = AttentionSizes;
+
+bool is_given(const TensorView& t) { return t.data != nullptr; }
 
 // Each check returns "" or what is wrong.
 
@@ -62,72 +63,6 @@ std::string wrong_numbers(const AttentionInputs& in, const Sizes& n) {
   if (in.global_tokens > 0 && in.global_mask.data != nullptr)
     return "global_tokens is " + text(in.global_tokens) + "; it needs to be 0 beside global_mask";
   return "";
-}
-
-std::string wrong_offsets(const char* name, const std::vector<index_t>& cu, const char* total_name, index_t total) {
-  const std::string what = std::string(name) + " ";
-  if (cu.front() < 0) return what + "begins with " + text(cu.front()) + "; it needs to begin with at least 0";
-  for (std::size_t s = 1; s < cu.size(); ++s)
-    if (cu[s] < cu[s - 1]) return what + "has " + text(cu[s]) + " after " + text(cu[s - 1]) + "; it needs to be non-decreasing";
-  if (cu.back() > total) return what + "ends with " + text(cu.back()) + "; it needs to end with at most " + total_name + ", " + text(total);
-  return "";
-}
-
-std::string wrong_packing(const AttentionInputs& in, const Sizes& n) {
-  if (in.cu_q.empty() && in.cu_k.empty()) return "";
-  if (in.cu_q.size() != in.cu_k.size())
-    return "cu_q has " + text(static_cast<index_t>(in.cu_q.size())) + " values and cu_k has " + text(static_cast<index_t>(in.cu_k.size())) +
-           "; they need as many as each other, one more than there are sequences";
-  if (n.b != 1) return "q " + shape_text(in.q) + ": dim 0 needs to be 1 where sequences are packed (cu_q)";
-  if (in.window.query_offset)
-    return "query_offset is " + text(*in.window.query_offset) + "; it needs to be left out where sequences are packed (cu_q)";
-  const std::string e = wrong_offsets("cu_q", in.cu_q, "the rows of q", n.lq);
-  return e.empty() ? wrong_offsets("cu_k", in.cu_k, "the rows of k", n.lk) : e;
-}
-
-// A number for each entry of the batch.
-std::string wrong_entries(const char* name, const std::vector<index_t>& of, const Sizes& n, Range allowed, const std::string& need) {
-  if (of.empty()) return "";
-  if (static_cast<index_t>(of.size()) != n.b)
-    return std::string(name) + " has " + text(static_cast<index_t>(of.size())) + " values; it needs one for each of the " + text(n.b) +
-           " entries of the batch";
-  for (std::size_t b = 0; b < of.size(); ++b)
-    if (!allowed.contains(of[b]))
-      return std::string(name) + "[" + text(static_cast<index_t>(b)) + "] is " + text(of[b]) + "; it needs to be " + need;
-  return "";
-}
-
-std::string wrong_lengths_and_offsets(const AttentionInputs& in, const Sizes& n) {
-  if (in.key_lengths.empty() && in.query_offsets.empty()) return "";
-  const char* first = in.key_lengths.empty() ? "query_offset" : "key_lengths";
-  if (!in.cu_q.empty()) return std::string(first) + " is given for each entry; it needs to be left out where sequences are packed (cu_q)";
-  if (!in.query_offsets.empty() && in.window.query_offset)
-    return "query_offset is " + text(*in.window.query_offset) + " for all entries; it needs to be left out beside one for each";
-  const std::string e = wrong_entries("key_lengths", in.key_lengths, n, {0, n.lk + 1}, "from 0 to Lk, " + text(n.lk));
-  if (!e.empty()) return e;
-  return wrong_entries("query_offset", in.query_offsets, n, {-kUnbounded, kUnbounded + 1}, "from -2^60 to 2^60");
-}
-
-// Of the numbers that a GPU alone knows, what can be said without them.
-std::string wrong_numbers_there(const AttentionInputs& in, const Sizes& n) {
-  const AttentionNumbers& there = in.there;
-  const auto wrong_count = [&](const char* name, const NumbersView& of) {
-    if (of.data == nullptr || of.count == n.b) return std::string();
-    return std::string(name) + " has " + text(of.count) + " values; it needs one for each of the " + text(n.b) + " entries of the batch";
-  };
-  if (!there.any_of_sequences()) return "";
-  if ((there.cu_q.data == nullptr) != (there.cu_k.data == nullptr) || there.cu_q.count != there.cu_k.count)
-    return "cu_q and cu_k need to be given together, with as many values";
-  if (there.cu_q.data != nullptr) {
-    if (there.cu_q.count < 1) return "cu_q has no values; it needs one more than there are sequences";
-    if (n.b != 1) return "q " + shape_text(in.q) + ": dim 0 needs to be 1 where sequences are packed (cu_q)";
-    if (there.key_lengths.data != nullptr || there.query_offsets.data != nullptr || in.window.query_offset)
-      return "key_lengths and query_offset need to be left out where sequences are packed (cu_q)";
-  }
-  if (there.query_offsets.data != nullptr && in.window.query_offset)
-    return "query_offset is " + text(*in.window.query_offset) + " for all entries; it needs to be left out beside one for each";
-  const std::string e = wrong_count("key_lengths", there.key_lengths);
-  return e.empty() ? wrong_count("query_offset", there.query_offsets) : e;
 }
 
 std::string wrong_bias_dtype(const char* name, const TensorView& t, DType dtype) {
@@ -229,6 +164,71 @@ std::string wrong_gradients(const AttentionCall& call) {
   return e.empty() ? wrong_gradient("d_sinks", g.d_sinks, "sinks", call.in.sinks) : e;
 }
 
+// ---- what is filled in --------------------------------------------------------------------------------------------------------------
+
+// With a bias, sides count its slots, and stay as they are.
+void fill_band(const AttentionInputs& in, const Sizes& n, Problem* p) {
+  AttentionOptions& a = p->attention;
+  p->band = {n.lq, n.lk, in.window.left, in.window.right, in.window.query_offset.value_or(n.lk - n.lq)};
+  a.cu_q = in.cu_q, a.cu_k = in.cu_k, a.key_lengths = in.key_lengths, a.shifts = in.query_offsets;
+  if (a.shifts.empty() && !in.window.query_offset)
+    for (const index_t length : a.key_lengths) a.shifts.push_back(length - n.lq);
+  a.packed_there = in.there.cu_q.data != nullptr;
+  a.aligns_last = in.there.key_lengths.data != nullptr && in.there.query_offsets.data == nullptr && !in.window.query_offset;
+  if (is_given(in.bias)) return;
+  if (in.there.query_offsets.data != nullptr) {  // what can be seen from there is for the kernels to say
+    p->band.left = smaller(p->band.left, kUnbounded), p->band.right = smaller(p->band.right, kUnbounded);
+    return;
+  }
+  Band longest = without_overhang(p->band);
+  for (const index_t shift : a.shifts) {
+    const Band other = without_overhang({n.lq, n.lk, in.window.left, in.window.right, shift});
+    longest.left = larger(longest.left, other.left), longest.right = larger(longest.right, other.right);
+  }
+  p->band = longest;
+}
+
+// (H, W) as (B, H, Lq, W).
+TensorView expanded_bias(const TensorView& bias, const Sizes& n) {
+  if (bias.rank != 2) return bias;
+  return {bias.data, bias.dtype, 4, {n.b, n.h, n.lq, bias.shape[1]}, {0, bias.stride[0], 0, bias.stride[1]}};
+}
+
+bool has_sequence_of_aligned_keys(const Problem& p) {
+  const AttentionOptions& a = p.attention;
+  const auto is_aligned = [](const Band& band) { return band.rows == band.cols && band.shift == 0; };
+  if (a.cu_q.empty() && a.key_lengths.empty() && a.shifts.empty()) return is_aligned(p.band);
+  for (index_t s = 0; s < num_sequences(p); ++s)
+    if (is_aligned(sequence_of(p, s).band)) return true;
+  return false;
+}
+
+void fill_options(const AttentionInputs& in, const Sizes& n, Problem* p) {
+  AttentionOptions& a = p->attention;
+  a.kv_heads = n.hkv, a.value_dim = n.dv;
+  a.scale = in.scale ? *in.scale : 1 / std::sqrt(static_cast<double>(n.d));
+  a.softcap = in.softcap, a.dropout_p = in.dropout_p;
+  if (is_given(in.bias)) a.bias = in.bias.rank == 2 ? AttentionOptions::Bias::per_slot : AttentionOptions::Bias::full;
+  a.key_mask = in.key_mask.data != nullptr, a.sinks = is_given(in.sinks), a.global_mask = in.global_mask.data != nullptr;
+  a.global_tokens = smaller(in.global_tokens, n.lk);
+  a.global_queries =
+      (a.global_mask || a.global_tokens > 0) && p->band.right > 0 && (in.there.any_of_sequences() || has_sequence_of_aligned_keys(*p));
+}
+
+void fill_args(const AttentionCall& call, const Sizes& n, AttentionArgs* a) {
+  const AttentionInputs& in = call.in;
+  a->q = in.q, a->k = in.k, a->v = in.v, a->sinks = in.sinks;
+  a->key_mask = in.key_mask, a->global_mask = in.global_mask, a->dropout_seed = in.dropout_seed, a->dropout_places = in.dropout_places;
+  a->there = in.there;
+  a->out = call.out, a->lse = call.lse;
+  if (is_given(in.bias)) a->bias = expanded_bias(in.bias, n);
+  if (call.gradients == nullptr) return;
+  const AttentionGradients& g = *call.gradients;
+  a->d_out = *call.d_out, a->d_lse = *call.d_lse;
+  a->d_q = g.d_q, a->d_k = g.d_k, a->d_v = g.d_v, a->d_sinks = g.d_sinks;
+  if (is_given(g.d_bias)) a->d_bias = expanded_bias(g.d_bias, n);
+}
+
 std::string wrong(const AttentionCall& call, Problem* problem, Args* args) {
   Sizes n{};
   std::string e = wrong_operands(call.in, &n);
@@ -236,8 +236,11 @@ std::string wrong(const AttentionCall& call, Problem* problem, Args* args) {
   if (e.empty()) e = wrong_outputs(call, n);
   if (e.empty()) e = wrong_gradients(call);
   if (!e.empty()) return e;
-  problem->attention.split_lse = is_given(call.lse) && is_split(call);
-  fill(call, n, problem, &args->attention);
+  problem->op = call.op(), problem->dtype = call.in.q.dtype, problem->batch = n.b, problem->heads = n.h, problem->dim = n.d;
+  fill_band(call.in, n, problem);
+  fill_options(call.in, n, problem);
+  problem->attention.wide_out = call.out.dtype != call.in.q.dtype, problem->attention.split_lse = is_given(call.lse) && is_split(call);
+  fill_args(call, n, &args->attention);
   return wrong_dilation(call.in.window, call.out, problem);
 }
 

@@ -3,7 +3,7 @@
 
 #include <map>
 
-#include "attention_lists.hpp"
+#include "attention_numbers.hpp"
 #include "attention_tolerance.hpp"
 #include "rows.hpp"
 

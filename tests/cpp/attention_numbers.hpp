@@ -1,4 +1,4 @@
-// tests/cpp/attention_lists.hpp: masks and numbers of entries as fused attention is given them.
+// tests/cpp/attention_numbers.hpp: masks, and numbers of sequences, as fused attention is given them.
 #pragma once
 
 #include <cstdint>
