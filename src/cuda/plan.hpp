@@ -25,7 +25,7 @@ struct Plan {  // a pure function of Problem and Device
   int lanes = 0;                 // softmax: threads that share a row
   std::size_t shared_bytes = 0;  // of a block
   int head_dim = 0;              // attention: what D and Dv are padded to, 64, 128 or 256
-  bool options = false;          // attention: any that asks something of single scores
+  bool options = false;          // attention: any that asks something of single scores, or keys in parts
   index_t max_blocks = 0;        // of a grid; blocks take further items in turn
   friend bool operator==(const Plan&, const Plan&) = default;
 };

@@ -133,7 +133,8 @@ Plan configure_attention(const Problem& p, const Device& device) {
   Plan plan{p.op, p.dtype};
   plan.max_blocks = most_blocks(device);
   if (p.dtype == DType::f32) plan.precision = p.precision;
-  plan.head_dim = attention_head_dim(p), plan.options = p.op == Op::attention ? asks_scores(p.attention) : has_backward_options(p);
+  plan.head_dim = attention_head_dim(p);
+  plan.options = p.op == Op::attention ? asks_scores(p.attention) || splits_of(p) > 1 : has_backward_options(p);
   plan.shared_bytes = shared_bytes_of(p);
   return plan;
 }

@@ -132,6 +132,7 @@ struct TensorCoreProduct {
     }
     __builtin_memcpy(run.e, word, 16);
   }
+
  private:
   WINDOW_MATMUL_DEVICE static bool all_of_four(bool mine) {
     std::uint32_t all = mine ? 1 : 0;
