@@ -8,6 +8,7 @@
 #pragma once
 
 #include "cpu/kernels/attention/backward_phases.inl.hpp"
+#include "cpu/kernels/attention/keys.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -44,6 +45,8 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
   static constexpr index_t kChunk = Shape::kChunk, kKeysOfTile = Shape::kKeys;
 
   const Scratch& scratch;
+  const Keys<S, E> key_rows{scores.gather, block.k, block.dim, block.held_k, scratch.k};
+  const Keys<S, E> value_rows{scores.gather, block.v, block.value_dim, block.held_v, scratch.v};
   Rows q{}, d_out{};
   T largest_query = 0;  // infinite where an element is not finite
   bool queries_finite = true;
@@ -84,7 +87,7 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
     const OnlineSoftmax<S, Scores<S, E, Shape>> softmax{scores, scratch.highest, scratch.log_total, scratch.factor};
     softmax.start();
     for_each_chunk([&](const Chunk& chunk) {
-      const Rows k = scores.gather.keys(block.k, chunk, block.dim, true, scratch.k);
+      const Rows k = key_rows.rows(chunk, true);
       scores.compute(chunk, k, is_wide(chunk, k, largest_of_rows(k, chunk.size(), block.dim)));
       softmax.exponentiate();
     });
@@ -125,13 +128,12 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
 
   // Adds to d_k and d_v of these keys, of the walk or of a list of global ones, and to the sums of d_q.
   void differentiate(const Chunk& chunk, const Sums<T>& d_k, const Sums<T>& d_v, const Sums<T>& d_q) {
-    const Rows k = scores.gather.keys(block.k, chunk, block.dim, true, scratch.k);
+    const Rows k = key_rows.rows(chunk, true);
     const T largest_key = largest_of_rows(k, chunk.size(), block.dim);
     scores.compute(chunk, k, is_wide(chunk, k, largest_key));
     Phases::exponentiate();
     if (Phases::wants_scores())
-      scores.multiply(scores.gather.keys(block.v, chunk, block.value_dim, false, scratch.v), scratch.d_out_transposed, block.value_dim,
-                      scratch.d_s);
+      scores.multiply(value_rows.rows(chunk, false), scratch.d_out_transposed, block.value_dim, scratch.d_s);
     Phases::subtract_and_share();
     if (Phases::wants_v) add_to_keys(scratch.p, d_out, block.value_dim, d_v);
     Phases::pass_to_products();
