@@ -132,8 +132,7 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
     const T largest_key = largest_of_rows(k, chunk.size(), block.dim);
     scores.compute(chunk, k, is_wide(chunk, k, largest_key));
     Phases::exponentiate();
-    if (Phases::wants_scores())
-      scores.multiply(value_rows.rows(chunk, false), scratch.d_out_transposed, block.value_dim, scratch.d_s);
+    if (Phases::wants_scores()) scores.multiply(value_rows.rows(chunk, false), scratch.d_out_transposed, block.value_dim, scratch.d_s);
     Phases::subtract_and_share();
     if (Phases::wants_v) add_to_keys(scratch.p, d_out, block.value_dim, d_v);
     Phases::pass_to_products();

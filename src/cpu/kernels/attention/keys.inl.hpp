@@ -1,7 +1,8 @@
 // src/cpu/kernels/attention/keys.inl.hpp: rows of k or of v, chunk by chunk: where they lie, or copied together while the window sees them.
 //
 // With heads inside a row of the tensor, (B, L, H, D), the rows of a head are H D elements apart: often by a power of two, and then all of
-// them share few sets of each cache, too few for a window. Each is copied once, as the window reaches it, into a ring as long as the window.
+// them share few sets of each cache, too few for a window. Each is copied once, as the window reaches it, into a ring as long as the
+// window.
 //
 //   keys   ... [begin ....... end) ...      held; key c lies in slot c modulo the number of slots
 //   ring   [ slot 0, 1, 2 ....... slots - 1 | slot 0, 1 .. once more, so that the keys of a chunk lie together ]
@@ -28,10 +29,9 @@ struct Keys {
   KeyRows<T> rows(const Chunk& chunk, bool as_vectors) const {
     if (!is_held || chunk.list != nullptr) return gather.keys(from, chunk, columns, as_vectors, packed);
     hold(chunk.keys);
-    return gather.in_place_or_packed({slot(chunk.keys.begin), stride, 1}, chunk.size(), columns, as_vectors, packed);
+    const E* const first = static_cast<const E*>(ring.data) + chunk.keys.begin % ring.keys * stride;
+    return gather.in_place_or_packed({first, stride, 1}, chunk.size(), columns, as_vectors, packed);
   }
-
-  E* slot(index_t key) const { return static_cast<E*>(ring.data) + key % ring.keys * stride; }
 
   void hold(Range keys) const {
     HeldRows& held = *ring.rows;
@@ -39,21 +39,29 @@ struct Keys {
     const bool same = held.address == from.address && held.first_key == walk.first_key && held.step == walk.step;
     if (!same || keys.begin < held.keys.begin || held.keys.end < keys.begin)
       held = {from.address, walk.first_key, walk.step, {keys.begin, keys.begin}};
-    for (; held.keys.end < keys.end; ++held.keys.end) copy(held.keys.end);
-    held.keys.begin = larger(held.keys.begin, held.keys.end - ring.keys);
+    if (keys.end <= held.keys.end) return;
+    copy({held.keys.end, keys.end});
+    held.keys = {larger(held.keys.begin, keys.end - ring.keys), keys.end};
   }
 
-  void copy(index_t key) const {
-    const E* const row = Matrix2<const E>(from).at(gather.walk.key(key), 0);
-    E* const to = slot(key);
-    copy(row, to);
-    if (key % ring.keys < kHeldTwice) copy(row, to + ring.keys * stride);
+  void copy(Range keys) const {
+    const Matrix2<const E> m(from);
+    index_t slot = keys.begin % ring.keys;
+    for (index_t key = keys.begin; key < keys.end; ++key) {
+      const E* const row = m.at(gather.walk.key(key), 0);
+      E* const to = static_cast<E*>(ring.data) + slot * stride;
+      copy_row(row, to);
+      if (slot < kHeldTwice) copy_row(row, to + ring.keys * stride);
+      if (++slot == ring.keys) slot = 0;
+    }
   }
-  void copy(const E* row, E* to) const {
-    if (from.col_stride == 1)
-      __builtin_memcpy(to, row, static_cast<std::size_t>(columns) * sizeof(E));
-    else
-      for (index_t n = 0; n < columns; ++n) to[n] = row[n * from.col_stride];
+
+  // Line by line: a call of memcpy takes longer than a short row.
+  void copy_row(const E* row, E* to) const {
+    constexpr index_t kLine = kCacheLine / static_cast<index_t>(sizeof(E));
+    index_t n = 0;
+    for (; from.col_stride == 1 && n + kLine <= columns; n += kLine) __builtin_memcpy(to + n, row + n, kCacheLine);
+    for (; n < columns; ++n) to[n] = row[n * from.col_stride];
   }
 };
 
