@@ -91,11 +91,13 @@ Operand AttentionPlan::rows_of(const TensorView& t, index_t batch, index_t head,
   return {reinterpret_cast<std::uintptr_t>(t.data) + static_cast<std::uintptr_t>(bytes), t.stride[2], t.rank > 3 ? t.stride[3] : 1};
 }
 
-// Where rows of k or v lie apart: as many keys as a block of queries sees. Wider windows are read where they lie.
+// Where rows of k or v lie apart: as many keys as a block of queries sees. Narrow windows, whose keys few blocks see, cost less where they
+// lie (measured); wide ones do not fit.
 index_t AttentionPlan::held_keys() const {
   const auto are_apart = [](const TensorView& t) { return t.stride[2] > t.shape[3] || (t.stride[3] != 1 && t.shape[3] > 1); };
   if (!are_apart(args_.k) && !are_apart(args_.v)) return 0;
-  const index_t keys = smaller(problem_.band.width(), problem_.band.cols) + kMaxQueryLanes;
+  const index_t reach = smaller(problem_.band.width(), problem_.band.cols), keys = reach + kMaxQueryLanes;
+  if (reach <= kMaxQueryLanes) return 0;
   const index_t row = padded(problem_.dim) + padded(problem_.attention.value_dim);
   return keys <= kHeldBytes / larger(row * static_cast<index_t>(size_of(problem_.dtype)), 1) ? keys : 0;
 }
