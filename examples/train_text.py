@@ -32,8 +32,9 @@ HELP = {
     "seed": "seed of the weights and batches",
     "threads": "torch threads",
     "attention": "what trains: the fused operator, or the explicit pair, which stores the scores",
+    "dtype": "of attention; bf16: under autocast, weights stay in fp32",
 }
-CHOICES = {"attention": ("fused", "explicit")}
+CHOICES = {"attention": ("fused", "explicit"), "dtype": ("fp32", "bf16")}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -41,8 +42,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     plan = parser.add_argument_group("settings of the run (--resume takes them from the checkpoint)")
     for setting in fields(Plan):
         default = "" if setting.default in (None, MISSING) else f" (default: {setting.default})"
-        kind = str if setting.name in ("text", "attention") else positive
         choices = CHOICES.get(setting.name)
+        kind = str if choices or setting.name == "text" else positive
         plan.add_argument(f"--{setting.name}", type=kind, choices=choices, default=argparse.SUPPRESS, help=HELP[setting.name] + default)
     parser.add_argument("--resume", action="store_true", help="continue the run whose checkpoint is in the output folder")
     parser.add_argument("--out", type=Path, default=ROOT / "demo", help="folder of report, pictures and checkpoint (default: demo)")
@@ -85,7 +86,8 @@ def run(args: argparse.Namespace) -> None:
     plan, corpus = trainer.plan, trainer.corpus
     print(f"text: {corpus.name}, {len(corpus.training):,} bytes to learn from, {corpus.held_out.numel():,} held out")
     print(f"model: {plan.layers} layers, width {plan.width}, {plan.heads} heads, window ({plan.window}, 0), {plan.threads} threads")
-    of_attention = checks.check_attention(KINDS[plan.attention](plan.window), plan.window, plan.shape.head_dim)
+    checked = ("float32", "bfloat16") if plan.dtype == "bf16" else ("float32",)
+    of_attention = checks.check_attention(KINDS[plan.attention](plan.window), plan.window, plan.shape.head_dim, checked)
     say("attention", of_attention)
     trainer.train(checkpoint)
     of_model = checks.check_model(trainer.model, corpus.held_out[0, : plan.window + checks.BEYOND])

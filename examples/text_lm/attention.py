@@ -54,6 +54,19 @@ class DenseAttention(nn.Module):
             self.mask = band_mask(num_queries, num_keys, self.left)
 
 
+class InHalf(nn.Module):
+    """`core` under autocast: q, k and v are rounded to bf16, and so is its result; numbers in float64 are left alone."""
+
+    def __init__(self, core: nn.Module) -> None:
+        super().__init__()
+        self.core = core
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            out: Tensor = self.core(q, k, v)
+        return out.to(q.dtype)
+
+
 KINDS = {"fused": FusedAttention, "explicit": ExplicitAttention, "dense": DenseAttention}
 
 

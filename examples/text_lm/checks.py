@@ -12,7 +12,7 @@ from .writing import decode
 
 EXACT = 1e-11
 SAME_SUMS = "same sums in another order"
-IN_SINGLE = "twice the error of dense attention in float32"
+IN_DTYPE = "twice the error of dense attention in the same dtype"
 RECOMPUTED = "the rounding of the log-sum-exp, from which weights are computed again"
 BATCH = HEADS = 2  # independent of each other: two tell
 BEYOND = 261  # keys that the last query no longer sees; the sizes fill no block evenly
@@ -39,35 +39,33 @@ class Finding:
         return f"{self.what}, {self.dtype}, against {self.against}"
 
 
-def check_attention(core: Attends, left: int, head_dim: int) -> list[Finding]:
-    """Outputs and gradients of `core` against dense attention and the explicit pair, for equal lengths and with cached keys."""
+def check_attention(core: Attends, left: int, head_dim: int, dtypes: tuple[str, ...] = ("float32",)) -> list[Finding]:
+    """Outputs and gradients of `core` against dense attention and the explicit pair, for equal lengths and with cached keys.
+
+    In float64, and in other dtypes against what dense attention errs in these.
+    """
     pair = ExplicitAttention(left)
     findings = []
     for num_queries, num_keys, case in ((left + BEYOND, left + BEYOND, "training"), (5, left + BEYOND, "decoding")):
         inputs = _random_inputs(num_queries, num_keys, head_dim)
-        exact, plain = (
-            _outputs_and_gradients(lambda q, k, v: dense_attention(q, k, v, left), inputs, dtype)
-            for dtype in (torch.float64, torch.float32)
-        )
-        double, single = (_outputs_and_gradients(core, inputs, dtype) for dtype in (torch.float64, torch.float32))
-        explicit = _outputs_and_gradients(pair, inputs, torch.float64)
+        every = ("float64", *dtypes)
+        plain = {dtype: _outputs_and_gradients(lambda q, k, v: dense_attention(q, k, v, left), inputs, dtype) for dtype in every}
+        found = {dtype: _outputs_and_gradients(core, inputs, dtype) for dtype in every}
+        exact, double = plain["float64"], found["float64"]
+        explicit = _outputs_and_gradients(pair, inputs, "float64")
         largest = largest_logsumexp(inputs[0], inputs[1], left)
         for index, name in enumerate(("output", "gradient of q", "gradient of k", "gradient of v")):
             what = f"{name}, {case} shape"
             # Half a unit each for the log-sum-exp, for it in units of log 2, and a bit for log2 e.
-            allowed = 2 * _difference(plain[index], exact[index]) + torch.finfo(torch.float32).eps * (1.25 * largest if index else 1)
+            beside = torch.finfo(torch.float32).eps * (1.25 * largest if index else 1)
+            reason = f"{IN_DTYPE}, and {RECOMPUTED}" if index else IN_DTYPE
             findings += [
                 Finding(what, "dense attention", "float64", _difference(double[index], exact[index]), EXACT, SAME_SUMS),
                 Finding(what, "the explicit pair", "float64", _difference(double[index], explicit[index]), EXACT, SAME_SUMS),
-                Finding(
-                    what,
-                    "dense attention",
-                    "float32",
-                    _difference(single[index], exact[index]),
-                    allowed,
-                    f"{IN_SINGLE}, and {RECOMPUTED}" if index else IN_SINGLE,
-                ),
             ]
+            for dtype in dtypes:
+                error, plain_error = (_difference(results[dtype][index], exact[index]) for results in (found, plain))
+                findings.append(Finding(what, "dense attention", dtype, error, 2 * plain_error + beside, reason))
     return _passed(findings)
 
 
@@ -117,8 +115,8 @@ def _random_inputs(num_queries: int, num_keys: int, head_dim: int) -> list[Tenso
     return [2 * torch.randn(BATCH, HEADS, length, head_dim, generator=generator) for length in lengths]
 
 
-def _outputs_and_gradients(attention: Attends | nn.Module, inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    q, k, v, upstream = (x.to(dtype, copy=True).requires_grad_() for x in inputs)
+def _outputs_and_gradients(attention: Attends | nn.Module, inputs: list[Tensor], dtype: str) -> list[Tensor]:
+    q, k, v, upstream = (x.to(getattr(torch, dtype), copy=True).requires_grad_() for x in inputs)
     out = attention(q, k, v)
     if not out.requires_grad:
         return [out, *map(torch.zeros_like, (q, k, v))]

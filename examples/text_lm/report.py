@@ -8,7 +8,7 @@ import torch
 import window_matmul
 
 from .bound import BROKEN
-from .checks import EXACT, IN_SINGLE, RECOMPUTED, SAME_SUMS, Finding
+from .checks import EXACT, IN_DTYPE, RECOMPUTED, SAME_SUMS, Finding
 from .cost import Cost, Curve
 from .pictures import NAMES
 from .training import Trainer
@@ -153,21 +153,22 @@ def _digits(value: float) -> str:
 
 def _checks(results: Results) -> str:
     found = {(f.what, f.dtype, f.against): f for f in results.of_attention}
+    dtypes = [dtype for dtype in dict.fromkeys(f.dtype for f in results.of_attention) if dtype != "float64"]
     rows = []
     for what in dict.fromkeys(f.what for f in results.of_attention):
         double = [found[what, "float64", against].error for against in ("dense attention", "the explicit pair")]
-        single = found[what, "float32", "dense attention"]
-        rows.append(f"| {what} | {double[0]:.1e} | {double[1]:.1e} | {single.error:.1e} | {single.bound:.1e} |")
+        others = [found[what, dtype, "dense attention"] for dtype in dtypes]
+        rows.append(f"| {what} | {double[0]:.1e} | {double[1]:.1e} |" + "".join(f" {f.error:.1e} | {f.bound:.1e} |" for f in others))
     numbers = "\n".join(rows)
     text = "\n".join(f"| {f.what} | {f.against} | {f.error:.1e} |" for f in results.of_model)
     return f"""## Checks
-The error is the length of the difference over the length of the expected. In float64 it may be {EXACT:.0e} ({SAME_SUMS}). In float32 it is
-measured from dense attention in float64, and may be {IN_SINGLE}; for gradients also {RECOMPUTED}.
+The error is the length of the difference over the length of the expected. In float64 it may be {EXACT:.0e} ({SAME_SUMS}). In other
+dtypes it is measured from dense attention in float64, and may be {IN_DTYPE}; for gradients also {RECOMPUTED}.
 
 Before the training, attention of random numbers:
 
-| quantity | float64, dense attention | float64, explicit pair | float32 | allowed in float32 |
-|---|---|---|---|---|
+| quantity | float64, dense attention | float64, explicit pair |{"".join(f" {dtype} | allowed in {dtype} |" for dtype in dtypes)}
+|---|---|---|{"---|---|" * len(dtypes)}
 {numbers}
 
 After it, the model on held-out text, in float64:

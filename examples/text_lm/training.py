@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from .attention import KINDS
+from .attention import KINDS, InHalf
 from .model import LanguageModel, Shape
 from .muon import Muon
 from .text import Corpus, batch
@@ -39,6 +39,7 @@ class Plan:
     seed: int = 1
     threads: int = field(default_factory=torch.get_num_threads)
     attention: str = "fused"  # of attention.KINDS
+    dtype: str = "fp32"  # in which attention is computed; bf16: under autocast, beside weights in fp32
 
     @property
     def shape(self) -> Shape:
@@ -77,7 +78,7 @@ class Trainer:
     def __init__(self, plan: Plan, corpus: Corpus, core: Callable[[int], nn.Module] | None = None) -> None:
         self.plan, self.corpus = plan, corpus
         torch.manual_seed(plan.seed)
-        self.model = LanguageModel(plan.shape, core or KINDS[plan.attention])
+        self.model = LanguageModel(plan.shape, in_dtype(plan.dtype, core or KINDS[plan.attention]))
         self.generator = torch.Generator().manual_seed(plan.seed)
         matrices = [weight for weight in self.model.blocks.parameters() if weight.ndim == 2]
         chosen = set(matrices)
@@ -158,6 +159,10 @@ class Trainer:
         self.generator.set_state(state["generator"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
+
+
+def in_dtype(dtype: str, core: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
+    return core if dtype == "fp32" else lambda left: InHalf(core(left))
 
 
 def stored_plan(path: Path) -> Plan:

@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "kept_blocks.hpp"
 #include "window_matmul/status.hpp"
 #include "window_matmul/tensor.hpp"
 
@@ -116,8 +117,10 @@ inline Tensor allocate(const Tensor& like, TensorView* view, const int* order = 
   require(fits, "the shape of the result", text_of_shape(*view), "so small that its size fits into 64 bits");
   std::int32_t device = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
-  AtenTensorHandle handle = nullptr;
-  if (aoti_torch_empty_strided(view->rank, view->shape, view->stride, torch_dtype(view->dtype), device, like.get_device_index(), &handle)) {
+  AtenTensorHandle handle =
+      like.is_cpu() && !nothing ? tensor_on_kept_block(*view, torch_dtype(view->dtype), device, like.get_device_index(), bytes) : nullptr;
+  if (handle == nullptr &&
+      aoti_torch_empty_strided(view->rank, view->shape, view->stride, torch_dtype(view->dtype), device, like.get_device_index(), &handle)) {
     throw std::runtime_error("cannot allocate the result of shape " + text_of_shape(*view) + ", " + std::to_string(bytes) + " bytes" +
                              (like.is_cpu() ? "" : " on cuda:" + std::to_string(like.get_device_index())) + ": " + torch_error());
   }

@@ -7,6 +7,7 @@ from ._load import version as __version__
 from .attention import window_attention, window_attention_varlen
 from .cache import RollingCache
 from .functional import unwindow_matmul, window_matmul, window_softmax
+from .memory import release_memory
 from .states import merge_states
 from .window import Window
 
@@ -16,6 +17,7 @@ __all__ = [
     "__version__",
     "merge_states",
     "nn",
+    "release_memory",
     "unwindow_matmul",
     "window_attention",
     "window_attention_varlen",

@@ -1,8 +1,10 @@
 // src/cpu/scratch.hpp: memory besides the tensors: what a thread keeps between calls, what a call holds, and items run with it.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <cstring>
 #include <memory>
 
 #include "window_matmul/problem.hpp"
@@ -13,6 +15,7 @@ namespace window_matmul::cpu {
 constexpr index_t element_bytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }  // of sums and of packed operands
 
 constexpr std::size_t kKeptScratch = std::size_t{4} << 20;
+constexpr std::size_t kZeroedScratch = 128;  // the first bytes, before a thread's first item of a call
 
 // Memory for the items of a call that one thread runs, 64-byte aligned. Fresh pages for each call would cost more than small problems take:
 // up to kKeptScratch is kept by the thread, and there is one such object at a time. What takes more goes back to the system with its
@@ -47,6 +50,7 @@ Status run_items(const Executor& executor, RunStats* stats, index_t count, std::
   executor.for_each_range(count, [&](index_t begin, index_t end) {
     const Scratch scratch(bytes);
     if (scratch.data() == nullptr) return no_memory.store(true);
+    std::memset(scratch.data(), 0, std::min(bytes, kZeroedScratch));
     index_t done = 0;
     for (index_t item = begin; item < end; ++item) f(item, scratch.data(), &done);
     multiply_adds += done;

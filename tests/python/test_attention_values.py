@@ -43,6 +43,30 @@ def test_layouts(backend: str, layout: Callable[[Tensor], Tensor], dtype: torch.
         check_case(case, dtype, layout)
 
 
+LONG = [
+    Case(Rule(60, 43), 700, 700, heads=4, dim=16, value_dim=20),
+    Case(Rule(50, 50, 3), 900, 890, batch=1, dim=9, value_dim=16, global_tokens=3, sinks=True),
+    Case(Rule(120, 0), 600, 620, heads=4, kv_heads=2, dim=16, value_dim=32, key_mask=True),
+]
+
+
+@by_dtype
+@pytest.mark.parametrize("case", LONG, ids=str)
+def test_heads_inside_a_row(backend: str, case: Case, dtype: torch.dtype) -> None:
+    """(B, L, H, D) seen transposed: keys are copied into a ring, which these go around several times. The bits of contiguous heads."""
+    tensors = case.tensors(dtype)
+    cotangents = tuple(torch.randn_like(x) for x in case.ours(tensors))
+    found = []
+    for moved in (False, True):
+        inside = {name: x.transpose(1, 2).contiguous().transpose(1, 2) for name, x in tensors.items() if moved and name in ("q", "k", "v")}
+        given = leaves(tensors | inside)
+        results = case.ours(given)
+        found.append((*results, *gradients(results, given, cotangents).values()))
+    assert found[1][0].stride() != found[0][0].stride()  # results lie as q lies
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
 def test_masks_may_be_views(backend: str) -> None:
     case = Case(Rule(2, 1), key_mask=True, global_mask=True, queries=9)
     tensors = case.tensors()

@@ -106,8 +106,8 @@ def test_resume_refuses_other_settings_and_other_text(demo: Any, words: Path, tm
 
 @pytest.mark.parametrize("kind", attention.KINDS)
 def test_every_kind_of_attention_passes_the_checks(kind: str) -> None:
-    findings = checks.check_attention(attention.KINDS[kind](left=20), 20, 16)
-    assert len(findings) == 24
+    findings = checks.check_attention(attention.KINDS[kind](left=20), 20, 16, ("float32", "bfloat16"))
+    assert len(findings) == 32
     assert {f.against for f in findings} == {"dense attention", "the explicit pair"}
 
 
@@ -168,6 +168,20 @@ def test_explicit_attention_learns_the_same(demo: Any, tmp_path: Path) -> None:
         ends.append(torch.load(tmp_path / kind / "checkpoint.pt")["losses"])
     torch.testing.assert_close(*(torch.tensor(losses) for losses in ends), rtol=1e-3, atol=0)  # six steps of float32
     assert "`window_matmul -> window_softmax -> unwindow_matmul`" in (tmp_path / "explicit" / "report.md").read_text()
+
+
+def test_attention_in_bf16_learns_the_same(demo: Any, tmp_path: Path) -> None:
+    ends = {}
+    for dtype in ("fp32", "bf16"):
+        assert demo(tmp_path / dtype, "--dtype", dtype) == 0
+        ends[dtype] = torch.load(tmp_path / dtype / "checkpoint.pt")
+    losses, held_out = ([end[name] for end in ends.values()] for name in ("losses", "held_out"))
+    assert losses[0][1:] != losses[1][1:]  # at the first step a block passes nothing on
+    (_, single), (_, half) = (all_of_one[-1] for all_of_one in held_out)
+    assert half == pytest.approx(single, rel=0.01)
+    assert all(weight.dtype == torch.float32 for weight in ends["bf16"]["model"].values())
+    report = (tmp_path / "bf16" / "report.md").read_text()
+    assert "| dtype | bf16 |" in report and "allowed in bfloat16" in report
 
 
 def test_half_the_heads_begin_by_looking_near() -> None:

@@ -49,7 +49,8 @@ class Forward {
     const ForwardItem& item = items_[i];
     AttentionBlock block = plan_.block_of(item.sequence, item.head / plan_.group(), plan_.problem().dilation_of(item.head));
     block.rows = item.rows, block.held_steps = held_steps_;
-    block.scratch = scratch, block.multiply_adds = multiply_adds;
+    block.multiply_adds = multiply_adds;
+    plan_.give_scratch(scratch, &block);
     item.num_heads > 0 ? run_few(&block, i) : run_many(&block, item);
   }
 
@@ -116,7 +117,7 @@ Status run_attention(AttentionKernel kernel, const Problem& problem, const Confi
   Forward forward(kernel, plan, items, config);
   if (!forward.has_memory()) return no_room(forward.sums_bytes());
   const auto run_item = [&](index_t item, void* scratch, index_t* multiply_adds) { forward.run(item, scratch, multiply_adds); };
-  const std::size_t bytes = std::max(scratch_bytes(problem), scratch_bytes_in_pairs(problem, config));
+  const std::size_t bytes = plan.held_bytes() + std::max(scratch_bytes(problem), scratch_bytes_in_pairs(problem, config));
   return run_items(args.executor, args.stats, items.size(), bytes, run_item);
 }
 

@@ -45,7 +45,8 @@ void run_item(AttentionKernel kernel, const Run& run, const Item& item, void* sc
   block.global_keys = globals.keys.data(), block.num_global_keys = static_cast<index_t>(globals.keys.size());
   block.skips_global_queries = globals.queries;
   block.key_sums = key_sums_of(run, item);
-  block.scratch = scratch, block.multiply_adds = multiply_adds;
+  block.multiply_adds = multiply_adds;
+  run.plan.give_scratch(scratch, &block);
   kernel(block);
 }
 
@@ -82,7 +83,7 @@ Status run_attention_backward(AttentionKernel kernel, const Problem& problem, co
     if (sums == nullptr) return no_room(sums_bytes);
     const Run run{plan, items, sums.get(), totals.get()};
     const auto run_one = [&](index_t i, void* scratch, index_t* multiply_adds) { run_item(kernel, run, items[i], scratch, multiply_adds); };
-    const std::size_t bytes_of_scratch = scratch_bytes(problem, items.capacity()) + scratch_bytes_in_pairs(problem);
+    const std::size_t bytes_of_scratch = plan.held_bytes() + scratch_bytes(problem, items.capacity()) + scratch_bytes_in_pairs(problem);
     const Status status = run_items(args.executor, args.stats, items.size(), bytes_of_scratch, run_one);
     if (!status.ok()) return status;
     add_up(run, args.executor);

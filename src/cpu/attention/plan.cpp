@@ -3,12 +3,16 @@
 
 #include <cmath>
 
+#include "cpu/scratch.hpp"
 #include "dropout.hpp"
 #include "half.hpp"
 #include "scale.hpp"
 
 namespace window_matmul::cpu {
 namespace {
+
+constexpr index_t kHeldBytes = index_t{2} << 20;  // half of what a thread keeps
+static_assert(2 * sizeof(HeldRows) <= kZeroedScratch);
 
 double element(const TensorView& t, index_t i) {
   const auto* at = static_cast<const std::byte*>(t.data) + i * t.stride[0] * static_cast<index_t>(size_of(t.dtype));
@@ -79,6 +83,34 @@ Operand AttentionPlan::rows_of(const TensorView& t, index_t batch, index_t head,
   const index_t offset = batch * t.stride[0] + head * t.stride[1] + first * t.stride[2];
   const index_t bytes = offset * static_cast<index_t>(size_of(t.dtype));
   return {reinterpret_cast<std::uintptr_t>(t.data) + static_cast<std::uintptr_t>(bytes), t.stride[2], t.rank > 3 ? t.stride[3] : 1};
+}
+
+// Where rows of k or v lie apart: as many keys as a block of queries sees. Narrow windows, whose keys few blocks see, cost less where they
+// lie (measured); wide ones do not fit.
+index_t AttentionPlan::held_keys() const {
+  const auto are_apart = [](const TensorView& t) { return t.stride[2] > t.shape[3] || (t.stride[3] != 1 && t.shape[3] > 1); };
+  if (!are_apart(args_.k) && !are_apart(args_.v)) return 0;
+  const index_t reach = smaller(problem_.band.width(), problem_.band.cols), keys = reach + kMaxQueryLanes;
+  if (reach <= kMaxQueryLanes) return 0;
+  const index_t row = padded(problem_.dim) + padded(problem_.attention.value_dim);
+  return keys <= kHeldBytes / larger(row * static_cast<index_t>(size_of(problem_.dtype)), 1) ? keys : 0;
+}
+
+index_t AttentionPlan::held_bytes_of(index_t columns) const {
+  const auto bytes = static_cast<index_t>(size_of(problem_.dtype));
+  return held_slots(held_keys_) * held_stride(columns, bytes) * bytes;
+}
+
+std::size_t AttentionPlan::held_bytes() const {
+  return kZeroedScratch + static_cast<std::size_t>(held_bytes_of(problem_.dim) + held_bytes_of(problem_.attention.value_dim));
+}
+
+void AttentionPlan::give_scratch(void* scratch, AttentionBlock* block) const {
+  auto* const rows = static_cast<HeldRows*>(scratch);
+  std::byte* const copies = static_cast<std::byte*>(scratch) + kZeroedScratch;
+  block->held_k = {rows, copies, held_keys_};
+  block->held_v = {rows + 1, copies + held_bytes_of(problem_.dim), held_keys_};
+  block->scratch = static_cast<std::byte*>(scratch) + held_bytes();
 }
 
 AttentionBlock AttentionPlan::block_of(index_t s, index_t kv_head, index_t dilation) const {

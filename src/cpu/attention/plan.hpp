@@ -27,8 +27,11 @@ class AttentionPlan {
   index_t group() const { return problem_.heads / problem_.attention.kv_heads; }  // query heads of a key/value head
   bool is_alike(index_t kv_head) const;                                           // whether these have one dilation
 
-  // A block without rows, heads and walk: what all items of a key/value head share.
+  // A block without rows, heads, walk and scratch: what all items of a key/value head share.
   AttentionBlock block_of(index_t s, index_t kv_head, index_t dilation) const;
+  // Scratch, which begins with so many bytes for the rows that are held.
+  void give_scratch(void* scratch, AttentionBlock* block) const;
+  std::size_t held_bytes() const;
   AttentionHead head_of(index_t s, index_t head) const;
   // Rows of a (B, H, L, n) tensor, or of a (B, H, L) one, that belong to a sequence; without an address where there is no data.
   Operand rows_of(const TensorView& tensor, index_t batch, index_t head, index_t first) const;
@@ -37,12 +40,15 @@ class AttentionPlan {
   AttentionOptionsOfBlock options_of(index_t s) const;
   void set_scale(AttentionOptionsOfBlock* of) const;
   Tokens tokens_of(const MaskView& mask, index_t s) const;
+  index_t held_keys() const;
+  index_t held_bytes_of(index_t columns) const;
 
   const Problem& problem_;
   const AttentionArgs& args_;
   std::vector<Sequence> sequences_;
   std::vector<GlobalTokens> globals_;  // empty where there are none
   GlobalTokens none_;
+  index_t held_keys_ = held_keys();
 };
 
 // The walk of a dilation part, and that of global queries.

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "cpu/kernels/attention/backward_phases.inl.hpp"
+#include "cpu/kernels/attention/keys.inl.hpp"
 
 namespace window_matmul::cpu {
 namespace {
@@ -46,6 +47,8 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
   static constexpr index_t kChunk = Shape::kChunk, kKeysOfTile = Shape::kKeys;
 
   const Scratch& scratch;
+  const Keys<S, E> key_rows{scores.gather, block.k, block.dim, block.held_k, scratch.k};
+  const Keys<S, E> value_rows{scores.gather, block.v, block.value_dim, block.held_v, scratch.v};
   Rows q{}, d_out{}, k{};  // k: of the chunk
   T largest_query = 0, largest_key = 0;  // infinite where an element is not finite
   bool queries_finite = true;
@@ -139,7 +142,7 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
   }
 
   void compute(const Chunk& chunk) {
-    k = scores.gather.keys(block.k, chunk, block.dim, true, scratch.k);
+    k = key_rows.rows(chunk, true);
     largest_key = largest_of_rows(k, chunk.size(), block.dim);
     const bool wide = is_wide(chunk);
     if constexpr (kInPairs<S, E>)
@@ -151,10 +154,9 @@ struct AttentionBackward : BackwardPhases<S, E, Scores<S, E, BackwardShape<S>>> 
   // d_P, in the place of the gradients of scores.
   void multiply_with_values(const Chunk& chunk) const {
     const auto multiply = [&](const auto& v) { scores.multiply(v, scratch.d_out_transposed, block.value_dim, T{1}, scratch.d_s); };
-    if (kInPairs<S, E> && !block.options.out_is_f32)
-      multiply(scores.keys(block.v, chunk, block.value_dim, scratch.v));
-    else
-      multiply(scores.gather.keys(block.v, chunk, block.value_dim, false, scratch.v));
+    if constexpr (kInPairs<S, E>)
+      if (!block.options.out_is_f32) return multiply(scores.keys(block.v, chunk, block.value_dim, scratch.v));
+    multiply(value_rows.rows(chunk, false));
   }
 
   // ---- sums -------------------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@
 
 #include "cpu/kernels/attention/dropout.inl.hpp"
 #include "cpu/kernels/attention/few.inl.hpp"
+#include "cpu/kernels/attention/keys.inl.hpp"
 #include "cpu/kernels/attention/softmax.inl.hpp"
 
 namespace window_matmul::cpu {
@@ -36,6 +37,8 @@ struct AttentionForward {
   Prefetcher ahead{};
   Scores<S, E, Shape> scores{block, queries, tile, nullptr, ahead};
   const OnlineSoftmax<S, Scores<S, E, Shape>> softmax{scores, highest, total, factor};
+  const Keys<S, E> key_rows{scores.gather, block.k, block.dim, block.held_k, packed_k};
+  const Keys<S, E> value_rows{scores.gather, block.v, block.value_dim, block.held_v, packed_v};
   bool started = false;
   const bool* rewritten = nullptr;  // which rows of the block are written; null: all
 
@@ -56,7 +59,10 @@ struct AttentionForward {
     started = false;
     softmax.start();
     for_each_chunk(scores, rows, [&](const Chunk& chunk) {
-      scores.compute(chunk, scores.keys(block.k, chunk, block.dim, packed_k), wide);
+      if constexpr (kInPairs<S, E>)
+        scores.compute(chunk, scores.keys(block.k, chunk, block.dim, packed_k), wide);
+      else
+        scores.compute(chunk, key_rows.rows(chunk, false), wide);
       softmax.exponentiate();
       if (block.options.dropout_p > 0) drop();
       weigh(chunk, rows, exactly);
@@ -95,7 +101,7 @@ struct AttentionForward {
   }
 
   void weigh(const Chunk& chunk, Range rows, bool exactly) const {
-    const KeyRows<T> v = scores.gather.keys(block.v, chunk, block.value_dim, true, packed_v);
+    const KeyRows<T> v = value_rows.rows(chunk, true);
     for (index_t r = 0; r < rows.size(); r += S::kTileRows) {
       const Range some{rows.begin + r, smaller(rows.begin + r + S::kTileRows, rows.end)};
       const Range keys = scores.seen_by(some);

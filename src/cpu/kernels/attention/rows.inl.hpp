@@ -39,15 +39,23 @@ struct Gather {
 
   // In place where that is possible; as_vectors: whole vectors of a row are going to be read.
   KeyRows<T> keys(const Operand& from, const Chunk& chunk, index_t columns, bool as_vectors, T* packed) const {
-    if constexpr (std::is_same_v<E, T>)
-      if (as_vectors ? is_whole(from, chunk, columns) : chunk.list == nullptr) return stored(from, chunk);
+    if (chunk.list == nullptr) return in_place_or_packed(stored(from, chunk), chunk.size(), columns, as_vectors, packed);
     for (index_t c = 0; c < chunk.size(); ++c) row(from, position(chunk, c), columns, packed + c * padded(columns));
     return {packed, padded(columns), 1};
   }
+  KeyRows<T> in_place_or_packed(const KeyRows<E>& rows, index_t count, index_t columns, bool as_vectors, T* packed) const {
+    if constexpr (std::is_same_v<E, T>)
+      if (!as_vectors || (rows.col_stride == 1 && columns % S::kLanes == 0)) return rows;
+    for (index_t c = 0; c < count; ++c) row(rows.row(c), rows.col_stride, columns, packed + c * padded(columns));
+    return {packed, padded(columns), 1};
+  }
+
+  // Whether something else lies between the rows.
+  bool are_apart(const Operand& from, index_t columns) const { return from.col_stride != 1 || from.row_stride * walk.step > columns; }
 
   KeyRows<T> queries(const Operand& from, Range rows, index_t columns, T* packed) const {
     if constexpr (std::is_same_v<E, T>)
-      if (walk.query_list == nullptr && from.col_stride == 1 && columns % S::kLanes == 0)
+      if (walk.query_list == nullptr && !are_apart(from, columns) && columns % S::kLanes == 0)
         return {Matrix2<const E>(from).at(walk.query(rows.begin), 0), from.row_stride * walk.step, 1};
     for (index_t r = 0; r < rows.size(); ++r) row(from, walk.query(rows.begin + r), columns, packed + r * padded(columns));
     return {packed, padded(columns), 1};
@@ -55,7 +63,10 @@ struct Gather {
 
   // One row, with zeros up to a whole vector of any instruction set.
   void row(const Operand& from, index_t position, index_t columns, T* to) const {
-    read_row<S>(Matrix2<const E>(from).at(position, 0), from.col_stride, columns, to);
+    row(Matrix2<const E>(from).at(position, 0), from.col_stride, columns, to);
+  }
+  void row(const E* from, index_t stride, index_t columns, T* to) const {
+    read_row<S>(from, stride, columns, to);
     for (index_t n = columns; n < padded(columns); ++n) to[n] = 0;
   }
 

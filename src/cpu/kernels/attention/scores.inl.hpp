@@ -75,11 +75,8 @@ struct Scores {
       gather.transposed(of.q, rows, block.dim, unit(), queries, kQueries);
   }
 
-  KeyRows<K> keys(const Operand& from, const Chunk& of, index_t columns, T* packed) const {
-    if constexpr (kPairs)
-      return keys_in_pairs<S>(gather, from, of, columns, reinterpret_cast<bf16*>(packed));
-    else
-      return gather.keys(from, of, columns, false, packed);
+  PairRows keys(const Operand& from, const Chunk& of, index_t columns, T* packed) const {
+    return keys_in_pairs<S>(gather, from, of, columns, reinterpret_cast<bf16*>(packed));
   }
 
   T unit() const {  // what products are multiplied with

@@ -1,0 +1,69 @@
+// src/cpu/kernels/attention/keys.inl.hpp: rows of k or of v, chunk by chunk: where they lie, or copied together while the window sees them.
+//
+// With heads inside a row of the tensor, (B, L, H, D), the rows of a head are H D elements apart: often by a power of two, and then all of
+// them share few sets of each cache, too few for a window. Each is copied once, as the window reaches it, into a ring as long as the
+// window.
+//
+//   keys   ... [begin ....... end) ...      held; key c lies in slot c modulo the number of slots
+//   ring   [ slot 0, 1, 2 ....... slots - 1 | slot 0, 1 .. once more, so that the keys of a chunk lie together ]
+#pragma once
+
+#include "cpu/kernels/attention/rows.inl.hpp"
+
+namespace window_matmul::cpu {
+namespace {
+
+template <Simd S, class E>
+struct Keys {
+  using T = typename S::Scalar;
+
+  const Gather<S, E>& gather;
+  const Operand& from;
+  const index_t columns;
+  const Held& ring;
+  T* const packed;  // [keys of a chunk][padded columns]
+  const bool is_held = ring.keys > 0 && gather.are_apart(from, columns);
+  const index_t stride = held_stride(columns, sizeof(E));
+
+  // as_vectors: whole vectors of a row are going to be read.
+  KeyRows<T> rows(const Chunk& chunk, bool as_vectors) const {
+    if (!is_held || chunk.list != nullptr) return gather.keys(from, chunk, columns, as_vectors, packed);
+    hold(chunk.keys);
+    const E* const first = static_cast<const E*>(ring.data) + chunk.keys.begin % ring.keys * stride;
+    return gather.in_place_or_packed({first, stride, 1}, chunk.size(), columns, as_vectors, packed);
+  }
+
+  void hold(Range keys) const {
+    HeldRows& held = *ring.rows;
+    const AttentionGeometry& walk = gather.walk;
+    const bool same = held.address == from.address && held.first_key == walk.first_key && held.step == walk.step;
+    if (!same || keys.begin < held.keys.begin || held.keys.end < keys.begin)
+      held = {from.address, walk.first_key, walk.step, {keys.begin, keys.begin}};
+    if (keys.end <= held.keys.end) return;
+    copy({held.keys.end, keys.end});
+    held.keys = {larger(held.keys.begin, keys.end - ring.keys), keys.end};
+  }
+
+  void copy(Range keys) const {
+    const Matrix2<const E> m(from);
+    index_t slot = keys.begin % ring.keys;
+    for (index_t key = keys.begin; key < keys.end; ++key) {
+      const E* const row = m.at(gather.walk.key(key), 0);
+      E* const to = static_cast<E*>(ring.data) + slot * stride;
+      copy_row(row, to);
+      if (slot < kHeldTwice) copy_row(row, to + ring.keys * stride);
+      if (++slot == ring.keys) slot = 0;
+    }
+  }
+
+  // Line by line: a call of memcpy takes longer than a short row.
+  void copy_row(const E* row, E* to) const {
+    constexpr index_t kLine = kCacheLine / static_cast<index_t>(sizeof(E));
+    index_t n = 0;
+    for (; from.col_stride == 1 && n + kLine <= columns; n += kLine) __builtin_memcpy(to + n, row + n, kCacheLine);
+    for (; n < columns; ++n) to[n] = row[n * from.col_stride];
+  }
+};
+
+}  // namespace
+}  // namespace window_matmul::cpu
