@@ -68,7 +68,8 @@ WINDOW_MATMUL_DEVICE void load_chunk(std::uint32_t to, std::uintptr_t address, i
   }
 }
 
-// Lines 0 .. Lines - 1, by all threads of the block. `seen(line)`: which of its elements exist, counted from the tile's first; `place(line)`: where it is kept.
+// Lines 0 .. Lines - 1, by all threads of the block. `seen(line)`: which of its elements exist, counted from the tile's first;
+// `place(line)`: where it is kept.
 template <class E, int Lines, int LineBytes, int Threads = kThreads, class Seen, class Place>
 WINDOW_MATMUL_DEVICE void load_tile(std::uint32_t to, const Source& source, Seen&& seen, Place&& place) {
   constexpr int kPerChunk = 16 / sizeof(E), kChunks = LineBytes / 16;
