@@ -39,7 +39,7 @@ OTHER_ROWS := 'from window_matmul.testing import backends; print(":".join(f"*/{r
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo check test test-cpp test-python test-doors test-sanitizers test-clang test-torch cuda bench lint format docs clean
+.PHONY: help install demo demo-distributed check test test-cpp test-python test-doors test-sanitizers test-clang test-torch cuda bench lint format docs clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ install: $(VENV)/.package ## make .venv and install the package into it
 
 demo: install ## train a small language model on real text and write demo/
 	$(BIN)/python examples/train_text.py $(ARGS)
+
+demo-distributed: install ## train it on long sequences that two processes hold halves of, beside one process; write demo/long
+	$(BIN)/python examples/train_long.py --out demo/one-process $(ARGS)
+	$(BIN)/torchrun --nproc-per-node 2 examples/train_long.py --compare-with demo/one-process $(ARGS)
 
 # Each Python test with its first and last parameters on its best kernel, and all C++ tests of the best kernel.
 check: install $(VENV)/.debian ## the telling tenth of the tests, in less than two minutes

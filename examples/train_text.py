@@ -3,14 +3,13 @@
 import argparse
 import re
 import sys
-from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from text_lm import bound, checks, cost, pictures, report
 from text_lm.attention import KINDS
 from text_lm.model import narrowed
+from text_lm.options import add_plan, new_plan, resumed_plan
 from text_lm.text import Corpus, one_byte_floor, read_text, split
 from text_lm.training import Plan, Stopped, Trainer, stored_plan
 from text_lm.writing import write
@@ -20,31 +19,11 @@ PROMPT = "The "
 WRITTEN = 1200  # bytes of generated text: more than a window
 TEMPERATURE = 0.6
 NARROWER = 8  # the report also says what the model needs with an eighth of its window
-HELP = {
-    "text": "a file to learn from (default: CPython's own documentation)",
-    "steps": "training steps",
-    "rows": "sequences in a batch",
-    "context": "bytes in a sequence",
-    "window": "bytes before its own that a query sees",
-    "layers": "layers",
-    "width": "model width",
-    "heads": "attention heads",
-    "seed": "seed of the weights and batches",
-    "threads": "torch threads",
-    "attention": "what trains: the fused operator, or the explicit pair, which stores the scores",
-    "dtype": "of attention; bf16: under autocast, weights stay in fp32",
-}
-CHOICES = {"attention": ("fused", "explicit"), "dtype": ("fp32", "bf16")}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a byte-level language model with windowed attention; write a report with pictures.")
-    plan = parser.add_argument_group("settings of the run (--resume takes them from the checkpoint)")
-    for setting in fields(Plan):
-        default = "" if setting.default in (None, MISSING) else f" (default: {setting.default})"
-        choices = CHOICES.get(setting.name)
-        kind = str if choices or setting.name == "text" else positive
-        plan.add_argument(f"--{setting.name}", type=kind, choices=choices, default=argparse.SUPPRESS, help=HELP[setting.name] + default)
+    add_plan(parser, Plan)
     parser.add_argument("--resume", action="store_true", help="continue the run whose checkpoint is in the output folder")
     parser.add_argument("--out", type=Path, default=ROOT / "demo", help="folder of report, pictures and checkpoint (default: demo)")
     parser.add_argument("--target", type=float, help="held-out bits per byte that must be reached (default settings have one of their own)")
@@ -52,27 +31,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {value}, needs at least 1")
-    return value
-
-
 def prepare(args: argparse.Namespace, checkpoint: Path) -> Trainer:
     """A fresh trainer, or the one that the checkpoint continues."""
-    given: dict[str, Any] = {setting.name: getattr(args, setting.name) for setting in fields(Plan) if setting.name in args}
     if not args.resume:
-        plan = Plan(**given)
+        plan = new_plan(args, Plan)
     elif not checkpoint.exists():
         raise ValueError(f"--resume: there is no {checkpoint}; start without --resume")
     else:
-        plan = stored_plan(checkpoint)
-        for name, value in given.items():
-            if value != getattr(plan, name):
-                raise ValueError(
-                    f"--{name} {value}: the run in {checkpoint} was begun with {getattr(plan, name)}; leave the option out to resume"
-                )
+        plan = resumed_plan(args, stored_plan(checkpoint), checkpoint)
     torch.set_num_threads(plan.threads)
     trainer = Trainer(plan, split(*read_text(plan.text)))
     if args.resume:

@@ -133,9 +133,9 @@ class LanguageModel(nn.Module):
         shape, dtype = self.shape, self.embedding.weight.dtype
         return [RollingCache(1, shape.heads, shape.head_dim, (shape.window, 0), dtype=dtype) for _ in range(shape.layers)]
 
-    def forward(self, tokens: Tensor, caches: Caches | None = None) -> Tensor:
-        """With caches, `tokens` follow what these have seen, and are appended to them."""
-        start = 0 if caches is None else caches[0].length
+    def forward(self, tokens: Tensor, caches: Caches | None = None, first: int = 0) -> Tensor:
+        """With caches, `tokens` follow what these have seen, and are appended to them; without, they stand from position `first` on."""
+        start = first if caches is None else caches[0].length
         assert isinstance(start, int)  # a list where rows differ
         x = self.embedding(tokens)
         turns = rotary_turns(start, tokens.shape[-1], self.shape.head_dim, x.dtype)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 # Odd quintic a*x + b*x^3 + c*x^5 of Jordan's "Muon" (2024): five rounds bring every singular value in (0, 1] near 1.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -45,5 +46,11 @@ class Muon(torch.optim.Optimizer):
             assert weight.grad is not None
             momentum.lerp_(weight.grad, 1 - group["momentum"])
             directions.append(weight.grad.lerp(momentum, group["momentum"]))  # Nesterov's look ahead
-        for weight, direction in zip(weights, orthogonalise(torch.stack(directions)), strict=True):
-            weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"] * scale)
+        whole = torch.stack([direction.full_tensor() if isinstance(direction, DTensor) else direction for direction in directions])
+        for weight, direction in zip(weights, orthogonalise(whole), strict=True):
+            weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(_as(weight, direction), alpha=-group["lr"] * scale)
+
+
+def _as(weight: Tensor, whole: Tensor) -> Tensor:
+    """The part of it that lies beside this process's part of the weight."""
+    return distribute_tensor(whole, weight.device_mesh, weight.placements, src_data_rank=None) if isinstance(weight, DTensor) else whole

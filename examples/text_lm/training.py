@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from .attention import KINDS, InHalf
@@ -80,13 +80,7 @@ class Trainer:
         torch.manual_seed(plan.seed)
         self.model = LanguageModel(plan.shape, in_dtype(plan.dtype, core or KINDS[plan.attention]))
         self.generator = torch.Generator().manual_seed(plan.seed)
-        matrices = [weight for weight in self.model.blocks.parameters() if weight.ndim == 2]
-        chosen = set(matrices)
-        others = [weight for weight in self.model.parameters() if weight not in chosen]
-        self.optimisers: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=LEARNING_RATE["muon"], weight_decay=0.1),
-            torch.optim.AdamW(others, lr=LEARNING_RATE["adamw"], betas=(0.9, 0.95), weight_decay=0.0),
-        ]
+        self.optimisers = optimisers(self.model)
         self.step = 0
         self.losses: list[float] = []  # training bits per byte of each step
         self.held_out: list[tuple[int, float]] = []  # (step, held-out bits per byte)
@@ -95,16 +89,21 @@ class Trainer:
         """One batch; returns its bits per byte."""
         share = self.step / self.plan.steps
         factor = min(1.0, (share + 1 / self.plan.steps) / WARMUP, (1 - share) / DECAY)
-        loss = self.model.loss(batch(self.corpus, self.plan.rows, self.plan.context, self.generator))
-        loss.backward()
+        loss = self.gradients(batch(self.corpus, self.plan.rows, self.plan.context, self.generator))
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimiser, rate in zip(self.optimisers, LEARNING_RATE.values(), strict=True):
             optimiser.param_groups[0]["lr"] = rate * factor
             optimiser.step()
             optimiser.zero_grad()
         self.step += 1
-        self.losses.append(loss.item() / math.log(2))
+        self.losses.append(loss / math.log(2))
         return self.losses[-1]
+
+    def gradients(self, tokens: Tensor) -> float:
+        """Fills the weights' gradients; returns the mean loss in nats."""
+        loss = self.model.loss(tokens)
+        loss.backward()
+        return loss.item()
 
     @torch.inference_mode()
     def evaluate(self, model: LanguageModel | None = None) -> float:
@@ -124,9 +123,13 @@ class Trainer:
                 held_out = f"{self.held_out[-1][1]:.3f}" if self.held_out else "-"
                 bar.set_postfix_str(f"bits/byte {bits:.3f}, held-out {held_out}", refresh=False)
                 bar.update(self.plan.tokens_per_step)
-                if stop.requested:
+                if self.is_stopped(stop.requested):
                     self.save(checkpoint)
                     raise Stopped
+
+    def is_stopped(self, requested: bool) -> bool:
+        """Whether training ends after this step, as a signal to this process asks."""
+        return requested
 
     def _bar(self, quiet: bool) -> Any:
         per_step = self.plan.tokens_per_step
@@ -163,6 +166,17 @@ class Trainer:
 
 def in_dtype(dtype: str, core: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
     return core if dtype == "fp32" else lambda left: InHalf(core(left))
+
+
+def optimisers(model: LanguageModel) -> list[torch.optim.Optimizer]:
+    """One for each of LEARNING_RATE: the matrices of the blocks, and everything else."""
+    matrices = [weight for weight in model.blocks.parameters() if weight.ndim == 2]
+    chosen = set(matrices)
+    others = [weight for weight in model.parameters() if weight not in chosen]
+    return [
+        Muon(matrices, lr=LEARNING_RATE["muon"], weight_decay=0.1),
+        torch.optim.AdamW(others, lr=LEARNING_RATE["adamw"], betas=(0.9, 0.95), weight_decay=0.0),
+    ]
 
 
 def stored_plan(path: Path) -> Plan:
