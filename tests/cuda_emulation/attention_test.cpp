@@ -103,6 +103,24 @@ TEST_P(Attention, DropsWhatTheOthersDrop) {
     c.window.dilation = {dilation};
     ASSERT_TRUE(check(c, 37));
   }
+  c.batch = 1, c.cu_q = {0, 15, 40}, c.cu_k = {0, 60, 140};
+  ASSERT_TRUE(check(c, 37));
+}
+
+// A key that the bias hides from everybody may hold anything.
+TEST_P(Attention, NothingComesFromHiddenKeys) {
+  AttentionCase c = as_computed(plain(40, 40, 9, 5), GetParam());
+  c.bias_rank = 4;
+  AttentionTrial trial(c, 38), finite(c, 38);
+  const RunOptions options{.device = &kAmpere, .precision = GetParam().precision};
+  const index_t key = 20;
+  for (AttentionTrial* t : {&trial, &finite}) {
+    t->on_gpu = true;
+    for (index_t row = key - 5; row <= key + 9; ++row) t->bias.set(row * c.width() + key - row + 9, -kInf);
+  }
+  for (index_t n = 0; n < c.dim; ++n) trial.k.set(key * c.dim + n, kNaN), trial.v.set(key * c.value_dim + n, kNaN);
+  for (AttentionTrial* t : {&trial, &finite}) ASSERT_EQ(t->run(Op::attention, options).message(), "");
+  for (index_t n = 0; n < trial.out.size(); ++n) ASSERT_NEAR(trial.out[n], finite.out[n], 0.02) << n;
 }
 
 INSTANTIATE_TEST_SUITE_P(Cuda, Attention, testing::ValuesIn(kArithmetics), [](const auto& test) { return name_of(test.param); });
