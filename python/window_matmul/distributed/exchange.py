@@ -29,84 +29,14 @@ def _apply(function: Any, *args: Any) -> Any:
 
 
 # ---- once differentiable, with time to compute in between ------------------------------------------------------------------------------
-class _Depart(Function):
-    """(trip, *tensors) -> an anchor, those of the tensors that have gradients, and the pieces to come."""
+class Way:
+    """What the steps of autograd know of an exchange: no tensor that has them as its history, or none of all that would ever be freed."""
 
-    @staticmethod
-    def forward(ctx: Any, trip: Trip, *tensors: Tensor) -> Tensors:
-        pieces = trip.depart(tensors)
-        ctx.trip = trip
-        ctx.mark_non_differentiable(*trip.without_gradient(pieces))
-        ctx.set_materialize_grads(False)
-        moving = [tensors[n] for n in trip.moving]
-        return moving[0].new_empty(0), *moving, *pieces
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, _anchor: Tensor | None, *gradients: Tensor | None) -> MaybeTensors:
-        return None, *ctx.trip.add_back(gradients)
-
-
-class _Arrive(Function):
-    """(trip, anchor, *pieces) -> the same, filled."""
-
-    @staticmethod
-    def forward(ctx: Any, trip: Trip, anchor: Tensor, *pieces: Tensor) -> Tensors:
-        trip.wait()
-        ctx.trip = trip
-        ctx.mark_non_differentiable(*trip.without_gradient(pieces))
-        return anchor, *pieces
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, anchor: Tensor, *gradients: Tensor) -> MaybeTensors:
-        ctx.trip.send_back(gradients)
-        return None, anchor, *(None for _ in gradients)
-
-
-class _Tie(Function):
-    """(out, anchor) -> out, whose gradient goes to both."""
-
-    @staticmethod
-    def forward(_ctx: Any, out: Tensor, _anchor: Tensor) -> Tensor:
-        return out.detach()  # a tensor of its own, and no view, which nobody could change in place
-
-    @staticmethod
-    @once_differentiable
-    def backward(_ctx: Any, gradient: Tensor) -> Tensors:
-        return gradient, gradient.new_empty(0)
-
-
-class Trip:
-    """One exchange: the tensors leave when it is made. `own` are the tensors as later steps are to use them."""
-
-    def __init__(self, link: Link, plan: Plan, tensors: Sequence[Tensor], dims: Sequence[int]) -> None:
-        self.route = route_of(link, plan, tensors, dims)
-        recorded = torch.is_grad_enabled()
-        self.moving = tuple(n for n, x in enumerate(tensors) if recorded and x.requires_grad)
-        self._way_back = self.route._replace(forms=tuple(self.route.forms[n] for n in self.moving))
+    def __init__(self, route: Route, moving: tuple[int, ...]) -> None:
+        self.route, self.moving = route, moving
+        self._way_back = route._replace(forms=tuple(route.forms[n] for n in moving))
         self._back: tuple[Messages, list[list[Tensor]]] | None = None
-        self.own, self._anchor = list(tensors), None
-        if self.moving:
-            self._anchor, *results = _apply(_Depart, self, *tensors)
-            for n, x in zip(self.moving, results, strict=False):
-                self.own[n] = x
-            self._pieces: Sequence[Tensor] = results[len(self.moving) :]
-        else:
-            self._pieces = self.depart(tensors)
 
-    def arrive(self) -> list[Sequence[Tensor]]:
-        """Of each rank in the plan, its rows of each tensor."""
-        if self._anchor is None:
-            self.wait()
-        else:
-            self._anchor, *self._pieces = _apply(_Arrive, self, self._anchor, *self._pieces)
-        return self.route.by_peer(self._pieces)
-
-    def tie(self, out: Tensor) -> Tensor:
-        return out if self._anchor is None else _apply(_Tie, out, self._anchor)
-
-    # What the steps of autograd call.
     def depart(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         self._there, pieces = self.route.out(tensors)
         return [x for of_peer in pieces for x in of_peer]
@@ -131,6 +61,82 @@ class Trip:
         self._way_back.add(own, came_back)
         found = dict(zip(self.moving, own, strict=True))
         return tuple(found.get(n) for n in range(len(self.route.forms)))
+
+
+class _Depart(Function):
+    """(way, *tensors) -> an anchor, those of the tensors that have gradients, and the pieces to come."""
+
+    @staticmethod
+    def forward(ctx: Any, way: Way, *tensors: Tensor) -> Tensors:
+        pieces = way.depart(tensors)
+        ctx.way = way
+        ctx.mark_non_differentiable(*way.without_gradient(pieces))
+        ctx.set_materialize_grads(False)
+        moving = [tensors[n] for n in way.moving]
+        return moving[0].new_empty(0), *moving, *pieces
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _anchor: Tensor | None, *gradients: Tensor | None) -> MaybeTensors:
+        return None, *ctx.way.add_back(gradients)
+
+
+class _Arrive(Function):
+    """(way, anchor, *pieces) -> the same, filled."""
+
+    @staticmethod
+    def forward(ctx: Any, way: Way, anchor: Tensor, *pieces: Tensor) -> Tensors:
+        way.wait()
+        ctx.way = way
+        ctx.mark_non_differentiable(*way.without_gradient(pieces))
+        return anchor, *pieces
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, anchor: Tensor, *gradients: Tensor) -> MaybeTensors:
+        ctx.way.send_back(gradients)
+        return None, anchor, *(None for _ in gradients)
+
+
+class _Tie(Function):
+    """(out, anchor) -> out, whose gradient goes to both."""
+
+    @staticmethod
+    def forward(_ctx: Any, out: Tensor, _anchor: Tensor) -> Tensor:
+        return out.detach()  # a tensor of its own, and no view, which nobody could change in place
+
+    @staticmethod
+    @once_differentiable
+    def backward(_ctx: Any, gradient: Tensor) -> Tensors:
+        return gradient, gradient.new_empty(0)
+
+
+class Trip:
+    """One exchange: the tensors leave when it is made. `own` are the tensors as later steps are to use them."""
+
+    def __init__(self, link: Link, plan: Plan, tensors: Sequence[Tensor], dims: Sequence[int]) -> None:
+        recorded = torch.is_grad_enabled()
+        moving = tuple(n for n, x in enumerate(tensors) if recorded and x.requires_grad)
+        self._way = Way(route_of(link, plan, tensors, dims), moving)
+        self.own, self._anchor = list(tensors), None
+        if moving:
+            self._anchor, *results = _apply(_Depart, self._way, *tensors)
+            for n, x in zip(moving, results, strict=False):
+                self.own[n] = x
+            self._pieces: Sequence[Tensor] = results[len(moving) :]
+        else:
+            self._pieces = self._way.depart(tensors)
+
+    def arrive(self) -> list[Sequence[Tensor]]:
+        """Of each rank in the plan, its rows of each tensor."""
+        if self._anchor is None:
+            self._way.wait()
+        else:
+            self._anchor, *self._pieces = _apply(_Arrive, self._way, self._anchor, *self._pieces)
+        return self._way.route.by_peer(self._pieces)
+
+    def tie(self, out: Tensor) -> Tensor:
+        return out if self._anchor is None else _apply(_Tie, out, self._anchor)
 
 
 # ---- differentiable to any order -------------------------------------------------------------------------------------------------------
