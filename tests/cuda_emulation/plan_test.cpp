@@ -52,7 +52,9 @@ TEST(Plan, GradientsOfFusedAttentionFitEveryDevice) {
         p.heads = 4, p.attention.kv_heads = 2, p.attention.value_dim = 8;
         std::string why_not;
         ASSERT_EQ(supports(p, device, &why_not), dim <= (size_of(dtype) == 2 ? 256 : 128)) << why_not;
-        if (why_not.empty()) EXPECT_LE(configure(p, device).shared_bytes, device.shared_bytes_per_block);
+        if (why_not.empty()) {
+          EXPECT_LE(configure(p, device).shared_bytes, device.shared_bytes_per_block);
+        }
       }
   Problem p = problem(Op::attention_backward, DType::bf16, 64);
   p.heads = 4, p.attention.kv_heads = 2, p.dilation = {1, 1, 3, 3};

@@ -84,7 +84,7 @@ def entries_of(numbers: model.Machine, cores: int = 2) -> list[dict[str, Any]]:
     return entries
 
 
-TRUE = model.Machine(pair=2e-11, row=3e-10, delays=1.5, round=2e-4, wire=1.1, byte=1e-9, piece=8e-9)
+TRUE = model.Machine(pair=1e-10, row=3e-10, delays=1.5, round=2e-4, wire=1.1, byte=1e-9, piece=1e-9)
 
 
 def test_the_model_finds_the_numbers_that_made_the_measurements() -> None:
