@@ -123,9 +123,9 @@ class Rows:
 
     def cut(self, wanted: Sequence[Ranges]) -> None:
         """This rank's rows of all that will be taken, in one step of autograd."""
-        found = {cut: None for ranges in wanted for x, *cut_ in self._found(ranges) if x is self._own for cut in [tuple(cut_)]}
-        if found and self._own.requires_grad:
-            self.cuts = dict(zip(found, parts_of(self._own, self.dim, tuple(found)), strict=True))
+        cuts = tuple(dict.fromkeys((at, size) for ranges in wanted for x, at, size in self._found(ranges) if x is self._own))
+        if cuts and self._own.requires_grad:
+            self.cuts = dict(zip(cuts, parts_of(self._own, self.dim, cuts), strict=True))
 
     def _add(self, x: Tensor, ranges: Ranges) -> None:
         at = 0
@@ -166,7 +166,7 @@ class _Parts(Function):
         return tuple(x.narrow(dim, begin, size) for begin, size in ranges)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
         there = [(g, *at) for g, at in zip(gradients, ctx.ranges, strict=True) if g is not None]
         if not there:
