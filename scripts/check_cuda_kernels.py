@@ -89,6 +89,42 @@ for kind, dims in PADDED.items():
         for options in (False, True):
             EXPECTED[f"AttentionForward<{kind}, {dim}{', options' if options else ''}>"] = attention(kind, dim, options)
 
+
+def gradients(kind: str, dim: int, form: str, options: bool) -> Expected:
+    """Of a backward kernel; form as in its name: BackwardKeys, and of which of its two sums."""
+    line, panel = dim * ELEMENT[kind], min(dim, 32 if kind == "float64" else 128)
+    columns, threads = 32 if line <= 256 and not options else 16, 256 if line <= 256 else 65536 // line
+    steps, factor = (dim // 16, 1) if kind == "half" else (dim // 8, 3)
+    scores, sums = steps * (columns // 8) * factor, columns // 8 * (panel // 8) * factor // (2 if kind == "half" else 1)
+    of_scores, of_sums = steps * (1 + columns // 16), columns // 16 * (panel // 16) if kind == "half" else 0
+    both = form == "BackwardKeys"
+    taken = {"BackwardSlots": 0, "BackwardKeys": 2}.get(form, 1)  # sums of the head dim
+    products = 1 if form == "BackwardKeys, of values" else 2 + (options and form != "BackwardSlots")  # the last one for the slope of a cap
+    on_tensor_cores = kind in ("half", "tf32")
+    matrix = products * scores + taken * sums if on_tensor_cores else 0
+    ldmatrix = products * of_scores + taken * of_sums if on_tensor_cores else 0
+    whole = columns * line // 16 // threads if kind == "half" else 0
+    copies = 2 * 7 + whole + form.startswith("BackwardKeys")  # rows and columns of any alignment; whole tiles; the queries' numbers
+    runs = panel // {"half": 16, "float64": 4}.get(kind, 8) * (2 if both else 1) if taken else 0
+    facts = (8 if kind == "float64" else 4) if form == "BackwardQueries" else 0  # of two rows, in two places
+    return Expected(256, matrix, ldmatrix, copies, runs + facts)
+
+
+def name_of_gradients(kind: str, dim: int, form: str, options: bool) -> str:
+    name, _, which = form.partition(", ")
+    return f"{name}<{kind}, {dim}{', options' if options else ''}{', ' + which if which else ''}>"
+
+
+for kind, dims in PADDED.items():
+    for dim in dims:
+        EXPECTED[f"BackwardSlots<{kind}, {dim}>"] = gradients(kind, dim, "BackwardSlots", True)
+        EXPECTED[f"SlotSums<{kind}, {dim}>"] = EXPECTED[f"SinkSums<{kind}, {dim}>"] = Expected(48, 0, 0, 0, 0)
+        for options in (False, True) if kind == "half" and dim <= 128 else (True,):
+            holds_both = dim * (8 if kind == "float64" else 4) <= (256 if options else 512)
+            keys = ("BackwardKeys",) if holds_both else ("BackwardKeys, of keys", "BackwardKeys, of values")
+            for form in ("BackwardQueries", *keys):
+                EXPECTED[name_of_gradients(kind, dim, form, options)] = gradients(kind, dim, form, options)
+
 ENTRY = re.compile(
     r"Compiling entry function '(?P<name>\S+)' for 'sm_(?P<arch>\d+)'.*?"
     r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?"

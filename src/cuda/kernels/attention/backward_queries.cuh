@@ -160,7 +160,8 @@ struct BackwardQueries : BackwardBlock<E, Dim, false, Options> {
     Sum sink_share = 0;
     if (launch.sinks.address != 0) {
       const Sum sink = extra_at<E, Sum>(launch.sinks.address, times(head, launch.sinks.head), launch.sinks_are_f32);
-      const Sum above = fused_multiply_add(sink, static_cast<Sum>(kLog2E), -facts.high) - facts.low;
+      const Sum in_units = fused_multiply_add(sink, static_cast<Sum>(kLog2E), Sum{0});  // rounded, as a bias of its size is
+      const Sum above = in_units - facts.high - facts.low;
       const Sum less = power_of_two(above > 0 ? -above : above), small = less / (1 + less), large = 1 / (1 + less);
       facts.share = above > 0 ? small : large, sink_share = above > 0 ? large : small;
     }
