@@ -98,7 +98,7 @@ def packings(draw: st.DrawFn) -> tuple[Any, ...]:
     return lengths, cu, (draw(st.integers(0, 6)), draw(st.integers(0, 6))), names, options
 
 
-@settings(max_examples=25)
+@settings(max_examples=60)
 @given(packings())
 def test_any_packing(packing: tuple[Any, ...]) -> None:
     lengths, cu, window, names, options = packing
