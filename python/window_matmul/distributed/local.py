@@ -12,7 +12,7 @@ from .exchange import Trip
 from .faults import Link
 from .global_tokens import GlobalTokens, seed_at, visible, with_global_rows
 from .halo import rows_after
-from .layout import Range, Ranges, Shards, overlap, plan_of, size_of, union
+from .layout import Shards, overlap, plan_of, size_of, union
 from .options import Arguments
 from .places import Piece, Reach, needs_of, pieces_of
 from .routes import Rows, index_of
@@ -33,12 +33,7 @@ class Call:
             self.shifts = [length - of_queries.length for length in a.lengths]
         keys = of_keys.length if a.key_lengths is None else max(a.lengths, default=0)
         before, behind = a.sides
-        self.queries: dict[Range, Tensor] = {}
         self.reach = Reach(min(self.shifts, default=0) - before, max(self.shifts, default=0) + behind, keys)
-
-    def ranges(self, piece: Piece) -> Ranges:
-        """The keys that a piece is computed with."""
-        return (piece.keys,) if self.globals is None else union((piece.keys, *self.globals.places))
 
     def depart(self) -> None:
         """Rows leave, and what does not need those of others is computed."""
@@ -51,25 +46,14 @@ class Call:
         own = [Rows(dim, x, self.runs) for dim, x in zip(self.dims, self.trip.own, strict=True)]
         self.results: list[tuple[Piece, Tensors]] = []
         self.late: list[Piece] = []
-        early: list[Piece] = []
         for run in self.of_queries.runs(rank) or ((0, 0),):  # no queries: their results are empty
             now, then = pieces_of(self.reach, run, self.runs, not self.plan.receives, self.globals is not None)
-            early += now
+            self.results += [(piece, self.attend(piece, own)) for piece in now]
             self.late += then
-        if len(early) + len(self.late) > 1 and torch.is_grad_enabled():
-            pieces = sorted([*early, *self.late], key=lambda piece: piece.queries)
-            for rows in own:
-                rows.cut([self.ranges(piece) for piece in pieces])
-            sizes = [piece.queries[1] - piece.queries[0] for piece in pieces]
-            self.queries = dict(zip((piece.queries for piece in pieces), a.q.split(sizes, 2), strict=True))
-        self.cuts = [rows.cuts for rows in own]
-        self.results += [(piece, self.attend(piece, own)) for piece in early]
 
     def arrive(self) -> Tensors:
         """This rank's rows of the result, and of the log-sum-exp."""
         rows = rows_after(self.trip, self.plan, self.dims, self.runs)
-        for of_tensor, cuts in zip(rows, self.cuts, strict=True):
-            of_tensor.cuts = cuts
         self.results += [(piece, self.attend(piece, rows)) for piece in self.late]
         self.results.sort(key=lambda result: result[0].queries)
         out = joined([out for _, (out, _) in self.results], self.a.q)
@@ -82,10 +66,9 @@ class Call:
         """Of some neighbouring queries of this rank."""
         a, (begin, end), start = self.a, piece.queries, piece.keys[0]
         first = self.of_queries.local(self.link.rank, begin)
-        q = self.queries.get(piece.queries)
-        q = a.q.narrow(2, first, end - begin) if q is None else q
+        q = a.q.narrow(2, first, end - begin)
         bias = a.bias if a.bias is None or a.bias.ndim == 2 else a.bias.narrow(2, first, end - begin)
-        ranges = self.ranges(piece)
+        ranges = (piece.keys,) if self.globals is None else union((piece.keys, *self.globals.places))
         start -= size_of(overlap(ranges, ((0, start),)))  # the place of the first key, were there no gaps before the window
         k, v, *masks = (x.take(ranges) for x in rows)
         key_mask, global_mask, lengths = masks[0] if masks else None, None, None

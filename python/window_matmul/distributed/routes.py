@@ -3,12 +3,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from .faults import Link, Messages, send_and_receive
 from .layout import Plan, Range, Ranges, overlap, size_of
@@ -118,14 +116,7 @@ class Rows:
     def __init__(self, dim: int, own: Tensor, runs: Ranges) -> None:
         self.dim, self._own = dim, own
         self._parts: list[tuple[Range, Tensor, int]] = []
-        self.cuts: dict[Range, Tensor] = {}
         self._add(own, runs)
-
-    def cut(self, wanted: Sequence[Ranges]) -> None:
-        """This rank's rows of all that will be taken, in one step of autograd."""
-        cuts = tuple(dict.fromkeys((at, size) for ranges in wanted for x, at, size in self._found(ranges) if x is self._own))
-        if cuts and self._own.requires_grad:
-            self.cuts = dict(zip(cuts, parts_of(self._own, self.dim, cuts), strict=True))
 
     def _add(self, x: Tensor, ranges: Ranges) -> None:
         at = 0
@@ -140,47 +131,8 @@ class Rows:
 
     def take(self, ranges: Ranges) -> Tensor:
         """All of them have to be there."""
-        parts = [self._narrow(x, begin, size) for x, begin, size in self._found(ranges)]
+        found = ((x, at - of[0], overlap((of,), ranges)) for of, x, at in self._parts)
+        parts = [x.narrow(self.dim, at + begin, end - begin) for x, at, here in found for begin, end in here]
         if not parts:
             return self._own.narrow(self.dim, 0, 0)
         return parts[0] if len(parts) == 1 else torch.cat(parts, self.dim)
-
-    def _found(self, ranges: Ranges) -> list[tuple[Tensor, int, int]]:
-        """Of which tensor which rows: the first, and their number."""
-        found = ((x, at - of[0], overlap((of,), ranges)) for of, x, at in self._parts)
-        return [(x, at + begin, end - begin) for x, at, here in found for begin, end in here]
-
-    def _narrow(self, x: Tensor, begin: int, size: int) -> Tensor:
-        cut = self.cuts.get((begin, size)) if x is self._own else None
-        return x.narrow(self.dim, begin, size) if cut is None else cut
-
-
-class _Parts(Function):
-    """(x, dim, (first row, number) of each part) -> the parts. The gradient is made once; those of narrow() would be a tensor of zeros for
-    each part, and then their sum."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, dim: int, ranges: Ranges) -> tuple[Tensor, ...]:
-        ctx.like, ctx.dim, ctx.ranges = torch.empty_like(x, device="meta"), dim, ranges
-        ctx.set_materialize_grads(False)
-        return tuple(x.narrow(dim, begin, size) for begin, size in ranges)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
-        there = [(g, *at) for g, at in zip(gradients, ctx.ranges, strict=True) if g is not None]
-        if not there:
-            return None, None, None
-        largest = max(range(len(there)), key=lambda n: there[n][2])
-        g, begin, size = there.pop(largest)
-        whole = torch.empty_like(ctx.like, dtype=g.dtype, device=g.device)
-        before, part, after = whole.split([begin, size, whole.shape[ctx.dim] - begin - size], ctx.dim)
-        before.zero_(), part.copy_(g), after.zero_()
-        for g, begin, size in there:
-            whole.narrow(ctx.dim, begin, size).add_(g)
-        return whole, None, None
-
-
-def parts_of(x: Tensor, dim: int, ranges: Ranges) -> tuple[Tensor, ...]:
-    apply: Any = _Parts.apply
-    return apply(x, dim, ranges)  # type: ignore[no-any-return]
