@@ -38,7 +38,7 @@ std::string list(const std::vector<index_t>& numbers) {
 std::string text_of(const AttentionOptions& a) {
   std::string text = " kv_heads=" + number(a.kv_heads) + " value_dim=" + number(a.value_dim) + " scale=" + number(a.scale);
   if (a.softcap != 0) text += " softcap=" + number(a.softcap);
-  if (a.dropout_p != 0) text += " dropout_p=" + number(a.dropout_p);
+  if (a.dropout_p != 0) text += " dropout_p=" + number(a.dropout_p) + (a.dropout_elsewhere ? " elsewhere" : "");
   if (a.bias != AttentionOptions::Bias::none) text += a.bias == AttentionOptions::Bias::full ? " bias=full" : " bias=per_slot";
   if (a.key_mask) text += " key_mask";
   if (a.sinks) text += " sinks";

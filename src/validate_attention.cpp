@@ -208,6 +208,7 @@ void fill_options(const AttentionInputs& in, const Sizes& n, Problem* p) {
   a.kv_heads = n.hkv, a.value_dim = n.dv;
   a.scale = in.scale ? *in.scale : 1 / std::sqrt(static_cast<double>(n.d));
   a.softcap = in.softcap, a.dropout_p = in.dropout_p;
+  a.dropout_elsewhere = a.dropout_p > 0 && in.dropout_places.queries != nullptr;
   if (is_given(in.bias)) a.bias = in.bias.rank == 2 ? AttentionOptions::Bias::per_slot : AttentionOptions::Bias::full;
   a.key_mask = in.key_mask.data != nullptr, a.sinks = is_given(in.sinks), a.global_mask = in.global_mask.data != nullptr;
   a.global_tokens = smaller(in.global_tokens, n.lk);

@@ -34,6 +34,7 @@ struct AttentionOptions {
   Bias bias = Bias::none;
   bool key_mask = false, sinks = false, global_mask = false;
   bool wide_out = false;   // out and its gradient in f32 beside halves
+  bool dropout_elsewhere = false;  // dropout draws at places of a larger call (DropoutPlaces)
   bool split_lse = false;  // forward: lse in two, the highest score and the log of the sum beside it
   index_t global_tokens = 0;     // at most Lk
   bool global_queries = false;   // the symmetric rule holds in some sequence: a global token's query sees every key

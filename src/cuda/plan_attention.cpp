@@ -123,6 +123,8 @@ bool supports_attention(const Problem& p, const Device& device, std::string* why
                                std::to_string(device.shared_bytes_per_block >> 10));
   if (is_extreme(p.attention.scale, p.attention.softcap))
     return refuse(why_not, "takes a scale of 0 or from 2^-40 to 2^40, and a softcap from 2^-100 to 2^100, which is at most 2^100 scales");
+  if (p.attention.dropout_elsewhere)
+    return refuse(why_not, "takes dropout at the places of this call, and these are places of a larger one");
   if (larger(p.band.rows, p.band.cols) > kMostRows) return refuse(why_not, "takes up to 2^30 queries and keys");
   for (const index_t dilation : p.dilation)
     if (dilation > kMostDilation) return refuse(why_not, "takes a dilation of at most 2^40");
