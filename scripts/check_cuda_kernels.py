@@ -84,7 +84,7 @@ def attention(kind: str, dim: int, options: bool) -> Expected:
 
 
 for kind, dims in PADDED.items():
-    EXPECTED[f"AttentionJoin<{kind}>"] = Expected(48, 0, 0, 0, 0)
+    EXPECTED[f"AttentionJoin<{kind}>"] = Expected(64 if kind == "float64" else 48, 0, 0, 0, 0)  # 64: as many as 1024 threads leave each
     for dim in dims:
         for options in (False, True):
             EXPECTED[f"AttentionForward<{kind}, {dim}{', options' if options else ''}>"] = attention(kind, dim, options)
