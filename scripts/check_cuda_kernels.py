@@ -68,6 +68,7 @@ PADDED = {"half": (64, 128, 256), "tf32": (64, 128), "float32": (64, 128), "floa
 ELEMENT = {"half": 2, "tf32": 4, "float32": 4, "float64": 8}
 SPILLS = 16_000  # of options, and of the longest lines without: to become none
 SPILL_WITHOUT_OPTIONS = {("half", 256), ("tf32", 128)}
+SPILLS_OF_FP64 = 200  # of gradients with options, whose sums and addresses take 255 registers and some more from sm_100 on
 
 
 def attention(kind: str, dim: int, options: bool) -> Expected:
@@ -107,7 +108,7 @@ def gradients(kind: str, dim: int, form: str, options: bool) -> Expected:
     copies = 2 * 7 + whole + form.startswith("BackwardKeys")  # rows and columns of any alignment; whole tiles; the queries' numbers
     runs = panel // {"half": 16, "float64": 4}.get(kind, 8) * (2 if both else 1) if taken else 0
     facts = (8 if kind == "float64" else 4) if form == "BackwardQueries" else 0  # of two rows, in two places
-    return Expected(256, matrix, ldmatrix, copies, runs + facts)
+    return Expected(256, matrix, ldmatrix, copies, runs + facts, SPILLS_OF_FP64 if kind == "float64" and options else 0)
 
 
 def name_of_gradients(kind: str, dim: int, form: str, options: bool) -> str:
