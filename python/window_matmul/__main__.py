@@ -32,7 +32,7 @@ def _kernel_lines(kernels: Callable[[str, str], dict[str, str]]) -> list[str]:
         for why_not, problems in sorted(answers.items(), key=lambda answer: len(answer[1])):
             which = "all others" if 2 * len(problems) > len(tables) else ", ".join(problems)
             what = "" if len(problems) == len(tables) else f"  ({which})"
-            lines.append(f"{name:14}{'no: ' + why_not if why_not else 'yes'}{what}")
+            lines.append(f"{name:16}{'no: ' + why_not if why_not else 'yes'}{what}")
     return lines
 
 

@@ -26,7 +26,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 torch.version.cuda = "13.0"
 import window_matmul
-from window_matmul import RollingCache, _load, unwindow_matmul, window_attention, window_matmul, window_softmax
+from window_matmul import RollingCache, _load, unwindow_matmul, window_attention, window_attention_varlen, window_matmul, window_softmax
 
 def refusal(f):
     try:
@@ -63,11 +63,11 @@ def test_torch_without_cuda() -> None:
 def test_the_library_loads_beside_any_torch_and_registers_its_kernels() -> None:
     child("""
 assert _load.why_no_cuda == "", _load.why_no_cuda
-for name in ("band_out", "band_in", "band_in_transposed", "window_softmax", "window_softmax_backward"):
+band = ("band_out", "band_in", "band_in_transposed", "window_softmax", "window_softmax_backward")
+for name in (*band, "attention", "attention_backward"):
     for op in (name, "_" + name):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"window_matmul::{op}", "CUDA"), op
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"window_matmul::{op}", "CPU"), op
-assert not torch._C._dispatch_has_kernel_for_dispatch_key("window_matmul::attention", "CUDA")
 x = torch.arange(6.0).view(3, 2)
 assert window_matmul(x, x.mT, 0).flatten().tolist() == [1, 13, 41]  # the CPU goes on
 """)
@@ -148,8 +148,8 @@ with FakeTensorMode():
     q, elsewhere = torch.randn(1, 2, 5, 4, device="cuda"), torch.randn(1, 2, 5, 4)
     out, lse = window_attention(q, q, q, 2, dropout_p=0.5, sinks=torch.zeros(2, device="cuda"), return_lse=True)
     assert (out.shape, out.device, lse.shape, lse.dtype) == (q.shape, q.device, q.shape[:3], torch.float32)
-    packed = window_attention_varlen(q[0], q[0], q[0], *(torch.tensor([0, 1, 2], device="cuda"),) * 2, 2)
-    assert packed.shape == q.shape[1:]
+    rows, bounds = torch.randn(5, 2, 4, device="cuda"), torch.zeros(3, dtype=torch.int32, device="cuda")
+    assert window_attention_varlen(rows, rows, rows, bounds, bounds, 2).shape == rows.shape
     for said in (
         refusal(lambda: window_attention(q, elsewhere, q, 2)),
         refusal(lambda: window_attention(q, q, q, 2, sinks=torch.zeros(2))),

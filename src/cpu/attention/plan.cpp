@@ -11,7 +11,7 @@
 namespace window_matmul::cpu {
 namespace {
 
-constexpr index_t kHeldBytes = index_t{2} << 20;  // half of what a thread keeps
+constexpr index_t kHeldBytes = index_t{1} << 20;  // a quarter of what a thread keeps: sums of keys take the rest beside a wide window
 static_assert(2 * sizeof(HeldRows) <= kZeroedScratch);
 
 double element(const TensorView& t, index_t i) {
