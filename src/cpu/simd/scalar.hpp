@@ -12,7 +12,7 @@ namespace {  // internal linkage: see docs/design.md, "One binary, many instruct
 // What `dot_pairs` means in each lane. Whatever MXCSR says: rounded to nearest even, and subnormal numbers are zeros as they go in and come
 // out.
 WINDOW_MATMUL_INLINE float without_subnormal(float x) { return __builtin_fabsf(x) < 0x1p-126f ? __builtin_copysignf(0.0f, x) : x; }
-WINDOW_MATMUL_INLINE float dot_of_pairs(Pair a, Pair b, float c) {
+[[gnu::always_inline]] inline float dot_of_pairs(Pair a, Pair b, float c) {
   const auto number = [](bf16 x) { return without_subnormal(widen(x)); };
   const float odd = without_subnormal(__builtin_fmaf(number(a.odd), number(b.odd), without_subnormal(c)));
   return without_subnormal(__builtin_fmaf(number(a.even), number(b.even), odd));
