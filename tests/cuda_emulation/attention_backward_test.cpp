@@ -15,19 +15,10 @@ class AttentionBackward : public testing::TestWithParam<Arithmetic> {
     return check_emulated(Op::attention_backward, c, GetParam(), seed);
   }
   testing::AssertionResult check_as_reference(const AttentionCase& c, std::uint64_t seed) {
-    AttentionTrial trial(as_computed(c, GetParam()), seed);
-    trial.on_gpu = true;
-    Emulated::how.seed = seed, Emulated::how.max_blocks = static_cast<index_t>(seed % 3);
-    return trial.check_as_reference(Op::attention_backward, {.device = &kAmpere, .precision = GetParam().precision});
+    return check_emulated(Op::attention_backward, c, GetParam(), seed, Beside::reference);
   }
   Emulated emulated;
 };
-
-AttentionCase plain(index_t queries, index_t keys, index_t left, index_t right) {
-  AttentionCase c{.heads = 1, .kv_heads = 1, .queries = queries, .keys = keys, .dim = 16, .value_dim = 16};
-  c.window = {left, right};
-  return c;
-}
 
 // Heads that share keys have one dilation: others are refused.
 AttentionCase with_dilations_of_groups(AttentionCase c) {
@@ -38,23 +29,12 @@ AttentionCase with_dilations_of_groups(AttentionCase c) {
 
 TEST_P(AttentionBackward, SizesAndWindows) {
   Random random(41);
-  for (const index_t size : {1, 63, 130, 200})
-    for (const auto& [left, right] : {std::pair<index_t, index_t>{0, 0}, {16, 3}, {64, 64}, {300, 300}}) {
-      AttentionCase c = plain(size, size, left, right);
-      c.dim = random.pick(Shape{8, 16, 33}), c.value_dim = random.pick(Shape{8, 16, 20});
-      ASSERT_TRUE(check_as_reference(c, random.bits()));
-    }
+  for_each_size(random, [&](const AttentionCase& c) { ASSERT_TRUE(check_as_reference(c, random.bits())); });
 }
 
 TEST_P(AttentionBackward, EachOption) {
   Random random(42);
-  for (const AttentionOption& option : attention_options()) {
-    SCOPED_TRACE(option.name);
-    AttentionCase c = plain(140, 150, 20, 9);
-    c.batch = 2, c.layout_seed = random.one_in(2) ? 0 : random.bits();
-    option.use(c, random);
-    ASSERT_TRUE(check_as_reference(settled(c, random), random.bits()));
-  }
+  for_each_option(random, [&](const AttentionCase& c) { ASSERT_TRUE(check_as_reference(c, random.bits())); });
 }
 
 TEST_P(AttentionBackward, RandomPairsOfOptions) {

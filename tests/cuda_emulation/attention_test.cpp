@@ -14,31 +14,14 @@ class Attention : public testing::TestWithParam<Arithmetic> {
   Emulated emulated;
 };
 
-AttentionCase plain(index_t queries, index_t keys, index_t left, index_t right) {
-  AttentionCase c{.heads = 1, .kv_heads = 1, .queries = queries, .keys = keys, .dim = 16, .value_dim = 16};
-  c.window = {left, right};
-  return c;
-}
-
 TEST_P(Attention, SizesAndWindows) {
   Random random(31);
-  for (const index_t size : {1, 63, 130, 200})
-    for (const auto& [left, right] : {std::pair<index_t, index_t>{0, 0}, {16, 3}, {64, 64}, {300, 300}}) {
-      AttentionCase c = plain(size, size, left, right);
-      c.dim = random.pick(Shape{8, 16, 33}), c.value_dim = random.pick(Shape{8, 16, 20});
-      ASSERT_TRUE(check(c, random.bits()));
-    }
+  for_each_size(random, [&](const AttentionCase& c) { ASSERT_TRUE(check(c, random.bits())); });
 }
 
 TEST_P(Attention, EachOption) {
   Random random(32);
-  for (const AttentionOption& option : attention_options()) {
-    SCOPED_TRACE(option.name);
-    AttentionCase c = plain(140, 150, 20, 9);
-    c.batch = 2, c.layout_seed = random.one_in(2) ? 0 : random.bits();
-    option.use(c, random);
-    ASSERT_TRUE(check(settled(c, random), random.bits()));
-  }
+  for_each_option(random, [&](const AttentionCase& c) { ASSERT_TRUE(check(c, random.bits())); });
 }
 
 TEST_P(Attention, RandomPairsOfOptions) {

@@ -8,29 +8,15 @@
 #include <limits>
 #include <type_traits>
 
+#include "cuda/conformance/bytes.hpp"
 #include "half.hpp"
 
 namespace window_matmul::cuda::conformance {
 namespace {
 
-template <class T>
-T get(const std::byte* from, int i) {
-  T value;
-  std::memcpy(&value, from + static_cast<std::size_t>(i) * sizeof(T), sizeof(T));
-  return value;
-}
-template <class T>
-void put(std::byte* to, int i, T value) {
-  std::memcpy(to + static_cast<std::size_t>(i) * sizeof(T), &value, sizeof(T));
-}
-
 // ---- inputs -------------------------------------------------------------------------------------------------------------------------
 
 int from_to(Random& random, int low, int high) { return low + static_cast<int>(random() % static_cast<std::uint64_t>(high - low + 1)); }
-
-void any_bits(Random& random, std::byte* in, std::size_t bytes) {
-  for (std::size_t i = 0; i < bytes; ++i) in[i] = static_cast<std::byte>(random());
-}
 
 template <class T>
 void values_and_lanes(Random& random, std::byte* in, std::size_t) {

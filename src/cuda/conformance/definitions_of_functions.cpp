@@ -1,27 +1,11 @@
 // src/cuda/conformance/definitions_of_functions.cpp: what the functions of one number, and the smallest loads, must give.
 #include <cmath>
-#include <cstring>
 #include <limits>
 
-#include "cuda/conformance/definitions.hpp"
+#include "cuda/conformance/bytes.hpp"
 
 namespace window_matmul::cuda::conformance {
 namespace {
-
-template <class T>
-T get(const std::byte* from, int i) {
-  T value;
-  std::memcpy(&value, from + static_cast<std::size_t>(i) * sizeof(T), sizeof(T));
-  return value;
-}
-template <class T>
-void put(std::byte* to, int i, T value) {
-  std::memcpy(to + static_cast<std::size_t>(i) * sizeof(T), &value, sizeof(T));
-}
-
-void any_bits(Random& random, std::byte* in, std::size_t bytes) {
-  for (std::size_t i = 0; i < bytes; ++i) in[i] = static_cast<std::byte>(random());
-}
 
 template <class T, int Low, int High>
 void numbers_between(Random& random, std::byte* in, std::size_t bytes) {
