@@ -1,9 +1,9 @@
 # python/window_matmul/distributed/exchange.py: rows to other ranks and their gradients back, as steps of autograd.
-"""Forward, `Trip.go` posts the messages and `Trip.arrive` waits for them: what is computed in between costs no waiting. Backward the same
-happens the other way round, by the order in which autograd runs: what was made last, the rows that need others' keys, comes first; then
-`_Arrive` sends the gradients of foreign rows to their owners; then everything that was computed while the rows travelled; and `_Depart`
-waits and adds, in the order of the ranks. Both hang on one another by an anchor, a tensor without elements, and the caller hangs the
-result on it (`tie`), so that each rank does its part even where its own result does not depend on any other's.
+"""Forward, a `Trip` posts the messages when it is made and `Trip.arrive` waits for them: what is computed in between costs no waiting.
+Backward the same happens the other way round, by the order in which autograd runs: what was made last, the rows that need others' keys,
+comes first; then `_Arrive` sends the gradients of foreign rows to their owners; then everything that was computed while the rows
+travelled; and `_Depart` waits and adds, in the order of the ranks. Both hang on one another by an anchor, a tensor without elements, and
+the caller hangs the result on it (`tie`), so that each rank does its part even where its own result does not depend on any other's.
 """
 
 from __future__ import annotations
