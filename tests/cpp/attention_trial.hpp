@@ -133,9 +133,7 @@ class AttentionTrial {
     const std::string difference = first_difference(op, want, errors, zeros_of(c));
     return difference.empty() ? testing::AssertionSuccess() : testing::AssertionFailure() << what << difference;
   }
-  testing::AssertionResult check(Op op, const RunOptions& options) {
-    return check(op, options, expected(op), errors());
-  }
+  testing::AssertionResult check(Op op, const RunOptions& options) { return check(op, options, expected(op), errors()); }
   testing::AssertionResult check_as_reference(Op op, const RunOptions& options) { return check(op, options, from_reference(), errors()); }
 
   // "" or which result is wrong; those where `ignored` is not 0 may be anything.
