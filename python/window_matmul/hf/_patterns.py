@@ -50,6 +50,8 @@ class WindowMask(Tensor):
             return args[0]
         if name in _MOVES:
             return _moved(func, args, kwargs)
+        if name == "__getitem__" and (part := _some_rows(*args)) is not None:
+            return part
         if name != "__repr__":
             fall_back(f"{name} of an attention mask needs all (Lq, Lk) of it, so attention is computed the dense way")
         return func(*(_densely(x) for x in args), **{name: _densely(x) for name, x in kwargs.items()})
@@ -68,6 +70,20 @@ def window_mask(shape: tuple[int, int, int, int], device: torch.device, pattern:
     mask = torch.empty((), dtype=dtype, device=device).expand(shape).as_subclass(WindowMask)
     mask.pattern = pattern
     return mask
+
+
+def _some_rows(mask: WindowMask, index: Any) -> WindowMask | None:
+    """mask[:, :, first:last], whose queries are aligned with later keys: of models whose last layers compute the last queries alone."""
+    if type(index) is not tuple or len(index) > 4 or not all(type(x) is slice for x in index) or mask.pattern.bounds is not None:
+        return None
+    ranges = [range(*x.indices(size)) for x, size in zip((*index, *(slice(None),) * (4 - len(index))), mask.shape, strict=True)]
+    rows = ranges.pop(2)
+    if rows.step != 1 or ranges != [range(mask.shape[n]) for n in (0, 1, 3)]:
+        return None
+    bias = None if mask.pattern.bias is None else mask.pattern.bias[:, :, rows.start : rows.stop]
+    pattern = mask.pattern._replace(offset=mask.pattern.offset + rows.start, bias=bias)
+    batch, heads, _, columns = mask.shape
+    return window_mask((batch, heads, len(rows), columns), mask.device, pattern, mask.dtype)
 
 
 def _moved(func: Any, args: Any, kwargs: Any) -> Tensor:
