@@ -47,7 +47,7 @@ def attention_forward(
         query: (B, H, Lq, D).
         key: (B, Hkv, Lk, D); H is a multiple of Hkv.
         value: (B, Hkv, Lk, Dv).
-        attention_mask: what the mask function returned, or (B or 1, H or 1, Lq, Lk), bool or to be added to the scores.
+        attention_mask: what the mask function returned, or (B or 1, H or 1, Lq or 1, Lk), bool or to be added to the scores.
         dropout: the probability to drop a weight. The random numbers are those of `window_attention`.
         scaling: factor of the scores; by default 1 / sqrt(D).
         sliding_window: an int of at least 1, or None.
@@ -104,16 +104,19 @@ def _pattern(
     if not isinstance(mask, Tensor):
         raise TypeError(f"attention_mask is of type {type(mask).__name__}; it needs to be a torch.Tensor or None")
     shape = tuple(mask.shape)
-    if len(shape) != 4 or shape[2:] != (rows, columns) or shape[0] not in (1, query.shape[0]) or shape[1] not in (1, query.shape[1]):
+    full = (*query.shape[:2], rows, columns)
+    fits = len(shape) == 4 and shape[3] == columns and all(size in (1, most) for size, most in zip(shape, full, strict=True))
+    if not fits or (isinstance(mask, WindowMask) and shape[2] != rows):
         raise ValueError(
-            f"attention_mask is {shape}; it needs to be (B or 1, H or 1, Lq, Lk), here {(*query.shape[:2], rows, columns)}; a cache "
-            "whose sliding_window is 1 returns other keys than it says: window_matmul.hf.WindowCache does not"
+            f"attention_mask is {shape}; it needs to be (B or 1, H or 1, Lq or 1, Lk), here {full}; a cache whose sliding_window is 1 "
+            "returns other keys than it says: window_matmul.hf.WindowCache does not"
         )
     if isinstance(mask, WindowMask):
         return mask.pattern
     if mask.dtype is not torch.bool and not mask.dtype.is_floating_point:
         raise TypeError(f"attention_mask is {mask.dtype}; it needs to be bool, or floating point to be added to the scores")
-    return pattern_of(mask, rows, columns)
+    pattern = pattern_of(mask, shape[2], columns)
+    return pattern if shape[2] == rows or pattern is None or pattern.bias is None else None  # a row for all queries: keys, no numbers
 
 
 def _packed(pattern: Pattern | None, query: Tensor, key: Tensor, of_queries: Tensor, of_keys: Tensor | None) -> Pattern:

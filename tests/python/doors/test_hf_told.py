@@ -150,6 +150,21 @@ def test_masks_are_numbers_where_models_know_no_others(rows: int) -> None:
     assert window_matmul.hf.attention_mask(**arguments, config=transformers.MistralConfig()).dtype is torch.bool
 
 
+def test_a_row_for_all_queries() -> None:
+    """(B, 1, 1, Lk), as Switch Transformers hands over: keys that all queries see. A number a key is added to all rows."""
+    q, k, v = operands()
+    keys = torch.ones(2, 1, 1, ROWS, dtype=torch.bool)
+    keys[0, ..., :2] = keys[1, ..., 5:] = False
+    seen = keys.expand(2, 1, ROWS, ROWS)
+    for mask in (keys, torch.zeros(keys.shape, dtype=torch.float64).masked_fill(~keys, torch.finfo(torch.float64).min)):
+        with strict():
+            same(attention_forward(LAYER, q, k, v, mask, scaling=0.3)[0], formula(q, k, v, seen), [q, k, v])
+    numbers = torch.randn(2, 1, 1, ROWS, dtype=torch.float64)
+    for bias in (numbers, numbers.expand(2, 4, 1, ROWS).clone()):
+        ours = densely("no window", q, k, v, bias.masked_fill(~keys, -torch.inf), scaling=0.3)
+        same(ours, formula(q, k, v, seen, bias), [q, k, v])
+
+
 # ---- models ------------------------------------------------------------------------------------------------------------------------------
 LATENT = {"q_lora_rank": 8, "qk_rope_head_dim": 4}
 INDEXER = {"index_topk": 5, "index_n_heads": 2, "index_head_dim": 8}
