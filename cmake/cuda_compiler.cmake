@@ -79,6 +79,11 @@ else()
     list(JOIN cuda_codes "," cuda_codes)
     set(cuda_flags -std=c++20 -O3 --expt-relaxed-constexpr -Xptxas -v -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra
       -gencode "arch=compute_${oldest},code=[${cuda_codes}]")
+    # A quarter of the bytes. Drivers read it since CUDA 12.4: every driver that runs what nvcc 13 makes, but not what 12.8 does, which can too.
+    execute_process(COMMAND "${WINDOW_MATMUL_NVCC}" --version OUTPUT_VARIABLE said)
+    if(said MATCHES "release ([0-9]+)" AND CMAKE_MATCH_1 GREATER_EQUAL 13)
+      list(APPEND cuda_flags --compress-mode=size)
+    endif()
     window_matmul_try_nvcc(cuda_why_not)
   endif()
 endif()
