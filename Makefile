@@ -57,7 +57,8 @@ demo-distributed: install ## train it on long sequences that two processes hold 
 check: install $(VENV)/.debian ## the telling tenth of the tests, in less than two minutes
 	cmake --preset release
 	cmake --build --preset release --target window_matmul_tests
-	build/release/window_matmul_tests --gtest_brief=1 --gtest_filter="-$$($(BIN)/python -c $(OTHER_ROWS))"
+	seq 0 $$(($(JOBS) - 1)) | xargs -P $(JOBS) -I {} env GTEST_TOTAL_SHARDS=$(JOBS) GTEST_SHARD_INDEX={} \
+	  build/release/window_matmul_tests --gtest_brief=1 --gtest_filter="-$$($(BIN)/python -c $(OTHER_ROWS))"
 	$(PYTEST) --tenth tests/python
 
 test: test-cpp test-python test-sanitizers ## everything that has to pass
@@ -148,7 +149,7 @@ $(VENV)/.package: build/wheel/.built
 $(DOORS)/.installed: $(VENV)/.package
 	@echo "Making $(DOORS) with transformers 4.57"
 	@$(BIN)/python -m venv $(DOORS)
-	@$(DOORS)/bin/python -m pip --disable-pip-version-check install -qq 'transformers==4.57.*'
+	@$(DOORS)/bin/python -m pip --disable-pip-version-check install --no-compile -qq 'transformers==4.57.*'
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$($(DOORS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/zz_venv.pth"
 	@touch $@
