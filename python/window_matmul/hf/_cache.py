@@ -27,7 +27,7 @@ class WindowCache(DynamicCache):
 
     Raises:
         TypeError: config is no configuration, or spare no int.
-        ValueError: spare is negative.
+        ValueError: spare is negative; transformers is 4.x, and its model has a cache of its own for layers that are not attention.
     """
 
     def __init__(self, config: Any, *, spare: int = 0) -> None:
@@ -35,6 +35,7 @@ class WindowCache(DynamicCache):
             raise TypeError(f"config is of type {type(config).__name__}; it needs to be the configuration of a model")
         if as_int("spare", spare) < 0:
             raise ValueError(f"spare is {spare}; it needs to be an int of at least 0")
+        _versions.check_layers(config)
         super().__init__(config=config)
         for n, layer in enumerate(self.layers):
             if type(layer) is DynamicSlidingWindowLayer:

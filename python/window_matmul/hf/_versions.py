@@ -90,16 +90,32 @@ takes_bool_masks._dynamo_marked_constant = True  # type: ignore[attr-defined]  #
 
 @functools.cache
 def _have_sdpa(config: Any) -> bool:
-    try:
-        source = importlib.import_module(config.__module__.replace(".configuration_", ".modeling_"))
-    except ImportError:
-        return True
-    classes: list[Any] = [x for x in vars(source).values() if isinstance(x, type) and issubclass(x, PreTrainedModel)]
-    models = [x for x in classes if x.config_class is config]
+    models = [x for x in _classes_beside(config) if issubclass(x, PreTrainedModel) and x.config_class is config]
     return not models or any(model._supports_sdpa for model in models)
 
 
+def _classes_beside(config: Any) -> list[Any]:
+    """Those of the file with the models of a class of configurations."""
+    try:
+        source = importlib.import_module(config.__module__.replace(".configuration_", ".modeling_"))
+    except ImportError:
+        return []
+    return [x for x in vars(source).values() if isinstance(x, type)]
+
+
 # ---- caches ----------------------------------------------------------------------------------------------------------------------------
+def check_layers(config: Any) -> None:
+    """Models of 4.x whose layers are not all attention (LFM2, Jamba, Qwen3-Next) hold what the others need in caches of their own."""
+    kind: Any = type(config.get_text_config(decoder=True))
+    folder = kind.__module__.rpartition(".")[0]
+    for own in _classes_beside(kind) if IS_4 else ():
+        if own.__name__.endswith("Cache") and own.__module__.startswith(folder) and hasattr(own, "get_seq_length"):
+            raise ValueError(
+                f"config is a {kind.__name__}, whose models keep more than keys and values, with transformers {transformers.__version__} "
+                f"in a {own.__name__}: past_key_values needs to be left out there, or transformers to be 5.x"
+            )
+
+
 def num_queries(query_length: Any) -> int:
     """What `get_mask_sizes` of a layer is given: 5.x a number, 4.x positions."""
     return query_length.shape[0] if isinstance(query_length, Tensor) else query_length

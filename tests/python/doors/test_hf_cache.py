@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache, Gemma2Config, MistralConfig
+from transformers import DynamicCache, Gemma2Config, JambaConfig, Lfm2Config, Lfm2ForCausalLM, MistralConfig, Qwen3NextConfig
 
 from door_models import BOTH, IS_4, SMALL, WINDOW
 from window_matmul.hf import WindowCache
@@ -136,6 +136,21 @@ def test_wrong_arguments() -> None:
         WindowCache(7)
     with pytest.raises(TypeError, match=r"spare is 1\.5"):
         WindowCache(config, spare=1.5)  # type: ignore[arg-type]
+
+
+def test_layers_that_are_not_attention() -> None:
+    """4.x has another cache for each kind of them; 5.x has one for all."""
+    config = Lfm2Config(**SMALL | {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]})
+    if IS_4:
+        kinds = ((config, "Lfm2HybridConv"), (JambaConfig(), "HybridMambaAttentionDynamic"), (Qwen3NextConfig(), "Qwen3NextDynamic"))
+        for of_kind, own in kinds:
+            with pytest.raises(ValueError, match=rf"config is a {type(of_kind).__name__}, .* in a {own}Cache: past_key_values needs"):
+                WindowCache(of_kind)
+        return
+    model, tokens = Lfm2ForCausalLM(config).eval(), torch.randint(3, 60, (2, 7))
+    caches = WindowCache(config), None
+    ours, stock = (model.generate(tokens, past_key_values=cache, max_new_tokens=6, do_sample=False) for cache in caches)
+    assert torch.equal(ours, stock)
 
 
 def test_tokens_that_do_not_fit_those_before() -> None:
