@@ -134,13 +134,13 @@ def test_what_only_the_model_knows(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- masks of models without SDPA ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("rows", [ROWS, 1])
 def test_masks_are_numbers_where_models_know_no_others(rows: int) -> None:
-    """Gemma 2 adds masks to scores: what it makes of one is what it makes of eager attention's. Mistral is told of SDPA's."""
+    """gpt-oss adds masks to scores: what it makes of one is what it makes of eager attention's. Mistral is told of SDPA's."""
     arguments = {"batch_size": 1, "kv_length": ROWS, "mask_function": masking_utils.sliding_window_causal_mask_function(4)}
     queries = {"cache_position": torch.arange(ROWS - rows, ROWS)} if IS_4 else {"q_length": rows, "q_offset": ROWS - rows}
     arguments |= queries | {"dtype": torch.bfloat16}
     eager = masking_utils.eager_mask(**arguments)
     for static in (False, True):
-        mask = window_matmul.hf.attention_mask(**arguments, config=transformers.Gemma2Config(), allow_is_causal_skip=not static)
+        mask = window_matmul.hf.attention_mask(**arguments, config=transformers.GptOssConfig(), allow_is_causal_skip=not static)
         assert isinstance(mask, WindowMask) and mask.dtype is torch.bfloat16
         compat._said.clear()
         with pytest.warns(WindowFallbackWarning, match="cat of an attention mask"):
