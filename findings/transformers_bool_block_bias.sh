@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# findings/transformers_bool_block_bias.sh: transformers 5.24.0: beside a boolean mask DeepSeek-V4 sees the compressed keys that it must not.
+# findings/transformers_bool_block_bias.sh: transformers 5.24.0: beside a boolean mask DeepSeek-V4 sees the compressed keys it must not.
 #
-# It lengthens the mask by a bias for its compressed keys, 0 where one is seen and -inf where not, cast to the mask's dtype. Of a boolean mask,
-# as the mask function of "sdpa" makes it, -inf becomes True and 0 False: the choice is turned round, and keys of the future are seen. The
-# model takes registered attention functions (_supports_attention_backend): one that is right for masks of both kinds gives eager's logits
-# beside eager's mask function, and others beside sdpa's.
+# It lengthens the mask by a bias for its compressed keys, 0 where one is seen and -inf where not, cast to the mask's dtype. Of a boolean
+# mask, as the mask function of "sdpa" makes it, -inf becomes True and 0 False: the choice is turned round, and keys of the future are
+# seen. The model takes registered attention functions (_supports_attention_backend): one that is right for masks of both kinds gives
+# eager's logits beside eager's mask function, and others beside sdpa's.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
