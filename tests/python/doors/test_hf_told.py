@@ -115,20 +115,39 @@ def test_wrong_arguments(changes: dict[str, Any], match: str) -> None:
         attention_forward(LAYER, *operands(), None, **changes)  # type: ignore[misc]
 
 
-def test_what_only_the_model_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An argument of its own eager attention is refused where it is used; one that just passes by is not."""
+@pytest.fixture
+def layer(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Of a model with eager attention of its own, which knows one argument more."""
     source = ModuleType("a_model")
 
     def eager_attention_forward(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, temperature: Any = None) -> None: ...
 
     source.eager_attention_forward = eager_attention_forward  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "a_model", source)
-    layer = type("Layer", (SimpleNamespace,), {"__module__": "a_model"})(**vars(LAYER))
+    return type("Layer", (SimpleNamespace,), {"__module__": "a_model"})(**vars(LAYER))
+
+
+def test_what_only_the_model_knows(layer: Any) -> None:
+    """An argument of its own eager attention is refused where it is used; one that just passes by is not."""
     q, k, v = operands()
     plain, _ = attention_forward(layer, q, k, v, None, temperature=None, token_type_ids=torch.zeros(2, 9))
     torch.testing.assert_close(plain, attention_forward(LAYER, q, k, v, None)[0])
     with pytest.raises(ValueError, match="temperature is given, which the attention of Layer knows"):
         attention_forward(layer, q, k, v, None, temperature=2.0)
+
+
+def test_two_sided_layers_without_a_mask(layer: Any) -> None:
+    """A model that makes none has all keys seen, whatever number the layer has; causal layers and calls by hand have their window."""
+    q, k, v = operands(5, ROWS)
+    distance = torch.arange(ROWS) - torch.arange(5)[:, None] - 4
+    everything, window = torch.ones(5, ROWS, dtype=torch.bool), distance > -3
+    for module, causal, seen in (
+        (layer, False, everything),
+        (LAYER, False, window & (distance < 3)),
+        (layer, True, window & (distance <= 0)),
+    ):
+        ours, _ = attention_forward(module, q, k, v, None, scaling=0.3, sliding_window=3, is_causal=causal)
+        same(ours, formula(q, k, v, seen), [q, k, v])
 
 
 # ---- masks of models without SDPA ------------------------------------------------------------------------------------------------------
