@@ -67,7 +67,7 @@ def test_sides_that_are_symbols(sides: tuple[int, int]) -> None:
         return window_attention(q * 2, q, q, sides, dilation=(1, 2), bias=bias)
 
     assert torch.equal(torch.compile(f, fullgraph=True, dynamic=True, backend="eager")(q, bias), f(q, bias))
-    with pytest.raises(Exception, match="bias is .*; it needs to be"):
+    with pytest.raises(Exception, match=r"bias is .*; it needs to be"):
         torch.compile(f, fullgraph=True, dynamic=True, backend="eager")(q, torch.randn(2, 3))
 
 

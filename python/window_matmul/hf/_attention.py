@@ -14,7 +14,7 @@ from ._dense import dense_attention
 from ._given import pattern_of
 from ._patterns import Pattern, WindowMask, dense_pattern, in_band
 from ._ranks import over_ranks
-from ._told import chosen_keys, is_layer, refuse_unknown, sinks_of
+from ._told import chosen_keys, is_layer, refuse_unknown, scale_of, sinks_of
 
 _OUTPUT = "output_attentions=True asks for the weights of attention, so it is computed the dense way"
 _MASK = "the attention mask is no window and lies within none, so attention is computed the dense way"
@@ -71,7 +71,8 @@ def attention_forward(
         raise ValueError(f"sliding_window is {sliding_window!r}; it needs to be an int of at least 1, or None")
     refuse_unknown(module, kwargs)
     sinks = sinks_of(s_aux, kwargs.get("sinks"), query)
-    options = {"scale": scaling, "softcap": softcap or 0.0, "sinks": sinks, "dropout_p": dropout}
+    scale = scale_of(module, scaling, query.shape[3])
+    options = {"scale": scale, "softcap": softcap or 0.0, "sinks": sinks, "dropout_p": dropout}
     pattern, chosen = _pattern(module, query, key, attention_mask, sliding_window, is_causal), chosen_keys(module, kwargs, query, key)
     reason = _OUTPUT if kwargs.get("output_attentions") else _CHOSEN if chosen is not None else _MASK if pattern is None else ""
     if kwargs.get("cu_seq_lens_q") is not None:

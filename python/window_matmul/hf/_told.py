@@ -20,6 +20,14 @@ def refuse_unknown(module: Any, kwargs: dict[str, Any]) -> None:
             raise ValueError(f"{name} is given, which the attention of {type(module).__name__} knows and window_matmul does not; use eager")
 
 
+def scale_of(module: Any, scaling: float | None, dim: int) -> float | None:
+    """GPT-2 of 4.57 hands over no factor and leaves its two options to its own eager attention."""
+    if scaling is not None or not hasattr(module, "scale_attn_by_inverse_layer_idx"):
+        return scaling
+    scale = dim**-0.5 if module.scale_attn_weights else 1.0
+    return scale / (module.layer_idx + 1) if module.scale_attn_by_inverse_layer_idx else scale
+
+
 def is_layer(module: Any) -> bool:
     """Whether it is of a model of transformers, with eager attention beside it."""
     return _own_arguments(type(module).__module__) is not None

@@ -115,6 +115,18 @@ def test_wrong_arguments(changes: dict[str, Any], match: str) -> None:
         attention_forward(LAYER, *operands(), None, **changes)  # type: ignore[misc]
 
 
+def test_the_scale_that_gpt_2_of_4_57_leaves_to_eager_attention() -> None:
+    q, k, v = operands()
+    expected = attention_forward(LAYER, q, k, v, None, scaling=8**-0.5 / 3)[0]
+    gpt2 = SimpleNamespace(**vars(LAYER), scale_attn_weights=True, scale_attn_by_inverse_layer_idx=True, layer_idx=2)
+    torch.testing.assert_close(attention_forward(gpt2, q, k, v, None)[0], expected)
+    gpt2.scale_attn_weights = False
+    torch.testing.assert_close(attention_forward(gpt2, q, k, v, None)[0], attention_forward(LAYER, q, k, v, None, scaling=1 / 3)[0])
+    torch.testing.assert_close(
+        attention_forward(gpt2, q, k, v, None, scaling=0.3)[0], attention_forward(LAYER, q, k, v, None, scaling=0.3)[0]
+    )
+
+
 @pytest.fixture
 def layer(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Of a model with eager attention of its own, which knows one argument more."""
