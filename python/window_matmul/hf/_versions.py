@@ -136,9 +136,11 @@ def _checked(stock: Any) -> Any:
     @functools.wraps(stock)
     def checked(self: Any, implementation: Any, *args: Any, **kwargs: Any) -> Any:
         if implementation == NAME and not self._can_set_attn_implementation():
+            parts = " or ".join(f'{{"{part}": "{NAME}"}}' for part in self.config.sub_configs)  # some of which may ask the tables
             raise ValueError(
                 f"{type(self).__name__} of transformers {transformers.__version__} computes attention by itself and would ignore "
                 f'attn_implementation="{NAME}"; it needs to be "eager" or "sdpa", or another version of transformers'
+                + (f", or to be set for one of its parts: {parts}" if parts else "")
             )
         return stock(self, implementation, *args, **kwargs)
 
