@@ -12,7 +12,7 @@ from ..compat import fall_back
 from . import _versions
 from ._dense import dense_attention
 from ._given import pattern_of
-from ._patterns import Pattern, WindowMask, dense_pattern, in_band
+from ._patterns import Pattern, WindowMask, dense_pattern, in_band, is_traced
 from ._ranks import over_ranks
 from ._told import chosen_keys, is_layer, refuse_unknown, scale_of, sinks_of
 
@@ -131,9 +131,9 @@ def _packed(pattern: Pattern | None, query: Tensor, key: Tensor, of_queries: Ten
             "cu_seq_lens_q is given beside an attention mask that is no window; it needs None, or a mask without packed sequences"
         )
     if of_keys is not None and of_keys is not of_queries:
-        if of_keys.shape != of_queries.shape or not (torch.compiler.is_compiling() or torch.equal(of_keys, of_queries)):
+        if of_keys.shape != of_queries.shape or not (is_traced(of_keys) or torch.equal(of_keys, of_queries)):
             raise ValueError(f"cu_seq_lens_k is {tuple(of_keys.shape)}; it needs to be equal to cu_seq_lens_q, {tuple(of_queries.shape)}")
-        if torch.compiler.is_compiling():
+        if is_traced(of_keys):
             torch._assert_async((of_keys == of_queries).all(), "cu_seq_lens_k needs to be equal to cu_seq_lens_q")
     return pattern._replace(bounds=of_queries)
 

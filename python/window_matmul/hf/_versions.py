@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._patterns import is_traced
+
 NAME = "window_matmul"
 OLDEST, NEWEST = (4, 57), (5, 24)  # NEWEST was tried; a newer one is taken with a warning
 
@@ -60,16 +62,15 @@ def queries(kv_length: int, kv_offset: int, aligned: bool, kwargs: dict[str, Any
     4.x gives their positions as a tensor, 5.x two numbers, of which a static cache makes the second a tensor.
     `aligned`: the last query and the last key are at the same place, whatever the numbers say.
     """
-    tracing = torch.compiler.is_compiling()
     if "cache_position" in kwargs:
         positions: Tensor = kwargs["cache_position"]
         length = positions.shape[0]
-        if tracing:
+        if is_traced(positions):
             return length, kv_offset + kv_length - length if aligned else None, positions.device
         return length, int(positions[0]), positions.device
     first = kwargs.get("q_offset", 0)
     if isinstance(first, Tensor):
-        first = None if tracing else int(first)
+        first = None if is_traced(first) else int(first)
     return kwargs["q_length"], first, torch.device(kwargs.get("device") or "cpu")
 
 
