@@ -25,8 +25,8 @@ def main(argv: list[str] | None = None) -> int:
         (gpu.write if "rates" in results else _write)(results, arguments.render)
         return 0
     if arguments.device == "cuda":
-        ops = [op for op in arguments.op or PAIR if op in PAIR]
-        return gpu.main(arguments.quick, ops, arguments.cases or (), arguments.output)
+        ops = [op for op in arguments.op or ("fused", *PAIR) if op in ("fused", *PAIR)]
+        return gpu.main(arguments.quick, ops, arguments.cases or (), arguments.output, arguments.minutes, arguments.resume)
     options = Options(arguments.quick, tuple(arguments.op or SECTIONS), tuple(arguments.cases or ()), arguments.threads)
     description, plan = machine.describe(), jobs(options)
     if not plan:
@@ -59,7 +59,11 @@ def _parser() -> argparse.ArgumentParser:
         "--op", action="append", choices=SECTIONS, help="only this part (may be repeated); fused and decode: window_attention"
     )
     parser.add_argument("--cases", action="append", metavar="TEXT", help="only cases with TEXT in the name, as L4096-w64 (may be repeated)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the explicit pair on a GPU (default: %(default)s)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: fused attention and the pair on a GPU (default: %(default)s)"
+    )
+    parser.add_argument("--minutes", type=float, default=8.0, help="on a GPU: after which no cell is begun (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="on a GPU: go on with DIR's results; exit status 4 while cells are left")
     parser.add_argument("--threads", type=int, default=cores, help="threads, but for the one-thread part (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: benchmarks/results/<date>-<processor>")
     parser.add_argument("--render", type=Path, metavar="DIR", help="write the report of DIR/results.json anew, measure nothing")

@@ -2,8 +2,8 @@
 # scripts/check_cuda_coverage.py: fails unless the tests of the emulation execute every line of the CUDA kernels.
 """Needs GCC with gcov, and a build with tests: `cmake --workflow --preset release` makes one in build/release.
 
-The kernels are compiled anew with counters and run by the tests of kernels; a line counts as executed if it is in any of the types
-and operators it is compiled for.
+The kernels are compiled anew with counters and run by the tests of kernels, type by type; a line counts as executed if it is in any of the
+types and operators it is compiled for. It takes minutes a type: with --counts the types can be run one at a time, and the last one judges.
 """
 
 import argparse
@@ -13,24 +13,30 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 
-from cuda_emulation import KERNELS, ROOT, link_tests
+from cuda_emulation import ROOT, TYPES, link_tests, tests_of_kernels
 
 FOLDER = "src/cuda/kernels/"
 
 
-def executions(folder: Path, gcov: str) -> dict[str, dict[int, int]]:
-    """How often each line of each file with kernels was executed."""
-    subprocess.run([gcov, "--json-format", *folder.glob("*.gcda")], check=True, capture_output=True, cwd=folder)
-    counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
-    for report in folder.glob("*.gcov.json.gz"):
-        for file in json.loads(gzip.decompress(report.read_bytes()))["files"]:
-            if FOLDER in file["file"]:
-                for line in file["lines"]:
-                    counts[file["file"].split("/")[-1]][line["line_number"]] += line["count"]
-    return counts
+Counts = dict[str, dict[str, int]]  # how often each line of each file with kernels was executed
+
+
+def add_executions(counts: Counts, kind: str, build: Path, gcov: str, jobs: int) -> None:
+    """Of the kernels of this type."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        program = link_tests(build, ROOT, folder, ["-O1", "--coverage"], (kind,), jobs)
+        subprocess.run([program, f"--gtest_filter={tests_of_kernels(kind)}", "--gtest_brief=1"], check=True)
+        subprocess.run([gcov, "--json-format", *folder.glob("*.gcda")], check=True, capture_output=True, cwd=folder)
+        for report in folder.glob("*.gcov.json.gz"):
+            for file in json.loads(gzip.decompress(report.read_bytes()))["files"]:
+                if FOLDER in file["file"]:
+                    lines = counts.setdefault(file["file"].split(FOLDER)[-1], {})
+                    for line in file["lines"]:
+                        at = str(line["line_number"])
+                        lines[at] = lines.get(at, 0) + line["count"]
 
 
 def main() -> int:
@@ -38,15 +44,17 @@ def main() -> int:
     parser.add_argument("--build", type=Path, default=ROOT / "build/release")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--gcov", default="gcov")
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=TYPES, help="(default: all)")
+    parser.add_argument("--counts", type=Path, help="a file that holds the counts of types run before, and is given those of these")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        program = link_tests(arguments.build, ROOT, folder, ["-O1", "--coverage"], jobs=arguments.jobs)
-        subprocess.run([program, f"--gtest_filter={KERNELS}", "--gtest_brief=1"], check=True)
-        counts = executions(folder, arguments.gcov)
+    counts: Counts = json.loads(arguments.counts.read_text()) if arguments.counts and arguments.counts.exists() else {}
+    for kind in arguments.types:
+        add_executions(counts, kind, arguments.build, arguments.gcov, arguments.jobs)
+    if arguments.counts:
+        arguments.counts.write_text(json.dumps(counts))
     missed = 0
     for file, lines in sorted(counts.items()):
-        never = sorted(line for line, count in lines.items() if count == 0)
+        never = sorted(int(line) for line, count in lines.items() if count == 0)
         missed += len(never)
         print(f"{FOLDER}{file}: {len(lines) - len(never)} of {len(lines)} lines" + (f"; never: {never}" if never else ""))
     if missed or not counts:

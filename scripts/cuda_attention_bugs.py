@@ -29,7 +29,7 @@ FORWARD_BUGS = [
         "highest[h] * factor",
     ),
     ("attention: keys of the wrong head", FORWARD, "item.head / launch.group", "item.head"),
-    ("attention: weights of zero counted", CAREFUL, "if (weight[h] != 0) sums[n", "sums[n"),
+    ("attention: weights of zero counted", CAREFUL, "if (weight[h] != 0) two", "two"),
     ("attention: a key too many on the left", SCORES, "column < low ||", "column + 1 < low ||"),
     ("attention: a key too many on the right", SCORES, "|| column >= high", "|| column > high"),
     ("attention: the band's edge not masked", SCORES, "begin_of(first_row + kWarpRows - 1) > 0 ||", ""),

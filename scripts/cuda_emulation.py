@@ -8,9 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-KERNELS = "Cuda/Kernels.*:Cuda/SoftmaxRows.*:SplitFactors.*:Cuda/Attention*"
-TYPES = ("f64", "f32", "tf32", "bf16", "f16")
+# What the types of kernels are called in the names of tests.
+NAMES = {"f64": "float64", "f32": "float32", "tf32": "float32_high", "bf16": "bfloat16", "f16": "float16"}
+TYPES = tuple(NAMES)
 STEMS = ("emulated", "emulated_attention", "emulated_backward")  # of the files with kernels: stem_type.cpp
+
+
+def tests_of_kernels(kind: str) -> str:
+    """A filter for the tests that run kernels of this type: those of each operator, and of fused attention."""
+    name = NAMES[kind]
+    tests = f"Cuda/Kernels.*/{name}_*:Cuda/SoftmaxRows.*/{name}:Cuda/Attention*.*/{name}:SplitFactors.*"
+    return tests + ("-Cuda/*.*/float32_high*" if kind == "f32" else "")
 
 
 def link_tests(

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from cuda_attention_bugs import FORWARD_BUGS
 from cuda_backward_bugs import BACKWARD_BUGS
-from cuda_emulation import ROOT, link_tests
+from cuda_emulation import NAMES, ROOT, link_tests
 
 OUT, IN, LOAD, PRODUCT, PLAIN, STORE, LAUNCH, SOFTMAX, ROW = (
     f"src/cuda/kernels/{name}"
@@ -77,7 +77,7 @@ BUGS = [
     Bug("band_in: a panel's place wrong", IN, "stage * kBytesY + p * kBytesPanel", "stage * kBytesY"),
     Bug("the swizzle dropped", LOAD, "(chunk ^ line) & 7", "chunk & 7"),
     Bug("alignment of the first line only", LOAD, "| (std::uintptr_t(source.line_stride) * element) |", "|"),
-    Bug("partial chunks read whole", LOAD, "static_cast<int>(seen.end * sizeof(E))", "16"),
+    Bug("partial chunks read whole", LOAD, "static_cast<int>(seen.end) * static_cast<int>(sizeof(E))", "16"),
     Bug("the gather reads what does not exist", LOAD, "if (seen.contains(e)) elements", "elements"),
     Bug("tensor cores: two chunks of B swapped", PRODUCT, "2 * k + lane / 8 % 2));", "2 * k + lane / 16));"),
     Bug(
@@ -159,7 +159,6 @@ BUGS += [Bug(*bug) for bug in FORWARD_BUGS + BACKWARD_BUGS]
 
 # The types whose kernels are compiled with a bug, and tested: those that run the code it is in, two at most, since each takes its time.
 TYPES = {PRODUCT: ("bf16", "tf32"), PLAIN: ("f32",)}
-NAMES = {"bf16": "bfloat16_", "f32": "float32_", "tf32": "float32_high_"}
 
 
 def copy_with(bug: Bug, folder: Path) -> None:
@@ -167,8 +166,8 @@ def copy_with(bug: Bug, folder: Path) -> None:
         shutil.copytree(ROOT / name, folder / name)
     path = folder / bug.path
     text = path.read_text()
-    if text.count(bug.right) < 1:
-        raise SystemExit(f"{bug.name}: {bug.path} does not contain the text to replace; bring BUGS up to date")
+    if (found := text.count(bug.right)) != 1:
+        raise SystemExit(f"{bug.name}: {bug.path} contains the text to replace {found} times, not once; bring BUGS up to date")
     path.write_text(text.replace(bug.right, bug.wrong))
 
 
@@ -189,12 +188,12 @@ def types_of(bug: Bug) -> tuple[str, ...]:
 def tests_of(bug: Bug) -> str:
     if is_of_attention(bug):
         suites = "Cuda/AttentionBackward.*" if is_of_gradients(bug) else "Cuda/Attention*.*"
-        return ":".join(f"{suites}/{NAMES[kind].rstrip('_')}" for kind in types_of(bug))
+        return ":".join(f"{suites}/{NAMES[kind]}" for kind in types_of(bug))
     only_softmax = bug.path in (SOFTMAX, ROW)
     op = "softmax*" if only_softmax else "*"
-    tests = [f"Cuda/Kernels.*/{NAMES[kind]}{op}:Cuda/Traffic.*/{NAMES[kind]}{op}_64" for kind in types_of(bug)]
+    tests = [f"Cuda/Kernels.*/{NAMES[kind]}_{op}:Cuda/Traffic.*/{NAMES[kind]}_{op}_64" for kind in types_of(bug)]
     if only_softmax:
-        tests = [f"Cuda/SoftmaxRows.*/{NAMES[kind].rstrip('_')}" for kind in types_of(bug)] + tests
+        tests = [f"Cuda/SoftmaxRows.*/{NAMES[kind]}" for kind in types_of(bug)] + tests
     if "tf32" in types_of(bug):
         tests.append("SplitFactors.*")
     return ":".join(tests) + ("" if "tf32" in types_of(bug) else "-*float32_high*")
@@ -223,10 +222,11 @@ def main() -> int:
     parser.add_argument("--build", type=Path, default=ROOT / "build/release")
     parser.add_argument("--only", default="", help="bugs whose name contains this")
     parser.add_argument("--skip", type=int, default=0, help="so many of the first ones")
+    parser.add_argument("--count", type=int, default=len(BUGS), help="at most so many of the rest: the list in pieces")
     parser.add_argument("--seconds", type=int, default=1800, help="for the tests of one bug")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
-    bugs = [bug for bug in BUGS if arguments.only in bug.name][arguments.skip :]
+    bugs = [bug for bug in BUGS if arguments.only in bug.name][arguments.skip :][: arguments.count]
     missed = 0
     for bug in bugs:
         by = outcome(bug, arguments.build, arguments.seconds, arguments.jobs)

@@ -18,7 +18,8 @@ def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str
     """Compiled, and its block mask made, before anything is timed."""
     if case.op != "fused":
         raise Unsupported("it never shows its scores, and is compared with fused attention")
-    if backward:
+    where = torch.get_default_device()  # type: ignore[attr-defined]
+    if backward and where.type == "cpu":
         raise Unsupported("FlexAttention does not support backward on CPU")
     from torch._inductor import config
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -27,7 +28,7 @@ def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str
         return (j >= i - case.left) & (j <= i + case.right)
 
     config.compile_threads = 1  # no pool of processes that would outlive this one
-    mask: Any = create_block_mask(sees, None, None, case.length, case.length, device="cpu")
+    mask: Any = create_block_mask(sees, None, None, case.length, case.length, device=where)
     compiled = torch.compile(flex_attention, dynamic=False)
 
     def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

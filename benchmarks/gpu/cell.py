@@ -9,21 +9,26 @@ from torch import Tensor
 
 from ..competitors import Competitor, Function, Unsupported, load, ours
 from ..oracle import Check, Wrong
-from . import gathered, strided_bmm
-from .cases import DIRECTIONS, GpuCase
+from . import gathered, strided_bmm, varlen
+from .cases import GpuCase
 from .device import Device, fastest, time_calls
 
 NAMES = ("ours", "strided_bmm", "gathered", "sliding_chunks")
 TORCH = ("strided_bmm", "gathered")  # our own formulations with torch's operators
+FUSED = ("ours", "varlen", "flex_attention", "sdpa", "explicit")
+# Of fused attention, to the dtype one after the other, of everybody: weights and gradients of scores for their products, out, results.
+ROUNDINGS = 4
 
 
 def entrants(case: GpuCase) -> list[str]:
-    """Compiling takes longer than measuring: for the middle sizes only."""
+    """Compiling takes longer than measuring: for the middle sizes only. Of 65536 keys a dense mask takes 4 GiB and most of the time."""
+    if case.op == "fused":
+        return [name for name in FUSED if name != "sdpa" or case.length <= 16384]
     return [name for name in NAMES if name != "gathered" or (case.dim <= 64 and case.window in (128, 256))]
 
 
 def entrant(name: str) -> Competitor:
-    own: dict[str, Any] = {"ours": ours, "strided_bmm": strided_bmm, "gathered": gathered}
+    own: dict[str, Any] = {"ours": ours, "strided_bmm": strided_bmm, "gathered": gathered, "varlen": varlen}
     return own[name] if name in own else load(name)
 
 
@@ -37,10 +42,11 @@ def run_cell(device: Device, case: GpuCase, name: str, seconds: float) -> dict[s
             inputs, g = case.tensors(device.where)
             function, setting = competitor.prepare(case, True, fastest(device))
             record |= {"setting": setting, "error": check(case, competitor, function, inputs, g)}
-        for direction in DIRECTIONS if name == "ours" else ("forward", "backward"):
-            call = call_of(direction, function, inputs, g)
-            timing = time_calls(device, call, seconds)
-            record[direction] = timing.to_json() | {"gbytes": case.floor_bytes(direction) / timing.median / 1e9}
+        alone = () if name == "ours" else ("first gradient", "second gradient")
+        for direction in (d for d in case.directions if d not in alone):
+            timing = time_calls(device, call_of(direction, function, inputs, g), seconds)
+            rates = {"gbytes": case.floor_bytes(direction) / timing.median / 1e9}
+            record[direction] = timing.to_json() | rates | {"tflops": case.useful_flops(direction) / timing.median / 1e12}
     except Unsupported as reason:
         record["unsupported"] = str(reason)
     except ImportError as error:
@@ -58,15 +64,18 @@ def check(case: GpuCase, competitor: Competitor, function: Function, inputs: tup
     leaves = tuple(x.detach().requires_grad_() for x in inputs)
     output = function(*leaves)
     gradients = torch.autograd.grad(output, leaves, g)
-    return Check(case, competitor.OUTSIDE, competitor.EXACT_OUTSIDE).run(inputs, output.detach(), g, gradients)
+    roundings = ROUNDINGS if case.op == "fused" else 2
+    return Check(case, competitor.OUTSIDE, competitor.EXACT_OUTSIDE, roundings).run(inputs, output.detach(), g, gradients)
 
 
 def call_of(direction: str, function: Function, inputs: tuple[Tensor, ...], g: Tensor) -> Callable[[], object]:
     """Backward without forward: the output is recorded once."""
     if direction == "forward":
         return lambda: function(*(x.detach() for x in inputs))
-    asked = {"first gradient": (0,), "second gradient": (1,), "backward": (0, 1)}[direction]
+    asked = {"first gradient": (0,), "second gradient": (1,)}.get(direction, tuple(range(len(inputs))))
     leaves = tuple(x.detach().requires_grad_(n in asked) for n, x in enumerate(inputs))
+    if direction == "step":
+        return lambda: torch.autograd.grad(function(*leaves), leaves, g)
     output = function(*leaves)
     wanted = tuple(leaves[n] for n in asked)
     return lambda: torch.autograd.grad(output, wanted, g, retain_graph=True)

@@ -2,143 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
 
-import attention_oracle
-from attention_oracle import Dense, Rule
+from attention_oracle import Rule
 from oracle import check
-from window_matmul import window_attention
+from window_matmul.testing.attention_cases import DIFFERENTIABLE, Case, compared, gradients, leaves
 
-DIFFERENTIABLE = ("q", "k", "v", "bias", "sinks")
-
-
-@dataclass(frozen=True)
-class Case:
-    rule: Rule
-    queries: int = 7
-    keys: int = 9
-    batch: int = 2
-    heads: int = 2
-    kv_heads: int = 2
-    dim: int = 4
-    value_dim: int = 3
-    scale: float | None = None
-    softcap: float = 0.0
-    bias: str = ""  # "", "slots" or "full"
-    wide_bias: bool = False  # bias and sinks in float32, whatever q's dtype
-    hides: bool = False  # some of the bias is -inf
-    sinks: bool = False
-    key_mask: bool = False
-    global_tokens: int | None = None
-    global_mask: bool = False
-    key_lengths: bool = False
-    offsets: bool = False  # a query_offset of each entry
-
-    def __str__(self) -> str:
-        rule = self.rule
-        parts = [f"{self.batch}x{self.heads}/{self.kv_heads}:{self.queries}x{self.keys}x{self.dim}->{self.value_dim}"]
-        parts += [f"window={rule.left}+{rule.right}"]
-        parts += [f"dilation={rule.dilation}"] * (rule.dilation != 1) + [f"offset={rule.query_offset}"] * (rule.query_offset is not None)
-        names = ("scale", "softcap", "bias", "wide_bias", "hides", "sinks", "key_mask", "global_tokens", "global_mask", "key_lengths")
-        for name in (*names, "offsets"):
-            value = getattr(self, name)
-            parts += [name if value is True else f"{name}={value}"] * (value not in (None, "", False) and value != 0.0)
-        return ",".join(parts)
-
-    @property
-    def window(self) -> tuple[int | None, int | None]:
-        return self.rule.left, self.rule.right
-
-    def tensors(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-        """q, k, v and the options that are tensors. A test's seed is its own, so these are always the same."""
-
-        def normal(*shape: int, of: torch.dtype = dtype) -> Tensor:
-            return torch.randn(shape, dtype=torch.float64).to(of)
-
-        tensors = {
-            "q": normal(self.batch, self.heads, self.queries, self.dim),
-            "k": normal(self.batch, self.kv_heads, self.keys, self.dim),
-            "v": normal(self.batch, self.kv_heads, self.keys, self.value_dim),
-        }
-        logits = torch.float32 if self.wide_bias else dtype
-        if self.bias:
-            shape = (self.heads,) if self.bias == "slots" else (self.batch, self.heads, self.queries)
-            bias = normal(*shape, self.rule.width, of=logits)
-            tensors["bias"] = bias.masked_fill(torch.rand(bias.shape) < 0.3, -torch.inf) if self.hides else bias
-        if self.sinks:
-            tensors["sinks"] = normal(self.heads, of=logits)
-        if self.key_mask:
-            tensors["key_mask"] = torch.rand(self.batch, self.keys) < 0.7
-        if self.global_mask:
-            tensors["global_tokens"] = torch.rand(self.batch, self.keys) < 0.25
-        if self.key_lengths:  # the first entry has as many keys as queries where it can
-            lengths = torch.randint(self.keys + 1, (self.batch,))
-            tensors["key_lengths"] = lengths.index_fill(0, torch.arange(min(self.batch, 1)), min(self.queries, self.keys)).int()
-        if self.offsets:  # and is aligned with these
-            offsets = torch.randint(-self.queries - 2, self.keys + 3, (self.batch,))
-            tensors["query_offset"] = offsets.index_fill(0, torch.arange(min(self.batch, 1)), 0)
-        return tensors
-
-    def numbers(self) -> dict[str, Any]:
-        """The options that are no tensors."""
-        options = {"scale": self.scale, "global_tokens": self.global_tokens, "query_offset": self.rule.query_offset}
-        options = {name: value for name, value in options.items() if value is not None}
-        if self.softcap:
-            options["softcap"] = self.softcap
-        return options if self.rule.dilation == 1 else options | {"dilation": self.rule.dilation}
-
-    def ours(self, tensors: dict[str, Tensor], **more: Any) -> tuple[Tensor, Tensor]:
-        return window_attention(**tensors, **self.numbers(), **more, window_size=self.window, return_lse=True)
-
-    def exact(self, tensors: dict[str, Tensor], kept: Tensor | None = None) -> Dense:
-        numbers = {name: value for name, value in self.numbers().items() if name not in ("dilation", "query_offset")}
-        return attention_oracle.attend(**tensors, rule=self.rule, kept=kept, **numbers)
+__all__ = ["CASES", "DIFFERENTIABLE", "EMPTY", "OPTIONS_TOGETHER", "Case", "check_case", "gradients", "leaves", "random_cases"]
 
 
-def leaves(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same, those with a gradient as leaves."""
-    return {name: x.detach().requires_grad_() if name in DIFFERENTIABLE else x for name, x in tensors.items()}
-
-
-def gradients(results: tuple[Tensor, ...], tensors: dict[str, Tensor], cotangents: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    names = [name for name in DIFFERENTIABLE if name in tensors]
-    return dict(zip(names, torch.autograd.grad(results, [tensors[name] for name in names], cotangents), strict=True))
-
-
-def check_case(
-    case: Case,
-    dtype: torch.dtype,
-    layout: Callable[[Tensor], Tensor] = lambda x: x,
-    kept: Tensor | None = None,
-    through_lse: bool = True,
-    call: Callable[..., tuple[Tensor, Tensor]] | None = None,
-    out_dtype: torch.dtype | None = None,
-) -> None:
-    """Results and all gradients within their bounds. `call` stands for case.ours, whose output is of `out_dtype`; `layout` is how q, k, v
-    and d_out lie in memory."""
-    plain = case.tensors(dtype)
-    ours = leaves({name: layout(x) if name in "qkv" else x for name, x in plain.items()})
-    out, lse = (call or case.ours)(ours)
-    exact = leaves({name: x.double() if name in DIFFERENTIABLE else x for name, x in plain.items()})
-    dense = case.exact(exact, kept)
-    d_out, d_lse = torch.randn_like(out, memory_format=torch.contiguous_format), torch.randn_like(lse) if through_lse else None
-    scale = case.dim**-0.5 if case.scale is None else case.scale
-    known: dict[str, Any] = plain | {"scale_value": scale}
-    allowed = attention_oracle.bounds(dense, d_out, d_lse, known, case.rule, kept)
-    check(out, dense.out.detach(), allowed.out, out_dtype or dtype)
-    check(lse, dense.lse.detach(), allowed.lse, torch.float64 if dtype == torch.float64 else torch.float32)
-    count = 2 if through_lse else 1
-    got = gradients((out, lse)[:count], ours, (layout(d_out), d_lse)[:count])
-    finite = torch.where(dense.lse.isfinite(), dense.lse, 0.0)
-    want = gradients((dense.out, finite)[:count], exact, (d_out.double(), None if d_lse is None else d_lse.double())[:count])
-    for name, gradient in got.items():
-        check(gradient, want[name], getattr(allowed, name), plain[name].dtype)
+def check_case(case: Case, dtype: torch.dtype, *arguments: Any, **options: Any) -> None:
+    """Results and all gradients within their bounds; the arguments are those of `compared`."""
+    for found in compared(case, dtype, *arguments, **options):
+        check(found.actual, found.exact.detach(), found.bound, found.dtype)
 
 
 # ---- each option alone, then some together ---------------------------------------------------------------------------------------------

@@ -127,3 +127,89 @@ def accepting_everything(plain: Operator) -> Operator:
         return plain(x, y, *args, **options)
 
     return accept
+
+
+# ---- fused attention: out, or out and the log-sum-exp, of keyword arguments --------------------------------------------------------------
+def of_out(fault: Callable[[Operator], Operator]) -> Callable[[Any], Any]:
+    """The fault in the output of window_attention."""
+
+    def wrap(plain: Any) -> Any:
+        results: list[Any] = []
+
+        def out_of(*args: Any, **options: Any) -> Tensor:
+            results[:] = [plain(*args, **options)]
+            return results[0][0] if isinstance(results[0], tuple) else results[0]
+
+        faulty = fault(out_of)
+
+        def call(*args: Any, **options: Any) -> Any:
+            given = [options.pop(name) for name in "qkv" if name in options]
+            out = faulty(*args, *given, **options)
+            return (out, *results[0][1:]) if isinstance(results[0], tuple) else out
+
+        return call
+
+    wrap.__name__ = fault.__name__
+    return wrap
+
+
+def with_wrong_gradient_of_lse(plain: Any) -> Any:
+    def call(*args: Any, **options: Any) -> Any:
+        out, lse = plain(*args, **options)
+        return out, WrongGradient.apply(lse[..., None])[..., 0]
+
+    return lambda *args, **options: call(*args, **options) if options.get("return_lse") else plain(*args, **options)
+
+
+def ignoring(option: str) -> Callable[[Any], Any]:
+    """As if the option had not been given."""
+
+    def wrap(plain: Any) -> Any:
+        return lambda *args, **options: plain(*args, **{name: x for name, x in options.items() if name != option})
+
+    wrap.__name__ = f"ignoring_{option}"
+    return wrap
+
+
+def without_the_last_key(plain: Any) -> Any:
+    """Where there are few queries."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        if "q" in options and options["q"].shape[2] <= 16 and options["k"].shape[2] > 100 and options.get("key_mask") is None:
+            mask = torch.ones(options["k"].shape[0], options["k"].shape[2], dtype=torch.bool, device=options["q"].device)
+            mask[:, -1] = False
+            options["key_mask"] = mask
+        return plain(*args, **options)
+
+    return call
+
+
+def with_longer_sequences(plain: Any) -> Any:
+    """The first sequence ends one key too late."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        moved = options["cu_seqlens_k"].clone()
+        moved[1:-1] = moved[1:-1].clamp(max=int(moved[-1]) - 1) + 1
+        return plain(*args, **options | {"cu_seqlens_k": moved})
+
+    return call
+
+
+def with_another_seed(plain: Any) -> Any:
+    def call(*args: Any, **options: Any) -> Any:
+        if options.get("dropout_p"):
+            torch.rand(())
+        return plain(*args, **options)
+
+    return call
+
+
+def deaf_to_strides(plain: Any) -> Any:
+    """Reads q as it lies in memory."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        if "q" in options:
+            options["q"] = options["q"].as_strided(options["q"].shape, torch.empty(options["q"].shape).stride())
+        return plain(*args, **options)
+
+    return call

@@ -82,7 +82,9 @@ def test_wrong_operators_are_found(check: Check, fault: Callable[[Operator], Ope
 
 
 def test_every_check_is_known_to_fail() -> None:
-    assert set(CHECKS) == set(FAULTS) | {tools.primitives, tools.sanitizer}
+    """Those of fused attention by test_gpu_attention.py."""
+    of_the_pair = {check for check in CHECKS if ".fused_" not in check.__module__}
+    assert of_the_pair == set(FAULTS) | {tools.primitives, tools.sanitizer}
 
 
 def test_what_is_not_there_is_not_taken_for_right() -> None:
@@ -186,7 +188,7 @@ def test_compute_sanitizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text
 
 def test_the_calls_for_tools_pass(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["small", "--device", "cpu"]) == 0
-    assert capsys.readouterr().out.count("passed") == 2
+    assert capsys.readouterr().out.count("passed") == 3
 
 
 # ---- the program ------------------------------------------------------------------------------------------------------------------------

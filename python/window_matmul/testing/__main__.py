@@ -13,6 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gpu = commands.add_parser("gpu", help="everything; exit status 0 only if all that must run ran and passed")
     gpu.add_argument("--out", type=Path, default=Path("gpu-check"), metavar="DIR", help="for gpu.json and gpu.md (default: %(default)s)")
     gpu.add_argument("--minutes", type=float, default=8.0, help="after which it ends in any case (default: %(default)s)")
+    gpu.add_argument("--resume", action="store_true", help="in pieces: go on with what DIR holds; exit status 4 while there is more to do")
     gpu.add_argument("--device", default="cuda", help="cuda, cuda:1; cpu to try the program itself (default: %(default)s)")
     gpu.add_argument("--seed", type=int, default=0, help="of all inputs (default: %(default)s)")
     gpu.add_argument("--quick", action="store_true", help="fewer and smaller cases")
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.command == "small":
         return check_small(given.device)
-    return check_device(given.device, given.out, given.minutes, not given.quick, given.seed)
+    return check_device(given.device, given.out, given.minutes, not given.quick, given.seed, given.resume)
 
 
 if __name__ == "__main__":

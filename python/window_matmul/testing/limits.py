@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .. import functional, reference
-from ..attention import window_attention
 from . import cases
 from . import device as devices
 from .bounds import DTYPES, product_bound, softmax_bound
@@ -38,9 +37,9 @@ def _results_between(outcome: Outcome, call: Call, inputs: list[Tensor], where: 
     """The output and each gradient."""
     leaves = [x.detach().requires_grad_() for x in inputs]
     output = call.ours(*leaves)
-    placed = int(_between(outcome, where, partial(call.ours, *inputs)))
+    placed = int(between(outcome, where, partial(call.ours, *inputs)))
     for name, leaf in zip(call.takes, leaves, strict=True):
-        placed += _between(outcome, f"{where}, gradient of {name}", partial(_gradient, output, leaf))
+        placed += between(outcome, f"{where}, gradient of {name}", partial(_gradient, output, leaf))
     return placed
 
 
@@ -48,7 +47,7 @@ def _gradient(output: Tensor, leaf: Tensor) -> Tensor:
     return torch.autograd.grad(output, leaf, output.detach(), retain_graph=True)[0]
 
 
-def _between(outcome: Outcome, where: str, call: Callable[[], Tensor]) -> bool:
+def between(outcome: Outcome, where: str, call: Callable[[], Tensor]) -> bool:
     """Frees a block between two others, so that the allocator gives it to the result. Whether it did."""
     expected = call()
     size = -(-max(expected.nbytes, 1) // 512) * 512
@@ -219,8 +218,5 @@ def refusals(device: torch.device, budget: Budget) -> Outcome:
     refuse("unbounded window", ValueError, ("window_size",), partial(mm, q, k, (1, None)))  # type: ignore[arg-type]
     refuse("dilation", ValueError, ("dilation", "0"), partial(mm, q, k, 1, dilation=0))
     refuse("fill", ValueError, ("fill", "nan"), partial(mm, q, k, 1, fill=float("nan")))
-    if device.type == "cuda":  # no kernels yet
-        x = torch.ones(1, 1, 6, 4, device=device)
-        refuse("window_attention", (ValueError, NotImplementedError), ("window_matmul",), partial(window_attention, x, x, x, 1))
     outcome.equal("a right call afterwards", mm(q, k, 0), torch.full((6, 1), 4.0, device=device))
     return outcome

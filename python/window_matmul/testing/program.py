@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,65 +16,113 @@ import torch
 
 from .. import __version__
 from . import device as devices
-from . import gradients, limits, running, tools, values
+from . import fused_running, fused_sequences, fused_values, gradients, limits, running, tools, values
 from .outcome import Budget, Check, Outcome, run
 
 # In order: what a wrong primitive breaks comes after it. The number is the share of all time that random cases and slow tools may take.
 CHECKS: tuple[tuple[Check, float], ...] = (
     (tools.primitives, 0),
     (values.small_sizes, 0),
+    (fused_values.each_option, 0),
+    (fused_values.sizes, 0),
+    (fused_values.few_queries, 0),
+    (fused_sequences.packed, 0),
+    (fused_sequences.dropout, 0),
+    (fused_sequences.layouts, 0),
     (values.layouts_and_alignments, 0),
     (values.large_sizes, 0),
+    (fused_running.confinement, 0),
     (limits.confinement, 0),
+    (fused_running.canaries, 0),
     (limits.canaries, 0),
+    (fused_running.refusals, 0),
     (limits.refusals, 0),
     (gradients.first_derivatives, 0),
     (gradients.second_derivatives, 0),
     (gradients.finite_differences, 0),
     (values.beside_torch, 0),
     (values.matmul_precision, 0),
+    (fused_values.matmul_precision, 0),
+    (fused_running.determinism, 0),
     (running.determinism, 0),
+    (fused_running.late_inputs, 0),
     (running.streams, 0),
+    (fused_running.graphs, 0),
     (running.graphs, 0),
     (running.other_devices, 0),
+    (fused_running.compiled, 0),
     (running.compiled, 0),
     (running.mapped, 0),
+    (fused_running.autocast, 0),
     (running.autocast, 0),
     (limits.many_batches, 0),
     (limits.large_tensors, 0),
+    (fused_values.options_together, 0.05),
     (values.random_sizes, 0.05),
-    (tools.sanitizer, 0.35),
+    (tools.sanitizer, 0.3),
 )
 MAY_BE_ABSENT = ("compute-sanitizer",)  # a check that may not run at all
 Say = Callable[[str], None]
+TO_BE_CONTINUED = 4
+
+
+def name_of(check: Check) -> str:
+    return f"{check.__module__.rpartition('.')[2]}.{check.__name__}"
 
 
 class Session:
-    """The checks on one device, and the report of as many as were done."""
+    """The checks on one device, and the report of as many as were done. With `resume`, those that the folder's results hold are not done
+    again, and time that is up ends a piece: the next one goes on with the check that was cut off."""
 
-    def __init__(self, device: torch.device, folder: Path, minutes: float, thorough: bool, seed: int) -> None:
+    def __init__(self, device: torch.device, folder: Path, minutes: float, thorough: bool, seed: int, resume: bool = False) -> None:
         self.device, self.folder, self.minutes = device, folder, minutes
-        self.thorough, self.seed = thorough, seed
-        self.outcomes: list[Outcome] = []
-        self.current = "the start"
+        self.thorough, self.seed, self.resume = thorough, seed, resume
+        self.outcomes: dict[str, Outcome] = {}  # by the names of checks
+        self.current = self.cut_off = ""
+        self.earlier = 0.0  # seconds of earlier pieces
+        self.num_checks = 0
+        self.machine = devices.describe(device) | {"window_matmul": __version__, "seed": str(seed), "thorough": str(thorough)}
         self.start = time.monotonic()
 
     def run(self, checks: tuple[tuple[Check, float], ...], say: Say) -> int:
         """Exit status: 0 if everything that must run ran and passed."""
+        self.num_checks = len(checks)
+        if self.resume and (why_not := self._take_earlier()):
+            say(why_not)
+            return 2
         clock = threading.Timer(60 * self.minutes, self._time_is_up)
         clock.daemon = True  # a kernel that hangs cannot be interrupted, but left behind
         clock.start()
         try:
             for number, (check, share) in enumerate(checks, 1):
-                self.current = check.__name__
-                outcome = run(check, self.device, self._budget(share))
-                self.outcomes.append(outcome)
+                self.current = name_of(check)
+                if self.current in self.outcomes:
+                    continue
+                self.outcomes[self.current] = outcome = run(check, self.device, self._budget(share))
                 say(f"[{number}/{len(checks)}] {line(outcome)}")
+                if self.resume:
+                    self.write()
         finally:
             clock.cancel()
+        self.current = ""
         self.write()
         say(self.verdict())
         return 0 if self.passed else 1
+
+    def _take_earlier(self) -> str:
+        """What the folder holds of earlier pieces; or why these are of no use here."""
+        path = self.folder / "gpu.json"
+        if not path.exists():
+            return ""
+        earlier = json.loads(path.read_text())
+        if different := [
+            f"{name}: {earlier['machine'].get(name)}" for name, x in self.machine.items() if earlier["machine"].get(name) != x
+        ]:
+            return f"{path} is of something else ({', '.join(different)}); remove it, or give another --out"
+        known = {field.name for field in fields(Outcome)}
+        self.outcomes = {c["check"]: Outcome(**{name: x for name, x in c.items() if name in known}) for c in earlier["checks"]}
+        self.cut_off, self.earlier = earlier["cut_off"], earlier["seconds"]
+        return ""
 
     def _budget(self, share: float) -> Budget:
         large = Budget.large if self.thorough else 2**20
@@ -82,33 +130,42 @@ class Session:
 
     @property
     def passed(self) -> bool:
-        return any(o.passed for o in self.outcomes) and all(o.passed or may_be_left_out(o) for o in self.outcomes)
+        found = self.outcomes.values()
+        return any(o.passed for o in found) and all(o.passed or may_be_left_out(o) for o in found) and len(found) >= self.num_checks
 
     def verdict(self) -> str:
-        wrong = [o.title for o in self.outcomes if not o.passed and not may_be_left_out(o)]
-        left_out = [f"{o.title}: {text}" for o in self.outcomes for text in (o.not_run, *o.left_out) if text]
-        count = f"{sum(o.cases for o in self.outcomes)} cases in {len(self.outcomes)} checks, {self._seconds():.0f} s"
+        found = self.outcomes.values()
+        wrong = [o.title for o in found if not o.passed and not may_be_left_out(o)]
+        left_out = [f"{o.title}: {text}" for o in found for text in (o.not_run, *o.left_out) if text]
+        count = f"{sum(o.cases for o in found)} cases in {len(found)} checks, {self._seconds():.0f} s"
+        if self.resume and not wrong and self.current:
+            return f"TO BE CONTINUED from {self.current} on ({count} so far)"
         result = "PASSED" if self.passed else f"FAILED: {', '.join(wrong) or 'nothing was run'}"
         return f"{result} ({count}); " + (f"not run: {'; '.join(left_out)}" if left_out else "nothing was left out")
 
     def _seconds(self) -> float:
-        return time.monotonic() - self.start
+        return self.earlier + time.monotonic() - self.start
 
     def _time_is_up(self) -> None:
-        late = Outcome(self.current)
-        late.fail(self.current, f"not done after {self.minutes} minutes in all")
-        self.outcomes.append(late)
+        """Of the whole run, or of a piece: a check that has had a piece of its own has failed."""
+        goes_on = self.resume and self.current != self.cut_off
+        if not goes_on:
+            late = Outcome(self.current.rpartition(".")[2])
+            late.fail(late.title, f"not done after {self.minutes} minutes in all")
+            self.outcomes[self.current] = late
+        self.cut_off = self.current if goes_on else ""
         self.write()
         print(self.verdict(), flush=True)
-        os._exit(1)
+        os._exit(TO_BE_CONTINUED if self.resume else 1)
 
     def results(self) -> dict[str, Any]:
-        machine = {"date": datetime.datetime.now().isoformat(timespec="seconds"), "window_matmul": __version__, "seed": str(self.seed)}
         return {
-            "machine": devices.describe(self.device) | machine,
+            "machine": self.machine | {"date": datetime.datetime.now().isoformat(timespec="seconds")},
             "passed": self.passed,
             "verdict": self.verdict(),
-            "checks": [asdict(o) | {"passed": o.passed} for o in self.outcomes],
+            "seconds": self._seconds(),
+            "cut_off": self.cut_off,
+            "checks": [asdict(o) | {"check": name, "passed": o.passed} for name, o in self.outcomes.items()],
         }
 
     def write(self) -> None:
@@ -151,12 +208,12 @@ def markdown(results: dict[str, Any]) -> str:
     return text + ("\n## Failures\n\n" + "".join(failures) if failures else "")
 
 
-def check_device(name: str, folder: Path, minutes: float, thorough: bool, seed: int) -> int:
+def check_device(name: str, folder: Path, minutes: float, thorough: bool, seed: int, resume: bool = False) -> int:
     device, why_not = devices.find(name)
     if device is None:
         print(f"no checks were run: {why_not}", file=sys.stderr)
         return 3
-    return Session(device, folder, minutes, thorough, seed).run(CHECKS, lambda text: print(text, flush=True))
+    return Session(device, folder, minutes, thorough, seed, resume).run(CHECKS, lambda text: print(text, flush=True))
 
 
 def check_small(name: str) -> int:
@@ -165,7 +222,8 @@ def check_small(name: str) -> int:
     if device is None:
         print(f"no checks were run: {why_not}", file=sys.stderr)
         return 3
-    outcomes = [run(check, device, Budget(seconds=0, thorough=False)) for check in (values.under_tools, gradients.under_tools)]
+    few = (values.under_tools, gradients.under_tools, fused_values.under_tools)
+    outcomes = [run(check, device, Budget(seconds=0, thorough=False)) for check in few]
     for outcome in outcomes:
         print(line(outcome), flush=True)
     return 0 if all(outcome.passed for outcome in outcomes) else 1

@@ -122,7 +122,7 @@ def compiled(device: torch.device, budget: Budget) -> Outcome:
     """torch.compile without a graph break, with gradients: the same as without it."""
     outcome, random = Outcome("torch.compile"), budget.random()
     backends = ["aot_eager"]
-    if budget.thorough and _has_compiler(device):
+    if budget.thorough and has_compiler(device):
         backends.append("inductor")
     else:
         outcome.left_out.append("inductor, there is no compiler for it" if budget.thorough else "inductor")
@@ -142,7 +142,7 @@ def compiled(device: torch.device, budget: Budget) -> Outcome:
     return outcome
 
 
-def _has_compiler(device: torch.device) -> bool:
+def has_compiler(device: torch.device) -> bool:
     from torch.utils._triton import has_triton
 
     return has_triton() if device.type == "cuda" else shutil.which("c++") is not None
