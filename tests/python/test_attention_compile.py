@@ -58,6 +58,19 @@ def test_compile(backend: str, case: Case, dynamic: bool) -> None:
             assert torch.equal(compiled(**tensors)[0], f(**tensors)[0])
 
 
+@pytest.mark.parametrize("sides", [(1, 0), (0, 1)])
+def test_sides_that_are_symbols(sides: tuple[int, int]) -> None:
+    """As numbers a compiled function closes over are, 0 and 1 too, beside heads that their dilations have made a constant."""
+    q, bias = torch.randn(2, 2, 9, 4), torch.randn(2, sum(sides) + 1)
+
+    def f(q: Tensor, bias: Tensor) -> Tensor:
+        return window_attention(q * 2, q, q, sides, dilation=(1, 2), bias=bias)
+
+    assert torch.equal(torch.compile(f, fullgraph=True, dynamic=True, backend="eager")(q, bias), f(q, bias))
+    with pytest.raises(Exception, match=r"bias is .*; it needs to be"):
+        torch.compile(f, fullgraph=True, dynamic=True, backend="eager")(q, torch.randn(2, 3))
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_inductor(backend: str, dynamic: bool) -> None:
     """The default compiler, which chooses layouts itself, between projections as a layer has them."""

@@ -183,7 +183,7 @@ def _as_bias(bias: Tensor, q: Tensor, sides: tuple[int, int]) -> Tensor:
         raise ValueError(f"bias is {tuple(bias.shape)}, a number for each slot; it needs a window_size with both sides bounded")
     width, heads = sides[0] + 1 + sides[1], q.shape[1]
     shapes = [(heads, width), (*q.shape[:-1], width) if q.ndim == 4 else (heads, q.shape[0], width)]
-    if tuple(bias.shape) not in shapes:
+    if not any(bias.shape == shape for shape in shapes):  # `in` is wrong in torch.compile's graphs where sides are symbols
         full = "(B, H, Lq, W)" if q.ndim == 4 else "(H, total_q, W)"
         raise ValueError(f"bias is {tuple(bias.shape)}; it needs to be (H, W) or {full}, here {shapes[0]} or {shapes[1]}")
     return bias

@@ -151,7 +151,7 @@ def _check_options(q: Tensor, width: int, sinks: Tensor | None, bias: Tensor | N
         if x is None:
             continue
         check_strided(name, x)
-        if tuple(x.shape) not in shapes:
+        if not any(x.shape == shape for shape in shapes):
             raise ValueError(f"{name} is {tuple(x.shape)} beside q of {tuple(q.shape)}; it needs to be {' or '.join(map(str, shapes))}")
         if x.device != q.device:
             raise ValueError(f"{name} is on {x.device}; it needs to be on {q.device}, where the cache is")

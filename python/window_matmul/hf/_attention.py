@@ -12,9 +12,9 @@ from ..compat import fall_back
 from . import _versions
 from ._dense import dense_attention
 from ._given import pattern_of
-from ._patterns import Pattern, WindowMask, dense_pattern, in_band
+from ._patterns import Pattern, WindowMask, dense_pattern, in_band, is_traced
 from ._ranks import over_ranks
-from ._told import chosen_keys, refuse_unknown, sinks_of
+from ._told import chosen_keys, is_layer, refuse_unknown, scale_of, sinks_of
 
 _OUTPUT = "output_attentions=True asks for the weights of attention, so it is computed the dense way"
 _MASK = "the attention mask is no window and lies within none, so attention is computed the dense way"
@@ -40,8 +40,9 @@ def attention_forward(
     """What layers of transformers call where `attn_implementation="window_matmul"`.
 
     The mask decides which keys a query sees. Without one, `is_causal` (else the module's) and `sliding_window` do: that many keys, the
-    query's own included, before it, and after it where it is not causal. Inside `window_matmul.distributed.context_parallel` the tensors
-    are this rank's part of the sequence.
+    query's own included, before it, and after it where it is not causal. Two-sided layers of a model that made no mask see all keys, as
+    with its eager attention: DiffusionGemma's decoder, which has a number all the same. Inside
+    `window_matmul.distributed.context_parallel` the tensors are this rank's part of the sequence.
 
     Args:
         query: (B, H, Lq, D).
@@ -70,7 +71,8 @@ def attention_forward(
         raise ValueError(f"sliding_window is {sliding_window!r}; it needs to be an int of at least 1, or None")
     refuse_unknown(module, kwargs)
     sinks = sinks_of(s_aux, kwargs.get("sinks"), query)
-    options = {"scale": scaling, "softcap": softcap or 0.0, "sinks": sinks, "dropout_p": dropout}
+    scale = scale_of(module, scaling, query.shape[3])
+    options = {"scale": scale, "softcap": softcap or 0.0, "sinks": sinks, "dropout_p": dropout}
     pattern, chosen = _pattern(module, query, key, attention_mask, sliding_window, is_causal), chosen_keys(module, kwargs, query, key)
     reason = _OUTPUT if kwargs.get("output_attentions") else _CHOSEN if chosen is not None else _MASK if pattern is None else ""
     if kwargs.get("cu_seq_lens_q") is not None:
@@ -99,13 +101,13 @@ def _pattern(
                 f"AttentionMaskInterface.register({name!r}, window_matmul.hf.attention_mask)"
             )
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        side = None if sliding_window is None else sliding_window - 1
+        side = None if sliding_window is None or (not causal and is_layer(module)) else sliding_window - 1
         return Pattern(side, 0 if causal else side, columns - rows)
     if not isinstance(mask, Tensor):
         raise TypeError(f"attention_mask is of type {type(mask).__name__}; it needs to be a torch.Tensor or None")
     shape = tuple(mask.shape)
     full = (*query.shape[:2], rows, columns)
-    fits = len(shape) == 4 and shape[3] == columns and all(size in (1, most) for size, most in zip(shape, full, strict=True))
+    fits = len(shape) == 4 and shape[3] == columns and all(size == 1 or size == most for size, most in zip(shape, full, strict=True))
     if not fits or (isinstance(mask, WindowMask) and shape[2] != rows):
         raise ValueError(
             f"attention_mask is {shape}; it needs to be (B or 1, H or 1, Lq or 1, Lk), here {full}; a cache whose sliding_window is 1 "
@@ -129,9 +131,9 @@ def _packed(pattern: Pattern | None, query: Tensor, key: Tensor, of_queries: Ten
             "cu_seq_lens_q is given beside an attention mask that is no window; it needs None, or a mask without packed sequences"
         )
     if of_keys is not None and of_keys is not of_queries:
-        if of_keys.shape != of_queries.shape or not (torch.compiler.is_compiling() or torch.equal(of_keys, of_queries)):
+        if of_keys.shape != of_queries.shape or not (is_traced(of_keys) or torch.equal(of_keys, of_queries)):
             raise ValueError(f"cu_seq_lens_k is {tuple(of_keys.shape)}; it needs to be equal to cu_seq_lens_q, {tuple(of_queries.shape)}")
-        if torch.compiler.is_compiling():
+        if is_traced(of_keys):
             torch._assert_async((of_keys == of_queries).all(), "cu_seq_lens_k needs to be equal to cu_seq_lens_q")
     return pattern._replace(bounds=of_queries)
 

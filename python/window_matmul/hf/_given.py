@@ -6,7 +6,7 @@ import weakref
 import torch
 from torch import Tensor
 
-from ._patterns import Pattern, dense_pattern, in_band
+from ._patterns import Pattern, dense_pattern, in_band, is_traced
 
 _known: dict[int, tuple[weakref.ref[Tensor], int, Pattern | None]] = {}  # of masks that live: each layer comes with the same
 
@@ -15,7 +15,7 @@ def pattern_of(mask: Tensor, rows: int, columns: int) -> Pattern | None:
     """A window, with a key mask or a bias where they are needed; None where the mask is as wide as it looks."""
     if mask.shape[1] == rows == 1 and mask.dtype is torch.bool:
         return Pattern(None, None, 0, mask[:, 0, 0])
-    if torch.compiler.is_compiling() or mask.requires_grad:
+    if is_traced(mask) or mask.requires_grad:
         return None
     if mask.is_inference():  # has no version
         return _recognised(mask, rows, columns)

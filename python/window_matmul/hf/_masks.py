@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _shards
 from . import _versions
-from ._patterns import Pattern, as_mask, window_mask
+from ._patterns import Pattern, as_mask, is_traced, window_mask
 from ._places import FAR, Seen, seen_by
 
 
@@ -77,7 +77,7 @@ def _padding(mask: Tensor | None, offset: int, length: int) -> Tensor | None:
     if mask.ndim != 2:
         raise ValueError(f"attention_mask is {tuple(mask.shape)}; it needs to be (B, keys) for padding, or (B, 1, Lq, Lk)")
     mask = F.pad(mask, (0, max(offset + length - mask.shape[1], 0)))[:, offset : offset + length]
-    if torch.compiler.is_compiling() or _shards.current is not None:  # the same on all ranks: others may have padding
+    if is_traced(mask) or _shards.current is not None:  # the same on all ranks: others may have padding
         return mask
     return None if mask.all() else mask
 
@@ -107,7 +107,7 @@ def _packed(seen: Seen, sizes: tuple[int, int, int], offset: int, padding: Tenso
     if positions is not None:
         right = right & ((positions.diff(dim=1) == 1) | (step != 0))
     starts = F.pad(step != 0, (1, 0), value=True).expand(batch, rows).reshape(-1)
-    if torch.compiler.is_compiling():
+    if is_traced(right):
         torch._assert_async(right.all(), "the positions of packed sequences need to count up by 1 in each")
         places = torch.arange(batch * rows, device=starts.device, dtype=torch.int32)
         bounds = F.pad(places.where(starts, batch * rows).sort().values, (0, 1), value=batch * rows)  # the rest are empty sequences

@@ -7,10 +7,13 @@ gets the dense mask it stands for.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ..compat import fall_back
 
@@ -67,9 +70,16 @@ _MOVES = frozenset(("to", "cpu", "cuda"))
 
 
 def window_mask(shape: tuple[int, int, int, int], device: torch.device, pattern: Pattern, dtype: torch.dtype = torch.bool) -> WindowMask:
-    mask = torch.empty((), dtype=dtype, device=device).expand(shape).as_subclass(WindowMask)
+    is_watched = not torch.compiler.is_dynamo_compiling() and torch._C._len_torch_dispatch_stack() > 0
+    with _disable_current_modes() if is_watched else nullcontext():  # a FakeTensor is a subclass by itself
+        mask = torch.empty((), dtype=dtype, device=device).expand(shape).as_subclass(WindowMask)
     mask.pattern = pattern
     return mask
+
+
+def is_traced(x: Tensor) -> bool:
+    """Whether nobody can look at its values: in a graph, on "meta", of a FakeTensorMode."""
+    return torch.compiler.is_compiling() or x.is_meta or isinstance(x, FakeTensor)
 
 
 def _some_rows(mask: WindowMask, index: Any) -> WindowMask | None:

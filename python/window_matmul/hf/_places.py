@@ -168,7 +168,7 @@ _QUERY, _KEY = Place(1, 0), Place(0, 1)
 
 def _are_query_and_key(a: Place, b: Place) -> bool:
     pairs = ((a.q, a.k, a.constant), (b.q, b.k, b.constant))
-    return pairs in (((1, 0, 0), (0, 1, 0)), ((0, 1, 0), (1, 0, 0)))
+    return pairs == ((1, 0, 0), (0, 1, 0)) or pairs == ((0, 1, 0), (1, 0, 0))
 
 
 def _at_least(a: Place, b: Any, more: int) -> Seen:

@@ -15,12 +15,25 @@ _UNDERSTOOD = ("output_attentions", "cu_seq_lens_q", "cu_seq_lens_k", "sinks", *
 
 def refuse_unknown(module: Any, kwargs: dict[str, Any]) -> None:
     """An argument by which the model's own eager attention computes other numbers is not left away."""
-    for name in _own_arguments(type(module).__module__):
+    for name in _own_arguments(type(module).__module__) or ():
         if kwargs.get(name) is not None:
             raise ValueError(f"{name} is given, which the attention of {type(module).__name__} knows and window_matmul does not; use eager")
 
 
-def _own_arguments(source: str) -> tuple[str, ...]:
+def scale_of(module: Any, scaling: float | None, dim: int) -> float | None:
+    """GPT-2 of 4.57 hands over no factor and leaves its two options to its own eager attention."""
+    if scaling is not None or not hasattr(module, "scale_attn_by_inverse_layer_idx"):
+        return scaling
+    scale = dim**-0.5 if module.scale_attn_weights else 1.0
+    return scale / (module.layer_idx + 1) if module.scale_attn_by_inverse_layer_idx else scale
+
+
+def is_layer(module: Any) -> bool:
+    """Whether it is of a model of transformers, with eager attention beside it."""
+    return _own_arguments(type(module).__module__) is not None
+
+
+def _own_arguments(source: str) -> tuple[str, ...] | None:
     """What the function beside a model's layers takes, under the name that transformers has for it. `attention_forward` gets what all have
     by name, so that these are not among the others."""
     return _known(getattr(sys.modules.get(source), "eager_attention_forward", None))
@@ -30,8 +43,8 @@ _own_arguments._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a
 
 
 @functools.cache
-def _known(function: Any) -> tuple[str, ...]:
-    return () if function is None else tuple(name for name in inspect.signature(function).parameters if name not in _UNDERSTOOD)
+def _known(function: Any) -> tuple[str, ...] | None:
+    return None if function is None else tuple(name for name in inspect.signature(function).parameters if name not in _UNDERSTOOD)
 
 
 def sinks_of(s_aux: Tensor | None, sinks: Tensor | None, query: Tensor) -> Tensor | None:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._patterns import is_traced
+
 NAME = "window_matmul"
 OLDEST, NEWEST = (4, 57), (5, 24)  # NEWEST was tried; a newer one is taken with a warning
 
@@ -60,16 +62,15 @@ def queries(kv_length: int, kv_offset: int, aligned: bool, kwargs: dict[str, Any
     4.x gives their positions as a tensor, 5.x two numbers, of which a static cache makes the second a tensor.
     `aligned`: the last query and the last key are at the same place, whatever the numbers say.
     """
-    tracing = torch.compiler.is_compiling()
     if "cache_position" in kwargs:
         positions: Tensor = kwargs["cache_position"]
         length = positions.shape[0]
-        if tracing:
+        if is_traced(positions):
             return length, kv_offset + kv_length - length if aligned else None, positions.device
         return length, int(positions[0]), positions.device
     first = kwargs.get("q_offset", 0)
     if isinstance(first, Tensor):
-        first = None if tracing else int(first)
+        first = None if is_traced(first) else int(first)
     return kwargs["q_length"], first, torch.device(kwargs.get("device") or "cpu")
 
 
@@ -152,9 +153,11 @@ def _checked(stock: Any) -> Any:
     @functools.wraps(stock)
     def checked(self: Any, implementation: Any, *args: Any, **kwargs: Any) -> Any:
         if implementation == NAME and not self._can_set_attn_implementation():
+            parts = " or ".join(f'{{"{part}": "{NAME}"}}' for part in self.config.sub_configs)  # some of which may ask the tables
             raise ValueError(
                 f"{type(self).__name__} of transformers {transformers.__version__} computes attention by itself and would ignore "
                 f'attn_implementation="{NAME}"; it needs to be "eager" or "sdpa", or another version of transformers'
+                + (f", or to be set for one of its parts: {parts}" if parts else "")
             )
         return stock(self, implementation, *args, **kwargs)
 

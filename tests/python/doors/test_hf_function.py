@@ -163,8 +163,22 @@ def test_models_that_do_not_ask() -> None:
         with pytest.raises(ValueError, match=f"{name} of transformers .* would ignore"):
             getattr(transformers, name)(config).set_attn_implementation("window_matmul")
         config._attn_implementation = "window_matmul"
-        with pytest.raises(ValueError, match=f"{name} of transformers .* would ignore"):
+        with pytest.raises(ValueError, match=f"{name} of transformers .* would ignore .* another version of transformers$"):
             getattr(transformers, name)(config)
+
+
+def test_a_part_that_asks() -> None:
+    """GOT-OCR2 computes attention to images by itself; its text model asks, and can be told so."""
+    vision = {"hidden_size": 8, "output_channels": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64, "mlp_dim": 8}
+    text = {name: x for name, x in SMALL.items() if name not in ("sliding_window", "head_dim")} | {"model_type": "qwen2"}
+    config = transformers.GotOcr2Config(vision_config=vision, text_config=text)
+    model = transformers.GotOcr2ForConditionalGeneration(config)
+    with pytest.raises(ValueError, match=r'set for one of its parts: .*\{"text_config": "window_matmul"\}'):
+        model.set_attn_implementation("window_matmul")
+    model.set_attn_implementation({"text_config": "window_matmul"})
+    assert {x.config._attn_implementation for x in model.modules() if "Qwen2" in type(x).__name__ and hasattr(x, "config")} == {
+        "window_matmul"
+    }
 
 
 # ---- versions ----------------------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import MistralConfig, MistralForCausalLM, masking_utils
 
 import window_matmul.hf
@@ -182,6 +183,27 @@ def test_gradient_checkpointing_and_is_causal(mistral: Any) -> None:
     if not IS_4:
         mistral.config.is_causal = False  # the same model, two-sided
         equal(mistral, inputs)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_without_values(mistral: Any, padded: bool) -> None:
+    """On "meta" and with fake tensors there are shapes; an exported model takes any padding, or numbers of packed sequences."""
+    choose(mistral, OURS)
+    inputs = batch("decoder") | {"use_cache": False}
+    if not padded:
+        del inputs["attention_mask"]
+    expected = mistral(**inputs).logits
+    with strict(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fakes = {name: mode.from_tensor(x) if isinstance(x, Tensor) else x for name, x in inputs.items()}
+        assert mistral(**fakes).logits.shape == expected.shape
+    program = torch.export.export(mistral, (), inputs, strict=False)
+    torch.testing.assert_close(program.module()(**inputs).logits, expected)
+    if padded:
+        inputs["attention_mask"] = inputs["attention_mask"].flip(0)
+        torch.testing.assert_close(program.module()(**inputs).logits, mistral(**inputs).logits)
+    if padded and not IS_4:  # else transformers itself looks at values
+        far = {name: x.to("meta") if isinstance(x, Tensor) else x for name, x in inputs.items()}
+        assert mistral.to("meta")(**far).logits.shape == expected.shape
 
 
 def test_chunked_prefill_and_static_caches(mistral: Any) -> None:

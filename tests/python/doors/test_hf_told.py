@@ -115,15 +115,32 @@ def test_wrong_arguments(changes: dict[str, Any], match: str) -> None:
         attention_forward(LAYER, *operands(), None, **changes)  # type: ignore[misc]
 
 
-def test_what_only_the_model_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An argument of its own eager attention is refused where it is used; one that just passes by is not."""
+def test_the_scale_that_gpt_2_of_4_57_leaves_to_eager_attention() -> None:
+    q, k, v = operands()
+    expected = attention_forward(LAYER, q, k, v, None, scaling=8**-0.5 / 3)[0]
+    gpt2 = SimpleNamespace(**vars(LAYER), scale_attn_weights=True, scale_attn_by_inverse_layer_idx=True, layer_idx=2)
+    torch.testing.assert_close(attention_forward(gpt2, q, k, v, None)[0], expected)
+    gpt2.scale_attn_weights = False
+    torch.testing.assert_close(attention_forward(gpt2, q, k, v, None)[0], attention_forward(LAYER, q, k, v, None, scaling=1 / 3)[0])
+    torch.testing.assert_close(
+        attention_forward(gpt2, q, k, v, None, scaling=0.3)[0], attention_forward(LAYER, q, k, v, None, scaling=0.3)[0]
+    )
+
+
+@pytest.fixture
+def layer(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Of a model with eager attention of its own, which knows one argument more."""
     source = ModuleType("a_model")
 
     def eager_attention_forward(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, temperature: Any = None) -> None: ...
 
     source.eager_attention_forward = eager_attention_forward  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "a_model", source)
-    layer = type("Layer", (SimpleNamespace,), {"__module__": "a_model"})(**vars(LAYER))
+    return type("Layer", (SimpleNamespace,), {"__module__": "a_model"})(**vars(LAYER))
+
+
+def test_what_only_the_model_knows(layer: Any) -> None:
+    """An argument of its own eager attention is refused where it is used; one that just passes by is not."""
     q, k, v = operands()
     plain, _ = attention_forward(layer, q, k, v, None, temperature=None, token_type_ids=torch.zeros(2, 9))
     torch.testing.assert_close(plain, attention_forward(LAYER, q, k, v, None)[0])
@@ -131,16 +148,30 @@ def test_what_only_the_model_knows(monkeypatch: pytest.MonkeyPatch) -> None:
         attention_forward(layer, q, k, v, None, temperature=2.0)
 
 
+def test_two_sided_layers_without_a_mask(layer: Any) -> None:
+    """A model that makes none has all keys seen, whatever number the layer has; causal layers and calls by hand have their window."""
+    q, k, v = operands(5, ROWS)
+    distance = torch.arange(ROWS) - torch.arange(5)[:, None] - 4
+    everything, window = torch.ones(5, ROWS, dtype=torch.bool), distance > -3
+    for module, causal, seen in (
+        (layer, False, everything),
+        (LAYER, False, window & (distance < 3)),
+        (layer, True, window & (distance <= 0)),
+    ):
+        ours, _ = attention_forward(module, q, k, v, None, scaling=0.3, sliding_window=3, is_causal=causal)
+        same(ours, formula(q, k, v, seen), [q, k, v])
+
+
 # ---- masks of models without SDPA ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("rows", [ROWS, 1])
 def test_masks_are_numbers_where_models_know_no_others(rows: int) -> None:
-    """Gemma 2 adds masks to scores: what it makes of one is what it makes of eager attention's. Mistral is told of SDPA's."""
+    """gpt-oss adds masks to scores: what it makes of one is what it makes of eager attention's. Mistral is told of SDPA's."""
     arguments = {"batch_size": 1, "kv_length": ROWS, "mask_function": masking_utils.sliding_window_causal_mask_function(4)}
     queries = {"cache_position": torch.arange(ROWS - rows, ROWS)} if IS_4 else {"q_length": rows, "q_offset": ROWS - rows}
     arguments |= queries | {"dtype": torch.bfloat16}
     eager = masking_utils.eager_mask(**arguments)
     for static in (False, True):
-        mask = window_matmul.hf.attention_mask(**arguments, config=transformers.Gemma2Config(), allow_is_causal_skip=not static)
+        mask = window_matmul.hf.attention_mask(**arguments, config=transformers.GptOssConfig(), allow_is_causal_skip=not static)
         assert isinstance(mask, WindowMask) and mask.dtype is torch.bfloat16
         compat._said.clear()
         with pytest.warns(WindowFallbackWarning, match="cat of an attention mask"):
