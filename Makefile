@@ -128,8 +128,8 @@ $(VENV)/bin/pip:
 $(VENV)/.tools: requirements-dev.txt | $(VENV)/bin/pip
 	@echo "Installing PyTorch and the tools: minutes, once"
 	@$(BIN)/python -c 'from importlib.metadata import version as v; assert [*map(int, v("torch").split(".")[:2])] >= [2, 10]' 2>/dev/null || \
-	$(PIP) install -qq torch==2.13.0
-	@$(PIP) install -qq --requirement requirements-dev.txt
+	$(PIP) install --no-compile -qq torch==2.13.0
+	@$(PIP) install --no-compile -qq --requirement requirements-dev.txt
 	@touch $@
 
 build/wheel/.built: $(VENV)/.tools $(WHEEL_SOURCES) | $(VENV)/.debian

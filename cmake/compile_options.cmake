@@ -3,7 +3,8 @@ if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "Debug, Release, RelWithDebInfo" FORCE)
 endif()
 
-function(window_matmul_compile_options target) # NOT_SANITIZED: whatever WINDOW_MATMUL_SANITIZE says
+# NOT_SANITIZED: whatever WINDOW_MATMUL_SANITIZE says. KERNELS: what is long to compile.
+function(window_matmul_compile_options target)
   target_compile_features(${target} PUBLIC cxx_std_20)
   set_target_properties(${target} PROPERTIES
     CXX_EXTENSIONS OFF CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON POSITION_INDEPENDENT_CODE ON)
@@ -13,9 +14,9 @@ function(window_matmul_compile_options target) # NOT_SANITIZED: whatever WINDOW_
     # No path of the build machine in a binary that is passed on; a debugger needs them.
     "$<$<NOT:$<CONFIG:Debug>>:-ffile-prefix-map=${PROJECT_SOURCE_DIR}/=;-ffile-prefix-map=${PROJECT_BINARY_DIR}/=>")
   if(WINDOW_MATMUL_SANITIZE AND NOT "NOT_SANITIZED" IN_LIST ARGN)
-    # -O3 takes minutes to compile, and so do checks of addresses that are not calls; the kernels are a small part of the tests' time.
     target_compile_options(${target} PRIVATE -fsanitize=${WINDOW_MATMUL_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -O1)
-    if(WINDOW_MATMUL_SANITIZE MATCHES "address")
+    # Kernels take minutes to compile by -O3, and so they do with checks of addresses that are not calls. Elsewhere calls take time for nothing.
+    if(WINDOW_MATMUL_SANITIZE MATCHES "address" AND "KERNELS" IN_LIST ARGN)
       target_compile_options(${target} PRIVATE
         $<$<CXX_COMPILER_ID:GNU>:--param=asan-instrumentation-with-call-threshold=0>
         "$<$<CXX_COMPILER_ID:Clang>:SHELL:-mllvm -asan-instrumentation-with-call-threshold=0>")

@@ -27,14 +27,17 @@ if(NOT WINDOW_MATMUL_CUDART)
 endif()
 
 set(conformance_object "${PROJECT_BINARY_DIR}/cuda/conformance.o")
-# Code of compute capability 8.0 runs on all 8.x; what is newer than 9.0 translates the PTX. Little code, for every GPU.
+# Code of compute capability 8.0 runs on all 8.x, and has no stmatrix; what is newer than 9.0 translates 9.0's PTX. Little code, for every GPU.
 set(conformance_architectures ${cuda_architectures})
 list(FILTER conformance_architectures INCLUDE REGEX "^(80|90)$")
 if(NOT conformance_architectures)
   list(GET cuda_architectures 0 conformance_architectures)
 endif()
 list(GET conformance_architectures -1 newest)
-window_matmul_gencode("${conformance_architectures}" ${newest} gencode)
+set(gencode -gencode "arch=compute_${newest},code=compute_${newest}")
+foreach(arch IN LISTS conformance_architectures)
+  list(APPEND gencode -gencode "arch=compute_${arch},code=sm_${arch}")
+endforeach()
 set(conformance_source "${PROJECT_SOURCE_DIR}/src/cuda/conformance/on_gpu.cu")
 add_custom_command(OUTPUT "${conformance_object}" "${conformance_object}.ptxas"
   COMMAND ${compile_cuda} --object "${conformance_object}" --

@@ -73,6 +73,20 @@ if(WINDOW_MATMUL_SANITIZE)
   target_link_options(window_matmul_tests PRIVATE "LINKER:--whole-archive,$<TARGET_FILE:window_matmul_core>,--no-whole-archive")
 endif()
 window_matmul_add_test_program(window_matmul_tests cpp ${tests})
+set_tests_properties(cpp.attention_test cpp.ops_test PROPERTIES COST 1) # the longest, begun first: none is left over for one processor alone
+
+# AddressSanitizer's checks of single accesses, for those that are calls of its shared library.
+if(WINDOW_MATMUL_SANITIZE MATCHES "address" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND x86_64)
+  add_library(window_matmul_address_checks OBJECT tests/sanitized/address_checks.cpp)
+  window_matmul_compile_options(window_matmul_address_checks NOT_SANITIZED)
+  add_executable(window_matmul_address_checks_tests tests/sanitized/address_checks_test.cpp)
+  window_matmul_compile_options(window_matmul_address_checks_tests KERNELS)
+  target_link_libraries(window_matmul_address_checks_tests PRIVATE GTest::gtest_main)
+  foreach(program IN ITEMS window_matmul_tests window_matmul_address_checks_tests)
+    target_sources(${program} PRIVATE $<TARGET_OBJECTS:window_matmul_address_checks>)
+  endforeach()
+  add_test(NAME address_checks COMMAND window_matmul_address_checks_tests --gtest_brief=1)
+endif()
 
 # The CUDA kernels, run on this CPU. The sanitizers do not follow fibers from stack to stack; the emulation checks memory itself.
 if(NOT WINDOW_MATMUL_SANITIZE)

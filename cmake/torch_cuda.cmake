@@ -26,10 +26,7 @@ file(GLOB runtime CONFIGURE_DEPENDS src/cuda/runtime/*.cpp python/bindings/torch
 add_library(${torch_cuda} SHARED ${runtime} ${WINDOW_MATMUL_CUDA_OBJECTS})
 add_dependencies(${torch_cuda} window_matmul_cuda)
 window_matmul_compile_options(${torch_cuda})
-string(REGEX MATCHALL "code=[a-z]+_[0-9]+[af]?" compiled_for "${cuda_flags}")
-list(TRANSFORM compiled_for REPLACE "code=" "")
-list(JOIN compiled_for "," compiled_for)
-target_compile_definitions(${torch_cuda} PRIVATE WINDOW_MATMUL_CUDA_COMPILED_FOR="${compiled_for}")
+target_compile_definitions(${torch_cuda} PRIVATE WINDOW_MATMUL_CUDA_COMPILED_FOR="${cuda_codes}")
 target_include_directories(${torch_cuda} PRIVATE src)
 target_include_directories(${torch_cuda} SYSTEM PRIVATE "${WINDOW_MATMUL_CUDA_INCLUDE}")
 target_link_libraries(${torch_cuda} PRIVATE

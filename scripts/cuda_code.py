@@ -1,9 +1,12 @@
 # scripts/cuda_code.py: the machine code of the kernels in an object that nvcc made, read from the object itself: no disassembler is needed.
-"""The section .nv_fatbin holds fat binaries: a header, then entries, each PTX or an ELF file for one architecture. In such a file section
-.text.<kernel> is the kernel's code, 16 bytes an instruction. The low 12 bits of an instruction are its opcode; of loads and stores the bits
-73 to 75 are the size of an access. Opcodes and fields were found by compiling kernels of known instructions.
+"""The section .nv_fatbin holds fat binaries: a header, then entries, each PTX or an ELF file for one architecture, as it is or compressed
+by zstd, whose library undoes that. In such a file section .text.<kernel> is the kernel's code, 16 bytes an instruction. The low 12 bits of an
+instruction are its opcode; of loads and stores the bits 73 to 75 are the size of an access. Opcodes and fields were found by compiling kernels
+of known instructions.
 """
 
+import ctypes
+import ctypes.util
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +15,7 @@ from typing import NamedTuple
 
 HMMA, DMMA, LDSM, LDGSTS, STG, LDL, STL = 0x23C, 0x23F, 0x83B, 0xFAE, 0x986, 0x983, 0x387
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 8, 6: 16}  # bytes of an access
-FAT_MAGIC, FAT_ELF = struct.pack("<I", 0xBA55ED50), 2
+FAT_MAGIC, FAT_ELF, ZSTD_MAGIC = struct.pack("<I", 0xBA55ED50), 2, struct.pack("<I", 0xFD2FB528)
 
 
 class Code(NamedTuple):
@@ -33,6 +36,20 @@ def sections(elf: bytes) -> Iterator[tuple[str, bytes]]:
         yield elf[begin : elf.index(b"\0", begin)].decode(), contents
 
 
+def unpacked(frame: bytes, size: int) -> bytes:
+    """What zstd made `frame` of: so many bytes."""
+    name = ctypes.util.find_library("zstd")
+    if name is None:
+        raise RuntimeError("the code of the kernels is compressed: reading it needs libzstd")
+    zstd = ctypes.CDLL(name)
+    zstd.ZSTD_decompress.restype = ctypes.c_size_t
+    whole = ctypes.create_string_buffer(size)
+    done = zstd.ZSTD_decompress(whole, ctypes.c_size_t(size), frame, ctypes.c_size_t(len(frame)))
+    if done != size:
+        raise RuntimeError(f"zstd made {done} of {size} bytes: the object is damaged")
+    return whole.raw
+
+
 def cubins(fat: bytes) -> Iterator[tuple[int, bytes]]:
     """Architecture and ELF file of each entry that is one."""
     begin = fat.find(FAT_MAGIC)
@@ -40,10 +57,12 @@ def cubins(fat: bytes) -> Iterator[tuple[int, bytes]]:
         header, length = struct.unpack_from("<HQ", fat, begin + 6)
         entry, end = begin + header, begin + header + length
         while entry < end:
-            kind, _, skip, size = struct.unpack_from("<HHIQ", fat, entry)
+            kind, _, skip, size, packed = struct.unpack_from("<HHIQI", fat, entry)
             (arch,) = struct.unpack_from("<I", fat, entry + 28)
             if kind == FAT_ELF:
-                yield arch, fat[entry + skip : entry + skip + size]
+                contents = fat[entry + skip : entry + skip + (packed or size)]
+                is_packed = contents.startswith(ZSTD_MAGIC)
+                yield arch, unpacked(contents, struct.unpack_from("<Q", fat, entry + 56)[0]) if is_packed else contents
             entry += skip + size
         begin = fat.find(FAT_MAGIC, end)
 

@@ -51,8 +51,9 @@ class Run(NamedTuple):
 USUAL = Wire(1.0, 1.0)
 SLOW = Wire(0.25, 4.0)
 OTHER = Wire(0.5, 2.0)
+FREE = Wire(1e4, 0.0)  # as fast as the relay: what a step takes longer on another wire is due to that
 SMALL = ((16384, CAUSAL), (32768, CAUSAL), (8192, TWO_SIDED))
-THE_BAR = "bar"
+THE_BAR, THE_FREE = "bar", "free"
 RUNS = (
     Run("one", 1, USUAL, ((32768, CAUSAL),)),
     Run("two", 2, USUAL, SMALL, fitted=True),
@@ -60,7 +61,8 @@ RUNS = (
     Run("slow", 4, SLOW, ((16384, CAUSAL),), fitted=True),
     Run("other", 4, OTHER, ((32768, CAUSAL),)),
     Run("eight", 8, USUAL, ((32768, CAUSAL),)),
-    Run(THE_BAR, 4, USUAL, ((65536, CAUSAL),)),
+    Run(THE_BAR, 4, USUAL, ((65536, CAUSAL),), repeats=3),
+    Run(THE_FREE, 4, FREE, ((65536, CAUSAL),), repeats=3),
     Run("two-sided", 4, USUAL, ((65536, TWO_SIDED),)),
     Run("default malloc", 4, USUAL, ((65536, CAUSAL),), malloc="default"),
 )

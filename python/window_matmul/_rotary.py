@@ -20,15 +20,15 @@ def check_base(base: object, head_dim: int) -> float | None:
     return float(base)
 
 
-def turns(base: float, head_dim: int, length: int, start: int | list[int], like: Tensor) -> tuple[Tensor, Tensor]:
+def turns(base: float, head_dim: int, length: int, start: int | list[int] | Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin, (L, D / 2), of positions start, start + 1, ...; (B, 1, L, D / 2) with a start for each row of the batch.
 
     Angles are computed in float64: in float32 a position of a million has an error of 0.06 radians.
     """
     periods = torch.arange(0, head_dim, 2, dtype=torch.float64, device=like.device) / head_dim
-    first = torch.tensor(start, dtype=torch.float64, device=like.device)[..., None]
+    first = torch.as_tensor(start, dtype=torch.float64, device=like.device)[..., None]
     positions = first + torch.arange(length, device=like.device)
-    if isinstance(start, list):
+    if positions.ndim == 2:
         positions = positions[:, None]
     angles = positions[..., None] * base**-periods
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32

@@ -3,7 +3,7 @@
 
 A query that sees every token in the cache needs them in no order: one new token is written first, and attends over the memory as it lies.
 A few new tokens attend over each run of slots in place, and the parts are joined by their maxima and sums. For many, a copy of the past in
-order is cheap. docs/design.md has the reasons.
+order is cheap. docs/design.md has the reasons. On a GPU all of it is computed there (`_cache/there.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,15 @@ from ._attention.arguments import as_form, as_options, as_reals
 from ._attention.autograd import attention
 from ._attention.ops import SPLIT_LSE, WIDE_OUT
 from ._band.arguments import UNBOUNDED, as_window
-from ._cache.arguments import Sizes, as_causal, as_crops, as_device, as_lengths, as_rows, check_attend, check_state
+from ._cache.arguments import Sizes, as_causal, as_crops, as_device, as_lengths, as_lengths_there, as_rows, check_attend, check_state
 from ._cache.merge import merge
 from ._cache.ring import Ring
+from ._cache.there import Lengths
 from .functional import WindowSize
 from .window import Window
 
 _FEW = 16  # queries up to which copying the past costs more than the calls over its parts
+_COUNTED_THERE = ("cuda",)  # devices that keep the lengths
 
 
 class RollingCache:
@@ -87,6 +89,7 @@ class RollingCache:
             self._values = torch.zeros(*slots, sizes.value_head_dim, dtype=sizes.dtype, device=device)
         self._lengths = [0] * sizes.batch_size
         self._cropped = [0] * sizes.batch_size  # tokens behind these lengths that were appended once, and took the slots of older ones
+        self._there = Lengths(self._ring, sizes.batch_size, self._keys.device) if device.type in _COUNTED_THERE else None
 
     @property
     def window(self) -> Window:
@@ -98,13 +101,28 @@ class RollingCache:
 
     @property
     def length(self) -> int | list[int]:
-        """The tokens appended so far: a number, or one for each row after a reset of some rows."""
-        return (self._lengths[0] if self._lengths else 0) if len(set(self._lengths)) <= 1 else list(self._lengths)
+        """The tokens appended so far: a number, or one for each row after a reset of some rows. On a GPU, reading it waits for the GPU."""
+        lengths, _ = self._numbers()
+        return (lengths[0] if lengths else 0) if len(set(lengths)) <= 1 else list(lengths)
 
     @property
     def nbytes(self) -> int:
         """The memory of keys and values, whatever the length: B * Hkv * (left * dilation + 1 + spare + num_pinned) * (D + Dv) elements."""
         return self._keys.nbytes + self._values.nbytes
+
+    @property
+    def _first_position(self) -> int | list[int] | Tensor:
+        """Of the tokens to come; (B,) on a GPU."""
+        return self.length if self._there is None else self._there.tokens
+
+    def _numbers(self) -> tuple[list[int], list[int]]:
+        return (self._lengths, self._cropped) if self._there is None else self._there.read()
+
+    def _set_numbers(self, lengths: list[int], cropped: list[int]) -> None:
+        if self._there is None:
+            self._lengths, self._cropped = lengths, cropped
+        else:
+            self._there.write(lengths, cropped)
 
     def __repr__(self) -> str:
         return f"RollingCache({self._sizes}, length={self.length}, nbytes={self.nbytes})"
@@ -141,8 +159,12 @@ class RollingCache:
         """
         q, k, v = check_attend(self._sizes, self._keys.device, (q, k, v), sinks, bias)
         new = q.shape[2]
-        counts = [new] * len(self._lengths) if lengths is None else as_lengths(lengths, len(self._lengths), new)
         reals = as_reals(scale, softcap, 0.0, q.shape[3])
+        if self._there is not None:
+            there = None if lengths is None else as_lengths_there(lengths, len(self._lengths), new, q.device)
+            bias = as_options(q, k, (self._sizes.left, 0), bias, None, None, None).bias
+            return self._there.attend(self.window, (self._keys, self._values), (q, k, v), sinks, bias, reals, there)
+        counts = [new] * len(self._lengths) if lengths is None else as_lengths(lengths, len(self._lengths), new)
         if new == 1 and bias is None and self.window.dilation == 1:
             return self._attend_one(q, k, v, sinks, reals, counts)
         bias = as_options(q, k, (self._sizes.left, 0), bias, None, None, None).bias
@@ -162,7 +184,7 @@ class RollingCache:
         self._write(k, v, counts)
         used = [min(length + count, self._ring.slots) for length, count in zip(self._lengths, counts, strict=True)]
         most = max(used, default=0)
-        mask = self._seen(used)
+        mask = self._ring.seen(self._lengths, used, q.device)
         keys, values = self._keys, self._values
         if most < self._ring.slots:
             keys, values = keys.narrow(2, 0, most), values.narrow(2, 0, most)
@@ -172,18 +194,6 @@ class RollingCache:
         if 0 in counts:
             out = out.masked_fill(torch.tensor(counts, device=q.device)[:, None, None, None] == 0, 0.0)
         return out
-
-    def _seen(self, used: list[int]) -> Tensor | None:
-        """Which slots the next token of each row sees, (B, most), of those in use; None for all."""
-        most, device, ring = max(used, default=0), self._keys.device, self._ring
-        slots = torch.arange(most, device=device) if ring.spare or min(used, default=0) < most else None
-        if slots is None:
-            return None
-        seen = slots < torch.tensor(used, device=device)[:, None]
-        if ring.spare:
-            newest = torch.tensor([ring.slot(length) for length in self._lengths], device=device)[:, None]
-            seen &= (slots < ring.pinned) | ((newest - slots) % ring.size <= ring.reach)
-        return seen
 
     def _write(self, k: Tensor, v: Tensor, counts: list[int]) -> None:
         """One token (B, Hkv, 1, D) a row into its slot, in the rows that have one."""
@@ -250,17 +260,19 @@ class RollingCache:
     # ---- rows and states ----------------------------------------------------------------------------------------------------------------
     def reset(self, rows: int | Sequence[int] | Tensor | None = None) -> None:
         """Forgets the tokens of these rows: numbers of rows or a bool tensor (B,); by default of all."""
-        for row in range(len(self._lengths)) if rows is None else as_rows("rows", rows, len(self._lengths)):
-            self._lengths[row] = self._cropped[row] = 0
+        if rows is None and self._there is not None:
+            return self._there.clear()
+        forgotten = range(len(self._lengths)) if rows is None else as_rows("rows", rows, len(self._lengths))
+        self._set_numbers(*([0 if row in forgotten else n for row, n in enumerate(numbers)] for numbers in self._numbers()))
 
     def crop(self, n: int | Sequence[int] | Tensor) -> None:
         """Forgets the last n tokens of every row, or n[b] of row b, as if they had not been appended: tokens of a draft that were refused.
 
         Possible for the last `spare` tokens that were appended, the constructor's argument; more are a ValueError, and change nothing.
         """
-        counts = as_crops(n, self._lengths, self._cropped, self._sizes.spare)
-        self._lengths = [length - count for length, count in zip(self._lengths, counts, strict=True)]
-        self._cropped = [cropped + count for cropped, count in zip(self._cropped, counts, strict=True)]
+        lengths, cropped = self._numbers()
+        counts = as_crops(n, lengths, cropped, self._sizes.spare)
+        self._set_numbers([a - b for a, b in zip(lengths, counts, strict=True)], [a + b for a, b in zip(cropped, counts, strict=True)])
 
     def reorder(self, indices: Sequence[int] | Tensor) -> None:
         """Row b becomes what row indices[b] was, as beam search asks for; B numbers. Rows that stay are not copied."""
@@ -270,18 +282,18 @@ class RollingCache:
             raise ValueError(f"indices is {indices!r}; it needs a number of a row for each of the {batch} rows")
         moved = [row for row, source in enumerate(sources) if row != source]
         if moved:
-            used = min(max(self._lengths), self._ring.slots)
+            used = min(max(self._numbers()[0]), self._ring.slots)
             for memory in (self._keys, self._values):
                 memory[moved, :, :used] = memory[[sources[row] for row in moved], :, :used]
-        self._lengths = [self._lengths[source] for source in sources]
-        self._cropped = [self._cropped[source] for source in sources]
+        self._set_numbers(*([numbers[source] for source in sources] for numbers in self._numbers()))
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of everything, for `load_state_dict` of a cache made with the same arguments. torch.save takes it."""
         return {name: x.clone() if isinstance(x, Tensor) else x for name, x in self._state().items()}
 
     def _state(self) -> dict[str, Any]:
-        state = {"keys": self._keys, "values": self._values, "lengths": list(self._lengths), "cropped": list(self._cropped)}
+        lengths, cropped = self._numbers()
+        state = {"keys": self._keys, "values": self._values, "lengths": list(lengths), "cropped": list(cropped)}
         window = {"left": self.window.left, "dilation": self.window.dilation}
         return state | window | {"num_pinned": self.num_pinned, "spare": self._sizes.spare}
 
@@ -290,4 +302,4 @@ class RollingCache:
         keys, values, lengths, cropped = check_state(state, self._state())
         self._keys.copy_(keys)
         self._values.copy_(values)
-        self._lengths, self._cropped = lengths, cropped
+        self._set_numbers(lengths, cropped)

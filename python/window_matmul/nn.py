@@ -158,7 +158,7 @@ class WindowAttention(nn.Module):
             self._check_cache(cache, key_mask, global_tokens)
         q, k, v = self._project(x)
         if self.rotary is not None and self._shards is None:
-            cos, sin = turns(self.rotary, self.head_dim, x.shape[1], 0 if cache is None else cache.length, q)
+            cos, sin = turns(self.rotary, self.head_dim, x.shape[1], 0 if cache is None else cache._first_position, q)
             q, k = turn(q, cos, sin), turn(k, cos, sin)
         bias = self._summed_bias(bias)
         if cache is not None:

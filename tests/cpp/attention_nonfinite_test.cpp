@@ -70,9 +70,7 @@ class AttentionNonFinite : public OnEachAttention {
 TEST_P(AttentionNonFinite, ReachesTheRowsThatSeeIt) {
   for (const AttentionCase& c : attention_scenes(is_reference(row()))) {
     AttentionTrial trial(taken(c), 1);
-    const AttentionResults want = trial.from_reference();
-    const AttentionValues<double> x = trial.values();
-    const AttentionResults errors = AttentionTolerance(trial.c, x).errors();
+    const AttentionResults &want = trial.from_reference(), &errors = trial.errors();
     trial.give_results_of_forward(want);
     const auto of_query = [](Reach& reach, index_t row) { reach.of_query(row); };
     const auto of_key = [](Reach& reach, index_t row) { reach.of_key(row); };

@@ -1,10 +1,9 @@
 // tests/cpp/attention_trial.hpp: fused attention on one case: tensors made, poisoned where nothing may look, run, and compared.
 #pragma once
 
-#include <map>
-
 #include "attention_numbers.hpp"
 #include "attention_tolerance.hpp"
+#include "remembered.hpp"
 #include "rows.hpp"
 
 namespace window_matmul::testing_tools {
@@ -90,21 +89,21 @@ class AttentionTrial {
     return x;
   }
 
-  // What the definition says of this trial's numbers.
-  AttentionResults expected(Op op) const {
-    const AttentionValues<double> x = values();
-    AttentionResults r = forward_of(c, x);
-    if (op == Op::attention_backward) ComplexStep(c, x).add_to(r);
-    return r;
+  // What the definition says of this trial's numbers; what the reference says, in double precision, for problems too large for it; and how
+  // far results may be off. All take longer than any kernel, and are computed once for all rows of the table.
+  const AttentionResults& expected(Op op) const {
+    return remembered(name_of(op) + (" of " + name(exact())), [&] {
+      const AttentionValues<double> x = values();
+      AttentionResults r = forward_of(c, x);
+      if (op == Op::attention_backward) ComplexStep(c, x).add_to(r);
+      return r;
+    });
   }
-
-  // The same from the reference, in double precision, for problems too large for the definition; and how far results may be off. Both take
-  // longer than any kernel, and are computed once for all rows of the table and both operators.
   const AttentionResults& from_reference() const {
-    return remembered("results", [&] { return computed_by_reference(); });
+    return remembered(name(exact()), [&] { return computed_by_reference(); });
   }
   const AttentionResults& errors() const {
-    return remembered("errors", [&] { return AttentionTolerance(c, values()).errors(); });
+    return remembered(name(c), [&] { return AttentionTolerance(c, values()).errors(); });
   }
 
   AttentionResults computed_by_reference() const {
@@ -134,7 +133,7 @@ class AttentionTrial {
     return difference.empty() ? testing::AssertionSuccess() : testing::AssertionFailure() << what << difference;
   }
   testing::AssertionResult check(Op op, const RunOptions& options) {
-    return check(op, options, expected(op), AttentionTolerance(c, values()).errors());
+    return check(op, options, expected(op), errors());
   }
   testing::AssertionResult check_as_reference(Op op, const RunOptions& options) { return check(op, options, from_reference(), errors()); }
 
@@ -186,19 +185,15 @@ class AttentionTrial {
 
   std::vector<Tensor*> tensors() { return {&q, &k, &v, &bias, &sinks, &d_out, &d_lse, &out, &lse, &d_q, &d_k, &d_v, &d_bias, &d_sinks}; }
 
-  template <class F>
-  const AttentionResults& remembered(const char* what, F compute) const {
-    static std::map<std::string, AttentionResults> known;
-    const auto [place, is_new] = known.try_emplace(what + (" of " + text(c)) + " on " + std::to_string(fingerprint()));
-    if (is_new) place->second = compute();
-    return place->second;
+  AttentionCase exact() const {  // whatever a row does to the weights
+    AttentionCase same = c;
+    same.rounds_weights = same.narrows_weights = same.splits_factors = false;
+    return same;
   }
-  std::size_t fingerprint() const {  // of all that an operator reads
+  std::string name(const AttentionCase& case_) const {
     std::string bytes = std::to_string(dropout_seed);
-    for (const Tensor* t : {&q, &k, &v, &bias, &sinks, &d_out, &d_lse})
-      for (const std::byte byte : t->bits()) bytes += static_cast<char>(byte);
     for (const MaskBytes* mask : {&key_mask, &global_mask}) bytes.append(mask->bytes.begin(), mask->bytes.end());
-    return std::hash<std::string>{}(bytes);
+    return text(case_) + fingerprint({&q, &k, &v, &bias, &sinks, &d_out, &d_lse}, bytes);
   }
 
   void copy_inputs(const AttentionTrial& from) {

@@ -9,6 +9,7 @@
 
 #include "cases.hpp"
 #include "definition.hpp"
+#include "remembered.hpp"
 #include "window_matmul/ops.hpp"
 
 namespace window_matmul {
@@ -107,7 +108,8 @@ class Trial {
     return result ? result : testing::AssertionFailure() << what << result.message();
   }
   testing::AssertionResult check(const RunOptions& options) {
-    return check(expected(), [&] { return run(options); });
+    const std::string what = name_of(op) + (" of " + text(c)) + fingerprint({&x, &y});
+    return check(remembered(what, [&] { return expected(); }), [&] { return run(options); });
   }
 
  private:

@@ -13,14 +13,17 @@ import pytest
 import stand_ins
 from commands import ROOT, SITE_PACKAGES, run
 
-# How it is found and put together is in question. So what is compiled, once, has the portable kernels alone and is hardly optimised; the
-# other ways end with the configure step, a library of no lines, and a wheel without libraries.
-CCACHE = {"cmake.define.CMAKE_CXX_COMPILER_LAUNCHER": "ccache"} if shutil.which("ccache") else {}
-COMPILED = CCACHE | {
-    "cmake.define.WINDOW_MATMUL_AVX512": "OFF",
-    "cmake.define.WINDOW_MATMUL_AVX2": "OFF",
-    "cmake.define.CMAKE_CXX_FLAGS_RELEASE": "-O0",
-}
+# How it is found and put together is in question. So what is compiled, once, is what ccache has from the Makefile's build, or else the portable
+# kernels alone and hardly optimised; the other ways end with the configure step, a library of no lines, and a wheel without libraries.
+COMPILED = (
+    {"cmake.define.CMAKE_CXX_COMPILER_LAUNCHER": "ccache", "cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR": "ON"}
+    if shutil.which("ccache")
+    else {
+        "cmake.define.WINDOW_MATMUL_AVX512": "OFF",
+        "cmake.define.WINDOW_MATMUL_AVX2": "OFF",
+        "cmake.define.CMAKE_CXX_FLAGS_RELEASE": "-O0",
+    }
+)
 CONFIGURED = {"build.targets": "window_matmul_torch_stand_in", "install.components": "none"}
 
 

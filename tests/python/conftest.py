@@ -12,6 +12,7 @@ tests that take a processor more than some seconds: files that hold one are begu
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -92,7 +93,8 @@ def telling(items: list[pytest.Item]) -> set[pytest.Item]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    long = {item.path for item in items if item.get_closest_marker("long") is not None}
+    builds = Path(__file__).parents[1] / "install"  # of packages, where there are tests of those too
+    long = {item.path for item in items if item.get_closest_marker("long") is not None or item.path.parent == builds}
     items[:] = [item for item in items if is_taken(item)]
     items.sort(key=lambda item: item.path not in long)
     if config.getoption("--tenth"):

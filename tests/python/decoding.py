@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class Shape:
     pinned: int = 0
     spare: int = 0
     dtype: torch.dtype = torch.float64
+    there: bool = False  # the cache counts as one on a GPU does
 
     @property
     def heads(self) -> int:
@@ -35,7 +37,8 @@ class Shape:
 
     def cache(self) -> RollingCache:
         sizes = self.batch, self.kv_heads, self.dim, self.window
-        return RollingCache(*sizes, value_head_dim=self.value_dim, num_pinned=self.pinned, spare=self.spare, dtype=self.dtype)
+        with patch("window_matmul.cache._COUNTED_THERE", ("cpu",) if self.there else ()):
+            return RollingCache(*sizes, value_head_dim=self.value_dim, num_pinned=self.pinned, spare=self.spare, dtype=self.dtype)
 
     def tokens(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
         sizes = (self.heads, self.dim), (self.kv_heads, self.dim), (self.kv_heads, self.value_dim)

@@ -46,12 +46,15 @@ def options_of(shape: Shape, n: int, choice: random.Random) -> dict[str, Any]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("seed", range(12))
 def test_random_lives(backend: str, seed: int, dtype: torch.dtype) -> None:
+    live(random.Random(seed), dtype)
+
+
+def live(choice: random.Random, dtype: torch.dtype, there: bool = False) -> None:
     """Chunks, ragged ones too, crops, resets of some rows, reorders, states and options, in any order."""
-    choice = random.Random(seed)
     window = Window(choice.choice([0, 1, 4, 9]), 0, choice.choice([1, 1, 2, 3]))
     sizes = {"batch": choice.choice([1, 2, 3]), "kv_heads": choice.choice([1, 2]), "groups": choice.choice([1, 3])}
     spare = choice.choice([0, 1, 4, 20])
-    decoder = Decoder(Shape(window, **sizes, pinned=choice.choice([0, 0, 2, 5]), spare=spare, dtype=dtype))
+    decoder = Decoder(Shape(window, **sizes, pinned=choice.choice([0, 0, 2, 5]), spare=spare, dtype=dtype, there=there))
     nbytes = decoder.cache.nbytes
     rows = range(decoder.shape.batch)
     for _ in range(20):

@@ -3,6 +3,7 @@
 go past it. There is one derivative, of the first order and in reverse mode; asking for another raises.
 """
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -103,3 +104,30 @@ def attention(*args: Any) -> Tensors:
     if is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
         return _recorded.apply(*args)  # type: ignore[no-any-return]
     return ops.direct_attention(*args)  # type: ignore[no-any-return]
+
+
+# ---- parts of a larger call ----------------------------------------------------------------------------------------------------------
+def _is_direct(tensors: MaybeTensors) -> bool:
+    return not is_watched() and tensors[0].is_cpu and _PLAIN.issuperset(map(type, tensors))  # type: ignore[union-attr]
+
+
+def attention_into(out: Tensor, lse: Tensor, *args: Any) -> None:
+    """Nothing is recorded; `out` and `lse` are parts of larger tensors."""
+    if _is_direct(args[:NUM_TENSORS]):
+        ops.direct_attention_into(out, lse, *args)
+    else:
+        _copy((out, lse), ops.attention(*args))
+
+
+def attention_backward_into(to: Sequence[Tensor | None], *args: Any) -> None:
+    """(where gradients go, None for those that are not wanted; d_out, d_lse or None, out, lse, *tensors, *numbers)."""
+    if _is_direct(args[: 4 + NUM_TENSORS]):
+        ops.direct_attention_backward_into(*to, *args)
+    else:
+        _copy(to, ops.attention_backward(*args, sum((x is not None) << n for n, x in enumerate(to))))
+
+
+def _copy(to: Sequence[Tensor | None], results: Tensors) -> None:
+    for x, result in zip(to, results, strict=True):
+        if x is not None:
+            x.copy_(result)

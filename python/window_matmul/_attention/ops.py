@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.library import fallthrough_kernel, register_fake, register_vmap
+from torch.nn import Parameter
 
 from .._band.ops import check_size, library
 
@@ -39,7 +40,11 @@ attention_backward = torch.ops.window_matmul.attention_backward.default
 # The same without an Autograd kernel and for CPU tensors only, quicker to call.
 direct_attention = torch.ops.window_matmul._attention.default._op
 direct_attention_backward = torch.ops.window_matmul._attention_backward.default._op
-for _name in ("_attention", "_attention_backward"):
+# Of CPU tensors, without recording: results go into the tensors that stand first, gradients that are not wanted being None.
+direct_attention_into = torch.ops.window_matmul._attention_into.default._op
+direct_attention_backward_into = torch.ops.window_matmul._attention_backward_into.default._op
+_direct_empty_of = torch.ops.window_matmul._empty_of.default._op
+for _name in ("_attention", "_attention_backward", "_attention_into", "_attention_backward_into", "_empty_of"):
     library.impl(_name, fallthrough_kernel, "Autograd")
 
 
@@ -50,6 +55,13 @@ def _empty(like: Tensor, shape: Sequence[int], heads_inside: int | bool, dtype: 
         return like.new_empty(shape, dtype=dtype)
     batch, heads, length, last = shape
     return like.new_empty(batch, length, heads, last, dtype=dtype).transpose(1, 2)
+
+
+def empty_of(like: Tensor, shape: Sequence[int], heads_inside: int, dtype: torch.dtype) -> Tensor:
+    """Not yet written; a large one on a CPU lies in memory that is kept for such."""
+    if like.is_cpu and dtype is like.dtype and type(like) in (Tensor, Parameter):
+        return _direct_empty_of(like, shape, heads_inside)  # type: ignore[no-any-return]
+    return _empty(like, shape, heads_inside, dtype)
 
 
 def _fake_attention(*args: Any) -> Tensors:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 
-from .. import _sharding
+from .. import _load, _sharding
 from .._band.arguments import DTYPES, STRIDED, as_count, as_operand, check_strided, to_window
 from .._integers import as_int, as_positive
 from ..window import Window
@@ -68,8 +68,10 @@ def as_device(device: object) -> torch.device:
         where = torch.get_default_device() if device is None else torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device is {device!r}; it needs to be a torch.device, its name, or None: {error}") from None
-    if where.type not in ("cpu", "meta"):
-        raise ValueError(f"device is {where}; it needs to be the CPU: RollingCache has not been made for GPUs yet")
+    if where.type == "cuda" and _load.why_no_cuda:
+        raise ValueError(f"device is {where}; it needs to be the CPU: {_load.why_no_cuda}")
+    if where.type not in ("cpu", "cuda", "meta"):
+        raise ValueError(f"device is {where}; it needs to be the CPU or an NVIDIA GPU: there are no other kernels")
     return where
 
 
@@ -167,6 +169,14 @@ def as_lengths(lengths: Sequence[int] | Tensor, batch_size: int, new: int) -> li
     return numbers
 
 
+def as_lengths_there(lengths: Sequence[int] | Tensor, batch_size: int, new: int, device: torch.device) -> Tensor:
+    """The same for a cache on a GPU. Numbers that are there are not read: they are cut to what exists."""
+    if not isinstance(lengths, Tensor) or lengths.device != device:
+        return torch.tensor(as_lengths(lengths, batch_size, new), dtype=torch.int64, device=device)
+    _check_numbers("lengths", lengths, batch_size)
+    return lengths.to(torch.int64).clamp(0, new)
+
+
 def as_crops(n: int | Sequence[int] | Tensor, lengths: list[int], cropped: list[int], spare: int) -> list[int]:
     """How many tokens each row forgets: of those there are, and with those forgotten before at most `spare`."""
     if isinstance(n, Tensor) and n.ndim == 0:
@@ -187,10 +197,7 @@ def as_crops(n: int | Sequence[int] | Tensor, lengths: list[int], cropped: list[
 def _as_numbers(name: str, numbers: Sequence[int] | Tensor, batch_size: int) -> list[int]:
     """An int of at least 0 for each row."""
     if isinstance(numbers, Tensor):
-        if numbers.dtype is torch.bool or numbers.is_floating_point() or numbers.is_complex():
-            raise TypeError(f"{name} is {numbers.dtype}; it needs to hold an int for each of the {batch_size} rows")
-        if numbers.ndim != 1:
-            raise ValueError(f"{name} is {tuple(numbers.shape)}; it needs to be ({batch_size},)")
+        _check_numbers(name, numbers, batch_size)
         _check_values(name, numbers)
         numbers = numbers.tolist()
     if isinstance(numbers, str) or not isinstance(numbers, Sequence):
@@ -198,6 +205,13 @@ def _as_numbers(name: str, numbers: Sequence[int] | Tensor, batch_size: int) -> 
     if len(numbers) != batch_size:
         raise ValueError(f"{name} holds {len(numbers)} numbers; it needs to hold one for each of the {batch_size} rows")
     return [as_size(f"{name}[{row}]", number) for row, number in enumerate(numbers)]
+
+
+def _check_numbers(name: str, numbers: Tensor, batch_size: int) -> None:
+    if numbers.dtype is torch.bool or numbers.is_floating_point() or numbers.is_complex():
+        raise TypeError(f"{name} is {numbers.dtype}; it needs to hold an int for each of the {batch_size} rows")
+    if numbers.shape != (batch_size,):
+        raise ValueError(f"{name} is {tuple(numbers.shape)}; it needs to be ({batch_size},)")
 
 
 def _check_values(name: str, numbers: Tensor) -> None:

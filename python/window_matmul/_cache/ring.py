@@ -4,6 +4,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Ring:
@@ -32,6 +35,18 @@ class Ring:
 
     def slot(self, token: int) -> int:
         return token if token < self.slots else self.pinned + (token - self.pinned) % self.size
+
+    def seen(self, tokens: list[int], used: list[int], device: torch.device) -> Tensor | None:
+        """Which slots token tokens[b] of row b sees, (B, most), of the used[b] in use; None for all."""
+        most = max(used, default=0)
+        slots = torch.arange(most, device=device) if self.spare or min(used, default=0) < most else None
+        if slots is None:
+            return None
+        seen = slots < torch.tensor(used, device=device)[:, None]
+        if self.spare:
+            newest = torch.tensor([self.slot(token) for token in tokens], device=device)[:, None]
+            seen &= (slots < self.pinned) | ((newest - slots) % self.size <= self.reach)
+        return seen
 
     def past(self, length: int) -> Iterator[tuple[int, int, int]]:
         """What queries from token `length` on may look at, in order: runs of neighbouring slots, (first token, first slot, count)."""

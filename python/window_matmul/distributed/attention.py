@@ -15,7 +15,7 @@ from .agreement import Fields, Own, agree
 from .faults import Link
 from .global_tokens import gathered
 from .layout import Layout, Ranges, as_layout, as_lengths, check_rows
-from .local import Call
+from .local import Call, attended
 from .options import Arguments, as_arguments, describe, needs_numbers, own_of
 
 Result = Tensor | tuple[Tensor, Tensor]
@@ -107,9 +107,8 @@ def attend(
     for at, length in enumerate(a.lengths):
         if length > of_keys.length:
             raise ValueError(f"key_lengths[{at}] is {length}; it needs to be at most {of_keys.length}, the number of keys on all ranks")
-    call = Call(link, a, of_queries, of_keys, gathered(link, a, of_keys, [x.globals for x in owns]) if a.has_globals else None)
-    call.depart()
-    out, lse = call.arrive()
+    found = gathered(link, a, of_keys, [x.globals for x in owns]) if a.has_globals else None
+    out, lse = attended(a, [Call(link, a, of_queries, of_keys, found)])
     return (out, lse) if a.with_lse else out
 
 

@@ -24,7 +24,7 @@ Tensors = tuple[Tensor, ...]
 MaybeTensors = tuple[Tensor | None, ...]
 
 
-def _apply(function: Any, *args: Any) -> Any:
+def apply(function: Any, *args: Any) -> Any:
     return function.apply(*args)
 
 
@@ -47,20 +47,25 @@ class Way:
     def wait(self) -> None:
         self._there.wait()
 
-    def send_back(self, gradients: Sequence[Tensor]) -> None:
-        self._back = self._way_back.back([[of_peer[n] for n in self.moving] for of_peer in self.route.by_peer(gradients)])
+    def send_back(self, of_peers: list[list[Tensor]]) -> None:
+        """Gradients of the pieces of each rank, of tensors that have any."""
+        self._back = self._way_back.back(of_peers)
 
-    def add_back(self, gradients: Sequence[Tensor | None]) -> MaybeTensors:
-        """The gradients of all tensors, from what autograd has for those that have any, and from what has come."""
+    def add_back(self, own: Sequence[Tensor]) -> None:
+        """To gradients of the tensors that have any, what has come, in place."""
         assert self._back is not None
         (messages, came_back), self._back = self._back, None
         messages.wait()
-        own, device = [], self.route.device
-        for form, g in zip(self._way_back.forms, gradients, strict=False):  # behind them are those of the pieces, which have gone their way
-            own.append(torch.zeros(form.shape, dtype=form.dtype, device=device) if g is None else g.clone() if came_back else g)
         self._way_back.add(own, came_back)
-        found = dict(zip(self.moving, own, strict=True))
-        return tuple(found.get(n) for n in range(len(self.route.forms)))
+
+    def gradients(self, found: Sequence[Tensor | None]) -> MaybeTensors:
+        """Of all tensors, from what autograd has for those that have any, and from what comes."""
+        own, device, added = [], self.route.device, self.route.plan.sends
+        for form, g in zip(self._way_back.forms, found, strict=False):  # behind them are those of the pieces, which have gone their way
+            own.append(torch.zeros(form.shape, dtype=form.dtype, device=device) if g is None else g.clone() if added else g)
+        self.add_back(own)
+        of_all = dict(zip(self.moving, own, strict=True))
+        return tuple(of_all.get(n) for n in range(len(self.route.forms)))
 
 
 class _Depart(Function):
@@ -78,7 +83,7 @@ class _Depart(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _anchor: Tensor | None, *gradients: Tensor | None) -> MaybeTensors:
-        return None, *ctx.way.add_back(gradients)
+        return None, *ctx.way.gradients(gradients)
 
 
 class _Arrive(Function):
@@ -94,7 +99,8 @@ class _Arrive(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, anchor: Tensor, *gradients: Tensor) -> MaybeTensors:
-        ctx.way.send_back(gradients)
+        way = ctx.way
+        way.send_back([[of_peer[n] for n in way.moving] for of_peer in way.route.by_peer(gradients)])
         return None, anchor, *(None for _ in gradients)
 
 
@@ -120,7 +126,7 @@ class Trip:
         self._way = Way(route_of(link, plan, tensors, dims), moving)
         self.own, self._anchor = list(tensors), None
         if moving:
-            self._anchor, *results = _apply(_Depart, self._way, *tensors)
+            self._anchor, *results = apply(_Depart, self._way, *tensors)
             for n, x in zip(moving, results, strict=False):
                 self.own[n] = x
             self._pieces: Sequence[Tensor] = results[len(moving) :]
@@ -132,11 +138,11 @@ class Trip:
         if self._anchor is None:
             self._way.wait()
         else:
-            self._anchor, *self._pieces = _apply(_Arrive, self._way, self._anchor, *self._pieces)
+            self._anchor, *self._pieces = apply(_Arrive, self._way, self._anchor, *self._pieces)
         return self._way.route.by_peer(self._pieces)
 
     def tie(self, out: Tensor) -> Tensor:
-        return out if self._anchor is None else _apply(_Tie, out, self._anchor)
+        return out if self._anchor is None else apply(_Tie, out, self._anchor)
 
 
 # ---- differentiable to any order -------------------------------------------------------------------------------------------------------
@@ -153,7 +159,7 @@ class _Out(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> MaybeTensors:
-        return None, *_apply(_Back, ctx.route, *ctx.saved_tensors, *gradients)
+        return None, *apply(_Back, ctx.route, *ctx.saved_tensors, *gradients)
 
 
 class _Back(Function):
@@ -172,10 +178,10 @@ class _Back(Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> MaybeTensors:
-        return None, *(None for _ in ctx.route.forms), *_apply(_Out, ctx.route, *gradients)
+        return None, *(None for _ in ctx.route.forms), *apply(_Out, ctx.route, *gradients)
 
 
 def exchanged(route: Route, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Sequence[Tensor]]]:
     """The tensors, and of each rank in the plan its rows of each."""
-    results = _apply(_Out, route, *tensors)
+    results = apply(_Out, route, *tensors)
     return list(results[: len(tensors)]), route.by_peer(results[len(tensors) :])

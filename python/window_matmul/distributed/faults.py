@@ -96,16 +96,30 @@ class Messages:
 
 
 def all_gather(link: Link, numbers: Tensor) -> Tensor:
-    """(n,) of each rank -> (P, n)."""
+    """(n,) of each rank -> (P, n).
+
+    gloo's own all-gather is a ring, P - 1 messages one after another. So the first rank gathers, which is one, and broadcasts, which is a
+    tree of log2(P): each other rank sends its own numbers and hands the table on to at most log2(P) - 1.
+    """
     gathered = numbers.new_empty(link.size, len(numbers))
-    work: Any = None
-    try:
-        work = dist.all_gather(list(gathered.unbind()), numbers, group=link.group, async_op=True)
-        work.wait(timedelta(seconds=link.timeout() * _FOR_ALL))
-    except RuntimeError as error:
-        _abandoned.append((work, gathered, numbers))
-        others = [rank for rank in range(link.size) if rank != link.rank]
-        raise _lost(link, _unreachable(link) or others, error) from error
+    rows, end = list(gathered.unbind()), time.monotonic() + link.timeout() * _FOR_ALL
+    if link.device().type == "cpu":
+        first = link.rank == 0
+        collectives: list[Any] = [
+            lambda: dist.gather(numbers, rows if first else None, group=link.group, group_dst=0, async_op=True),
+            lambda: dist.broadcast(gathered, group=link.group, group_src=0, async_op=True),
+        ]
+    else:
+        collectives = [lambda: dist.all_gather(rows, numbers, group=link.group, async_op=True)]
+    for start in collectives:
+        work: Any = None
+        try:
+            work = start()
+            work.wait(timedelta(seconds=max(end - time.monotonic(), 0.001)))
+        except RuntimeError as error:
+            _abandoned.append((work, gathered, numbers))
+            others = [rank for rank in range(link.size) if rank != link.rank]
+            raise _lost(link, _unreachable(link) or others, error) from error
     return gathered
 
 

@@ -90,8 +90,9 @@ def seed_at(a: Arguments, queries: Tensor, keys: Tensor) -> Tensor | None:
 
 # ---- queries that see every key --------------------------------------------------------------------------------------------------------
 def with_global_rows(call: Call, out: Tensor, lse: Tensor, own: Sequence[Tensor]) -> Tensors:
-    """The results of this rank, in which rows of global tokens are those of all keys. `own` are its keys, values, and mask."""
+    """The results of this rank, in which rows of global tokens are those of all keys. `own` are its keys and values."""
     a, link, found = call.a, call.link, call.globals
+    own = [*(x.narrow(2, call.at[1], a.k.shape[2]) for x in own), *([] if a.key_mask is None else [a.key_mask])]
     assert found is not None
     symmetric = _symmetric_entries(call)
     rows = overlap(found.places, ((0, call.of_queries.length),))
@@ -187,7 +188,7 @@ def _replaced(call: Call, out: Tensor, lse: Tensor, merged: Tensor, of_rows: Ten
     found, device = call.globals, out.device
     assert found is not None
     local = torch.tensor(
-        [call.of_queries.local(call.link.rank, place) for begin, end in here for place in range(begin, end)], device=device
+        [call.at[0] + call.of_queries.local(call.link.rank, place) for begin, end in here for place in range(begin, end)], device=device
     )
     chosen = found.mask(len(symmetric), here) & torch.tensor(symmetric, device=device)[:, None]
     chosen = chosen[:, None].expand(-1, out.shape[1], -1)

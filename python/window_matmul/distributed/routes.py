@@ -110,29 +110,40 @@ def route_of(link: Link, plan: Plan, tensors: Sequence[Tensor], dims: Sequence[i
 
 
 # ---- what is there afterwards ----------------------------------------------------------------------------------------------------------
+class Part(NamedTuple):
+    """Neighbouring rows of one of several tensors."""
+
+    source: int
+    rows: Range
+
+
 class Rows:
-    """Rows of one tensor of the whole sequence: this rank's, and those that have come."""
+    """Rows of one tensor of the whole sequence: this rank's, which begin at its row `at`, and those that have come."""
 
-    def __init__(self, dim: int, own: Tensor, runs: Ranges) -> None:
-        self.dim, self._own = dim, own
-        self._parts: list[tuple[Range, Tensor, int]] = []
-        self._add(own, runs)
+    def __init__(self, dim: int, own: Tensor, runs: Ranges, at: int = 0) -> None:
+        self.dim, self._sources = dim, [own]
+        self._parts: list[tuple[Range, int, int]] = []  # places, which tensor, its first row of them
+        self._add(runs, at)
 
-    def _add(self, x: Tensor, ranges: Ranges) -> None:
-        at = 0
+    def _add(self, ranges: Ranges, at: int) -> None:
         for begin, end in ranges:
-            self._parts.append(((begin, end), x, at))
+            self._parts.append(((begin, end), len(self._sources) - 1, at))
             at += end - begin
-        self._parts.sort(key=lambda part: part[0])
+        self._parts.sort()
 
     def add(self, plan: Plan, pieces: Sequence[Tensor]) -> None:
-        for (_, ranges), x in zip(plan.receives, pieces, strict=True):
-            self._add(x, ranges)
+        """Of each rank in the plan; none before they have come."""
+        for (_, ranges), x in zip(plan.receives, pieces, strict=False):
+            self._sources.append(x)
+            self._add(ranges, 0)
+
+    def where(self, ranges: Ranges) -> list[Part]:
+        """All of them have to be there."""
+        found = ((of, source, at, overlap((of,), ranges)) for of, source, at in self._parts)
+        return [Part(source, (at + begin - of[0], at + end - of[0])) for of, source, at, here in found for begin, end in here]
 
     def take(self, ranges: Ranges) -> Tensor:
-        """All of them have to be there."""
-        found = ((x, at - of[0], overlap((of,), ranges)) for of, x, at in self._parts)
-        parts = [x.narrow(self.dim, at + begin, end - begin) for x, at, here in found for begin, end in here]
+        parts = [self._sources[source].narrow(self.dim, begin, end - begin) for source, (begin, end) in self.where(ranges)]
         if not parts:
-            return self._own.narrow(self.dim, 0, 0)
+            return self._sources[0].narrow(self.dim, 0, 0)
         return parts[0] if len(parts) == 1 else torch.cat(parts, self.dim)

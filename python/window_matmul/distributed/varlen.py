@@ -11,17 +11,15 @@ from torch import Tensor
 
 from .. import attention as plain
 from .._attention.arguments import as_bounds
-from .._attention.autograd import attention
 from ..attention import AnyWindow
 from .agreement import Fields, Own, agree, listed
 from .faults import Link
 from .global_tokens import GlobalTokens, first_tokens, gathered
-from .layout import Layout, Range, Shards, overlap
-from .local import Call, joined
+from .layout import Layout, Range, Shards, overlap, union, without
+from .local import Call, Here, attended
 from .options import Arguments, as_arguments, describe, needs_numbers, own_of
 from .routes import index_of
-
-Tensors = tuple[Tensor, Tensor]
+from .steps import Step
 
 
 def window_attention_varlen(
@@ -96,7 +94,8 @@ def attend_packed(
             raise ValueError(f"{name} is a sequence to {bounds[-1]}; it needs to be one to at most the number of rows on all ranks, {rows}")
     a.take_seed(owns[0].seed)
     masks = gathered(link, a, of_keys, [x.globals for x in owns]) if a.global_mask is not None else None
-    out, lse = _Packed(link, a, of_queries, of_keys, list(zip(pairwise(cu_q), pairwise(cu_k), strict=True)), masks).run()
+    packed = _Packed(link, a, of_queries, of_keys, list(zip(pairwise(cu_q), pairwise(cu_k), strict=True)), masks)
+    out, lse = attended(a, [*packed.cut, packed.here()])
     out = out.transpose(1, 2)[0]
     return (out, lse[0]) if a.with_lse else out
 
@@ -120,7 +119,7 @@ class _Local(NamedTuple):
 
 
 class _Packed:
-    """One call: the sequences that ranks have to themselves in one call of the operator, each of the others as a call over ranks."""
+    """One call: the sequences that ranks have to themselves in one step, each of the others as a call over ranks."""
 
     def __init__(
         self,
@@ -133,7 +132,7 @@ class _Packed:
     ) -> None:
         self.link, self.a, self.of_queries, self.of_keys, self.masks = link, a, of_queries, of_keys, masks
         self.own: list[_Local] = []
-        self.cut: list[tuple[Range, Call]] = []  # with its local queries
+        self.cut: list[Call] = []
         for number, (queries, keys) in enumerate(sequences):
             if queries[0] == queries[1]:
                 continue
@@ -143,7 +142,7 @@ class _Packed:
             elif owner is None:
                 local, local_keys = self._local(of_queries, queries), self._local(of_keys, keys)
                 if a.has_globals or local[0] < local[1] or local_keys[0] < local_keys[1]:
-                    self.cut.append((local, self._call(number, queries, keys, local, local_keys)))
+                    self.cut.append(self._call(number, queries, keys, local, local_keys))
 
     def _owner(self, queries: Range, keys: Range) -> int | None:
         """The rank that has all of it in neighbouring rows."""
@@ -170,43 +169,36 @@ class _Packed:
             found = self.masks.restricted(*keys)
         elif a.global_tokens > 0:
             found = first_tokens(a.global_tokens, keys[1] - keys[0], a.q.device)
-        return Call(self.link, part, self.of_queries.restricted(*queries), self.of_keys.restricted(*keys), found)
+        return Call(self.link, part, self.of_queries.restricted(*queries), self.of_keys.restricted(*keys), found, (at, at_keys))
 
-    def run(self) -> Tensors:
-        for _, call in self.cut:
-            call.depart()
-        out, lse = self._attend_own()
-        parts = [(local, call.arrive()) for local, call in self.cut]
-        rows: list[Tensors] = []
-        at = 0
-        for (begin, end), results in sorted(parts, key=lambda part: part[0]):
-            rows += [(out.narrow(2, at, begin - at), lse.narrow(2, at, begin - at)), results]
-            at = end
-        rows.append((out.narrow(2, at, out.shape[2] - at), lse.narrow(2, at, out.shape[2] - at)))
-        return joined([x for x, _ in rows], self.a.q), torch.cat([x for _, x in rows], 2) if len(rows) > 1 else lse
+    def here(self) -> Here:
+        """What this rank has to itself: a step for neighbouring rows, also of no sequence."""
+        size = self.a.q.shape[2]
+        rest = without(((0, size),), union((call.at[0], call.at[0] + call.a.q.shape[2]) for call in self.cut), size)
+        return Here([self._step(rows, [x for x in self.own if rows[0] <= x.queries[0] < rows[1]]) for rows in rest], self.a.k.shape[2])
 
-    def _attend_own(self) -> Tensors:
-        """Rows of other sequences are sequences without keys."""
-        a, numbers, bounds = self.a, [], [(0, 0)]
-        for number, queries, keys in self.own:
+    def _step(self, rows: Range, sequences: list[_Local]) -> Step:
+        """Rows of no sequence are sequences without keys."""
+        a, (start, end) = self.a, rows
+        first, last = (sequences[0].keys[0], sequences[-1].keys[1]) if sequences else (0, 0)
+        numbers, bounds = [], [(start, first)]
+        for number, queries, keys in sequences:
             if (queries[0], keys[0]) != bounds[-1]:
                 bounds += [(queries[0], bounds[-1][1]), (queries[0], keys[0])]
                 numbers += [0, 0]
             bounds.append((queries[1], keys[1]))
             numbers.append(number)
-        if bounds[-1][0] != a.q.shape[2]:
-            bounds.append((a.q.shape[2], bounds[-1][1]))
+        if bounds[-1][0] != end:
+            bounds.append((end, last))
             numbers.append(0)
-        cu_q, cu_k = (torch.tensor(cu, device=a.q.device) for cu in zip(*bounds, strict=True))
-        tensors = (a.q, a.k, a.v, a.bias, a.sinks, a.key_mask, a.global_mask, cu_q, cu_k, self._seed(numbers, bounds), None, None)
-        out, lse = attention(*tensors, a.band(a.q), 0, a.global_tokens, a.reals)
-        return out, lse
+        cu_q, cu_k = (torch.tensor(cu, device=a.q.device) - cu[0] for cu in zip(*bounds, strict=True))
+        masks = (None if x is None else x.narrow(1, first, last - first) for x in (a.key_mask, a.global_mask))
+        others = (*masks, cu_q, cu_k, self._seed(numbers, bounds), None, None)
+        return Step(rows, ((first, last),), others, (a.band(a.q), 0, a.global_tokens, a.reals))
 
     def _seed(self, numbers: list[int], bounds: list[tuple[int, int]]) -> Tensor | None:
-        a, device = self.a, self.a.q.device
-        if a.seed is None:
+        if self.a.seed is None:
             return None
-        of_queries, of_keys = ([end[n] - begin[n] for begin, end in pairwise(bounds)] for n in (0, 1))
-        rest = a.k.shape[2] - bounds[-1][1]  # keys of nobody here
-        places = [index_of(tuple((0, size) for size in sizes), device) for sizes in (of_queries, [*of_keys, rest])]
-        return torch.cat([a.seed, torch.tensor(numbers, dtype=torch.int64, device=device), *places])
+        device = self.a.q.device
+        places = [index_of(tuple((0, end[n] - begin[n]) for begin, end in pairwise(bounds)), device) for n in (0, 1)]
+        return torch.cat([self.a.seed, torch.tensor(numbers, dtype=torch.int64, device=device), *places])

@@ -14,10 +14,12 @@ from ._dense import dense_attention
 from ._given import pattern_of
 from ._patterns import Pattern, WindowMask, dense_pattern, in_band
 from ._ranks import over_ranks
+from ._told import chosen_keys, refuse_unknown, sinks_of
 
 _OUTPUT = "output_attentions=True asks for the weights of attention, so it is computed the dense way"
 _MASK = "the attention mask is no window and lies within none, so attention is computed the dense way"
 _BIAS = "position_bias without a window is a number for each pair, so attention is computed the dense way"
+_CHOSEN = "the model chooses keys for each query, so attention is computed the dense way"
 
 
 def attention_forward(
@@ -45,14 +47,16 @@ def attention_forward(
         query: (B, H, Lq, D).
         key: (B, Hkv, Lk, D); H is a multiple of Hkv.
         value: (B, Hkv, Lk, Dv).
-        attention_mask: what the mask function returned, or (B or 1, H or 1, Lq, Lk), bool or to be added to the scores.
+        attention_mask: what the mask function returned, or (B or 1, H or 1, Lq or 1, Lk), bool or to be added to the scores.
         dropout: the probability to drop a weight. The random numbers are those of `window_attention`.
         scaling: factor of the scores; by default 1 / sqrt(D).
         sliding_window: an int of at least 1, or None.
         softcap: scores become softcap * tanh(score / softcap).
         s_aux: (H,): one more logit a head, without a value.
         position_bias: (B or 1, H, Lq, Lk), added to the scores.
-        kwargs: `output_attentions`; `cu_seq_lens_q` and `cu_seq_lens_k` of packed sequences, with a batch of 1. Others do not concern it.
+        kwargs: `output_attentions`; `cu_seq_lens_q` and `cu_seq_lens_k` of packed sequences, with a batch of 1; `sinks` (B, H, Lq, 1), a
+            logit a query as s_aux is one a head; `indices` and `block_indices`, of the keys that sparse attention has chosen. Others do
+            not concern it, unless the model's own eager attention takes them: a ValueError.
 
     Returns:
         (B, Lq, H, Dv), contiguous, and None or the weights (B, H, Lq, Lk).
@@ -64,11 +68,11 @@ def attention_forward(
     """
     if sliding_window is not None and (type(sliding_window) is not int or sliding_window < 1):
         raise ValueError(f"sliding_window is {sliding_window!r}; it needs to be an int of at least 1, or None")
-    if s_aux is not None and tuple(s_aux.shape) != (query.shape[1],):
-        raise ValueError(f"s_aux is {tuple(s_aux.shape)}; it needs to be (H,), here ({query.shape[1]},)")
-    options = {"scale": scaling, "softcap": softcap or 0.0, "sinks": _as_sinks(s_aux, query), "dropout_p": dropout}
-    pattern = _pattern(module, query, key, attention_mask, sliding_window, is_causal)
-    reason = _OUTPUT if kwargs.get("output_attentions") else _MASK if pattern is None else ""
+    refuse_unknown(module, kwargs)
+    sinks = sinks_of(s_aux, kwargs.get("sinks"), query)
+    options = {"scale": scaling, "softcap": softcap or 0.0, "sinks": sinks, "dropout_p": dropout}
+    pattern, chosen = _pattern(module, query, key, attention_mask, sliding_window, is_causal), chosen_keys(module, kwargs, query, key)
+    reason = _OUTPUT if kwargs.get("output_attentions") else _CHOSEN if chosen is not None else _MASK if pattern is None else ""
     if kwargs.get("cu_seq_lens_q") is not None:
         pattern = _packed(pattern, query, key, kwargs["cu_seq_lens_q"], kwargs.get("cu_seq_lens_k"))
     if position_bias is not None and pattern is not None:
@@ -77,7 +81,7 @@ def attention_forward(
         return over_ranks(query, key, value, attention_mask, pattern, options, reason, _shards.current), None
     if reason or pattern is None:
         fall_back(reason)
-        return _densely(query, key, value, attention_mask, pattern, position_bias, options)
+        return _densely(query, key, value, attention_mask, pattern, chosen, position_bias, options)
     return _windowed(query, key, value, pattern, options), None
 
 
@@ -100,20 +104,19 @@ def _pattern(
     if not isinstance(mask, Tensor):
         raise TypeError(f"attention_mask is of type {type(mask).__name__}; it needs to be a torch.Tensor or None")
     shape = tuple(mask.shape)
-    if len(shape) != 4 or shape[2:] != (rows, columns) or shape[0] not in (1, query.shape[0]) or shape[1] not in (1, query.shape[1]):
+    full = (*query.shape[:2], rows, columns)
+    fits = len(shape) == 4 and shape[3] == columns and all(size in (1, most) for size, most in zip(shape, full, strict=True))
+    if not fits or (isinstance(mask, WindowMask) and shape[2] != rows):
         raise ValueError(
-            f"attention_mask is {shape}; it needs to be (B or 1, H or 1, Lq, Lk), here {(*query.shape[:2], rows, columns)}; a cache "
-            "whose sliding_window is 1 returns other keys than it says: window_matmul.hf.WindowCache does not"
+            f"attention_mask is {shape}; it needs to be (B or 1, H or 1, Lq or 1, Lk), here {full}; a cache whose sliding_window is 1 "
+            "returns other keys than it says: window_matmul.hf.WindowCache does not"
         )
     if isinstance(mask, WindowMask):
         return mask.pattern
     if mask.dtype is not torch.bool and not mask.dtype.is_floating_point:
         raise TypeError(f"attention_mask is {mask.dtype}; it needs to be bool, or floating point to be added to the scores")
-    return pattern_of(mask, rows, columns)
-
-
-def _as_sinks(s_aux: Tensor | None, query: Tensor) -> Tensor | None:
-    return s_aux if s_aux is None or s_aux.dtype in (query.dtype, torch.float32) else s_aux.to(query.dtype)
+    pattern = pattern_of(mask, shape[2], columns)
+    return pattern if shape[2] == rows or pattern is None or pattern.bias is None else None  # a row for all queries: keys, no numbers
 
 
 def _packed(pattern: Pattern | None, query: Tensor, key: Tensor, of_queries: Tensor, of_keys: Tensor | None) -> Pattern:
@@ -149,6 +152,18 @@ def _with_position_bias(pattern: Pattern, bias: Tensor, query: Tensor, key: Tens
 
 # ---- attention -------------------------------------------------------------------------------------------------------------------------
 def _windowed(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, options: dict[str, Any]) -> Tensor:
+    sinks = options["sinks"]
+    if sinks is None or sinks.ndim == 1:
+        return _attended(query, key, value, pattern, options)[0].contiguous()
+    wide = None if query.dtype is torch.float64 else torch.float32
+    out, lse = _attended(query, key, value, pattern, options | {"sinks": None, "return_lse": True, "out_dtype": wide})
+    share = (lse[..., None] - sinks).sigmoid()  # of the keys in a softmax with one logit more
+    shared: Tensor = (out * share.transpose(1, 2)).to(query.dtype).contiguous()
+    return shared
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """(B, Lq, H, Dv), and where the options ask for it the log-sum-exps (B, H, Lq), else the same once more."""
     left, right, offset, key_mask, bounds, bias = pattern
     batch, heads, rows = query.shape[:3]
     if key_mask is not None and key_mask.shape[0] != batch:
@@ -156,13 +171,15 @@ def _windowed(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, optio
     if bias is not None:
         bias = bias.to(query.dtype if query.dtype is torch.float64 else torch.float32).expand(batch, heads, rows, -1)
     if bounds is None:
-        out: Tensor = window_attention(query, key, value, (left, right), key_mask=key_mask, bias=bias, query_offset=offset, **options)
-        return out.transpose(1, 2).contiguous()
+        found = window_attention(query, key, value, (left, right), key_mask=key_mask, bias=bias, query_offset=offset, **options)
+        out, lse = found if isinstance(found, tuple) else (found, found)
+        return out.transpose(1, 2), lse
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
     key_mask = None if key_mask is None else key_mask.flatten()
     bias = None if bias is None else bias.transpose(0, 1).flatten(1, 2)
-    packed: Tensor = window_attention_varlen(q, k, v, bounds, bounds, (left, right), key_mask=key_mask, bias=bias, **options)
-    return packed.reshape(batch, rows, heads, -1)
+    found = window_attention_varlen(q, k, v, bounds, bounds, (left, right), key_mask=key_mask, bias=bias, **options)
+    out, lse = found if isinstance(found, tuple) else (found, found)
+    return out.reshape(batch, rows, heads, -1), lse.unflatten(1, (batch, rows)).transpose(0, 1) if isinstance(found, tuple) else lse
 
 
 def _densely(
@@ -171,6 +188,7 @@ def _densely(
     value: Tensor,
     mask: Tensor | None,
     pattern: Pattern | None,
+    chosen: Tensor | None,
     position_bias: Tensor | None,
     options: dict[str, Any],
 ) -> tuple[Tensor, Tensor]:
@@ -178,9 +196,10 @@ def _densely(
         pattern = None if pattern is None or pattern.bounds is None else Pattern(None, None, 0, None, pattern.bounds)
     else:
         mask = None
-    if pattern is not None:
-        seen = dense_pattern(pattern, query.shape[0], query.shape[2], key.shape[2], query.device)
-        mask = seen if mask is None else mask & seen if mask.dtype is torch.bool else mask.masked_fill(~seen, -torch.inf)
+    lets = None if pattern is None else dense_pattern(pattern, query.shape[0], query.shape[2], key.shape[2], query.device)
+    for seen in (lets, chosen):
+        if seen is not None:
+            mask = seen if mask is None else mask & seen if mask.dtype is torch.bool else mask.masked_fill(~seen, -torch.inf)
     scale = query.shape[3] ** -0.5 if options["scale"] is None else options["scale"]
     out, weights = dense_attention(
         query,

@@ -30,7 +30,8 @@ def dense_attention(
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if sinks is not None:
-        scores = torch.cat([scores, sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)], -1)
+        sinks = sinks.to(scores.dtype) if sinks.ndim == 4 else sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, sinks], -1)
     if mask is not None and mask.dtype is torch.bool:
         none = (scores == -torch.inf).all(-1, keepdim=True)
         weights = scores.masked_fill(none, 0.0).softmax(-1).masked_fill(none, 0.0)

@@ -38,6 +38,8 @@ def _recognised(mask: Tensor, rows: int, columns: int) -> Pattern | None:
     band = (max(offset - first, 0), max(last - offset, 0))
     if mask.shape[1] == 1 and (is_bool or not mask.where(seen, 0).any()):
         keys = seen[:, 0].any(1)
+        if rows == 1:
+            return Pattern(None, None, 0, None if keys.all() else keys)
         left, right = (None if side >= far else side for side, far in zip(band, (columns - 1, rows - 1), strict=True))
         pattern = Pattern(left, right, offset, None if keys.all() else keys)
         if torch.equal(dense_pattern(pattern, mask.shape[0], rows, columns, mask.device), seen):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _shards
 from . import _versions
-from ._patterns import Pattern, window_mask
+from ._patterns import Pattern, as_mask, window_mask
 from ._places import FAR, Seen, seen_by
 
 
@@ -33,7 +33,8 @@ def attention_mask(
 
     Returns:
         The pattern as a `WindowMask` (B, 1, Lq, Lk) where it is a window, or all, in each batch entry or packed sequence, or whatever lies
-        within a window; else the dense mask (B, 1, Lq, Lk) bool, as for one query of a static cache.
+        within a window; else the dense mask (B, 1, Lq, Lk), as for one query of a static cache. Masks are bool, or for models that take no
+        SDPA numbers to be added to the scores, which is all that these know of.
 
     Raises:
         ValueError: no query sees a key, or attention_mask has not two dims.
@@ -43,6 +44,7 @@ def attention_mask(
         raise ValueError("sliding_window lets no query see a key; it needs to be an int of at least 1")
     aligned = allow_is_causal_skip or allow_is_bidirectional_skip or seen.segments is not None
     rows, first, device = _versions.queries(kv_length, kv_offset, aligned, kwargs)
+    dtype = torch.bool if _versions.takes_bool_masks(kwargs.get("config")) else kwargs.get("dtype", torch.float32)
     static = not allow_is_causal_skip and not allow_is_bidirectional_skip
     if first is not None and not (rows == 1 and (static or not seen.exact)):
         padding = _padding(attention_mask, kv_offset, kv_length)
@@ -54,8 +56,8 @@ def attention_mask(
         else:
             pattern = _within(seen, mask_function, sizes, (first, kv_offset), padding, device)
         if pattern is not None:
-            return window_mask((batch_size, 1, rows, kv_length), device, pattern)
-    return _versions.dense_mask(
+            return window_mask((batch_size, 1, rows, kv_length), device, pattern, dtype)
+    dense = _versions.dense_mask(
         batch_size=batch_size,
         kv_length=kv_length,
         mask_function=mask_function,
@@ -63,6 +65,9 @@ def attention_mask(
         attention_mask=attention_mask,
         **kwargs,
     )
+    if rows == 1 and dtype is not torch.bool:  # a row of keys, which numbers would not tell a traced graph
+        return window_mask((batch_size, 1, rows, kv_length), device, Pattern(None, None, 0, dense[:, 0, 0]), dtype)
+    return as_mask(dense, dtype)
 
 
 def _padding(mask: Tensor | None, offset: int, length: int) -> Tensor | None:

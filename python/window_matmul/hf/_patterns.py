@@ -1,7 +1,7 @@
 # python/window_matmul/hf/_patterns.py: a pattern of attention, and the tensor in whose place it travels from mask to attention function.
 """transformers calls the mask function once a forward, and hands what it returns to the attention function of every layer. Between the two
 lie other people's models, gradient checkpointing, `.to(device)` and torch.compile, which know masks as 4-D tensors. So a pattern travels as
-one: `WindowMask` says it is (B, 1, Lq, Lk) bool and holds a single element, with the pattern as an attribute. Whoever computes with it
+one: `WindowMask` says it is (B, 1, Lq, Lk) and holds a single element, with the pattern as an attribute. Whoever computes with it
 gets the dense mask it stands for.
 """
 
@@ -35,7 +35,7 @@ class Pattern(NamedTuple):
 
 
 class WindowMask(Tensor):
-    """A pattern in the shape of a mask (B, 1, Lq, Lk)."""
+    """A pattern in the shape of a mask (B, 1, Lq, Lk), bool or of the dtype of a model that adds masks to scores."""
 
     pattern: Pattern
 
@@ -50,6 +50,8 @@ class WindowMask(Tensor):
             return args[0]
         if name in _MOVES:
             return _moved(func, args, kwargs)
+        if name == "__getitem__" and (part := _some_rows(*args)) is not None:
+            return part
         if name != "__repr__":
             fall_back(f"{name} of an attention mask needs all (Lq, Lk) of it, so attention is computed the dense way")
         return func(*(_densely(x) for x in args), **{name: _densely(x) for name, x in kwargs.items()})
@@ -64,20 +66,36 @@ _KEEPS = frozenset(("contiguous", "detach", "clone"))
 _MOVES = frozenset(("to", "cpu", "cuda"))
 
 
-def window_mask(shape: tuple[int, int, int, int], device: torch.device, pattern: Pattern) -> WindowMask:
-    mask = torch.ones((), dtype=torch.bool, device=device).expand(shape).as_subclass(WindowMask)
+def window_mask(shape: tuple[int, int, int, int], device: torch.device, pattern: Pattern, dtype: torch.dtype = torch.bool) -> WindowMask:
+    mask = torch.empty((), dtype=dtype, device=device).expand(shape).as_subclass(WindowMask)
     mask.pattern = pattern
     return mask
+
+
+def _some_rows(mask: WindowMask, index: Any) -> WindowMask | None:
+    """mask[:, :, first:last], whose queries are aligned with later keys: of models whose last layers compute the last queries alone."""
+    if type(index) is not tuple or len(index) > 4 or not all(type(x) is slice for x in index) or mask.pattern.bounds is not None:
+        return None
+    ranges = [range(*x.indices(size)) for x, size in zip((*index, *(slice(None),) * (4 - len(index))), mask.shape, strict=True)]
+    rows = ranges.pop(2)
+    if rows.step != 1 or ranges != [range(mask.shape[n]) for n in (0, 1, 3)]:
+        return None
+    bias = None if mask.pattern.bias is None else mask.pattern.bias[:, :, rows.start : rows.stop]
+    pattern = mask.pattern._replace(offset=mask.pattern.offset + rows.start, bias=bias)
+    batch, heads, _, columns = mask.shape
+    return window_mask((batch, heads, len(rows), columns), mask.device, pattern, mask.dtype)
 
 
 def _moved(func: Any, args: Any, kwargs: Any) -> Tensor:
     """What a model does with masks of any kind: another device; another dtype takes the dense mask."""
     mask = args[0]
     with torch._C.DisableTorchFunctionSubclass():
-        moved = func(torch.empty(0, dtype=torch.bool, device=mask.device), *args[1:], **kwargs)
-    if moved.dtype is not torch.bool:
+        moved = func(torch.empty(0, dtype=mask.dtype, device=mask.device), *args[1:], **kwargs)
+    if moved.dtype is not mask.dtype:
         return func(dense_mask(mask), *args[1:], **kwargs)  # type: ignore[no-any-return]
-    return mask if moved.device == mask.device else window_mask(tuple(mask.shape), moved.device, mask.pattern.to(moved.device))
+    if moved.device == mask.device:
+        return mask  # type: ignore[no-any-return]
+    return window_mask(tuple(mask.shape), moved.device, mask.pattern.to(moved.device), mask.dtype)
 
 
 def _densely(x: Any) -> Any:
@@ -87,9 +105,14 @@ def _densely(x: Any) -> Any:
 
 
 def dense_mask(mask: WindowMask) -> Tensor:
-    """(B, 1, Lq, Lk) bool: all pairs."""
+    """(B, 1, Lq, Lk) of the mask's dtype: all pairs."""
     batch, _, rows, columns = mask.shape
-    return dense_pattern(mask.pattern, batch, rows, columns, mask.device)
+    return as_mask(dense_pattern(mask.pattern, batch, rows, columns, mask.device), mask.dtype)
+
+
+def as_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bool, or numbers to be added to the scores as transformers has them: 0, or the lowest of the dtype."""
+    return seen if dtype is torch.bool else torch.zeros((), dtype=dtype, device=seen.device).where(seen, torch.finfo(dtype).min)
 
 
 def dense_pattern(pattern: Pattern, batch: int, rows: int, columns: int, device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ def over_ranks(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, pattern: Pattern | None, options: dict[str, Any], reason: str, cut: Cut
 ) -> Tensor:
     """(B, n_r, H, Dv), this rank's rows. Windows go to `distributed.window_attention`, full attention to torch's context parallelism."""
-    _check(query, key, mask, pattern, reason)
+    _check(query, key, mask, pattern, options["sinks"], reason)
     assert pattern is not None
     if pattern.left is None or pattern.right is None:
         return _fully(query, key, value, pattern, options, cut).transpose(1, 2).contiguous()
@@ -31,10 +31,12 @@ def over_ranks(
     return out.transpose(1, 2).contiguous()
 
 
-def _check(query: Tensor, key: Tensor, mask: Tensor | None, pattern: Pattern | None, reason: str) -> None:
+def _check(query: Tensor, key: Tensor, mask: Tensor | None, pattern: Pattern | None, sinks: Tensor | None, reason: str) -> None:
     inside = "inside window_matmul.distributed.context_parallel"
     if pattern is None or reason:
         raise RuntimeError(f"a layer {inside} needs a mask that is a window: {reason}")
+    if sinks is not None and sinks.ndim != 1:
+        raise RuntimeError(f"sinks is {tuple(sinks.shape)} {inside}; it needs to be a number a head")
     if mask is not None and not isinstance(mask, WindowMask):
         raise RuntimeError(f"attention_mask is {tuple(mask.shape)} {inside}; it needs to be a padding mask of this rank's part, or None")
     if pattern.bounds is not None:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import warnings
 from typing import Any
 
@@ -76,6 +77,26 @@ def dense_mask(**arguments: Any) -> Tensor:
     """transformers' own (B, 1, Lq, Lk) bool."""
     mask: Tensor = masking_utils.sdpa_mask(**arguments | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
     return mask
+
+
+def takes_bool_masks(config: Any) -> bool:
+    """Whether the models of a configuration have been made for the masks of SDPA, or for those of eager attention alone."""
+    kind: Any = type(config)
+    return _have_sdpa(kind)
+
+
+takes_bool_masks._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as in compat/__init__.py
+
+
+@functools.cache
+def _have_sdpa(config: Any) -> bool:
+    try:
+        source = importlib.import_module(config.__module__.replace(".configuration_", ".modeling_"))
+    except ImportError:
+        return True
+    classes: list[Any] = [x for x in vars(source).values() if isinstance(x, type) and issubclass(x, PreTrainedModel)]
+    models = [x for x in classes if x.config_class is config]
+    return not models or any(model._supports_sdpa for model in models)
 
 
 # ---- caches ----------------------------------------------------------------------------------------------------------------------------

@@ -24,14 +24,15 @@ TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}  # scenes.py says why
 @dataclass
 class Sent:
     batches: int = 0
-    gatherings: int = 0
+    gathered: int = 0  # bytes that this rank gives to the first one
+    told: int = 0  # bytes of the table that this one gives to all
     nbytes: int = 0  # sent from one rank to another
     peers: list[int] = field(default_factory=list)
 
 
 @contextmanager
 def counted() -> Iterator[Sent]:
-    sent, batch, gather = Sent(), dist.batch_isend_irecv, dist.all_gather
+    sent, batch, gather, broadcast = Sent(), dist.batch_isend_irecv, dist.gather, dist.broadcast
 
     def counting_batch(ops: list[Any]) -> Any:
         sent.batches += 1
@@ -41,15 +42,19 @@ def counted() -> Iterator[Sent]:
                 sent.peers.append(op.group_peer)
         return batch(ops)
 
-    def counting_gather(*args: Any, **named: Any) -> Any:
-        sent.gatherings += 1
-        return gather(*args, **named)
+    def counting_gather(x: Tensor, *args: Any, **named: Any) -> Any:
+        sent.gathered += x.nbytes
+        return gather(x, *args, **named)
 
-    dist.batch_isend_irecv, dist.all_gather = counting_batch, counting_gather
+    def counting_broadcast(x: Tensor, *args: Any, **named: Any) -> Any:
+        sent.told += x.nbytes
+        return broadcast(x, *args, **named)
+
+    dist.batch_isend_irecv, dist.gather, dist.broadcast = counting_batch, counting_gather, counting_broadcast
     try:
         yield sent
     finally:
-        dist.batch_isend_irecv, dist.all_gather = batch, gather
+        dist.batch_isend_irecv, dist.gather, dist.broadcast = batch, gather, broadcast
 
 
 def traffic(group: Any, rows: int, window: tuple[int, int]) -> tuple[Sent, Sent]:

@@ -34,7 +34,9 @@ def test_bytes_are_those_of_the_formula(window: tuple[int, int]) -> None:
         forth = (rank < 3) * left + (rank > 0) * right  # the next one needs our last rows, the one before our first
         back = (rank > 0) * left + (rank < 3) * right
         assert (forward.nbytes, backward.nbytes) == (row * forth, row * back)
-        assert forward.batches <= 1 and backward.batches <= 1 and (forward.gatherings, backward.gatherings) == (1, 0)
+        assert forward.batches <= 1 and backward.batches <= 1
+        assert (forward.gathered, forward.told) == (8 * 8, 4 * 8 * 8)  # the agreement: eight numbers of each of four ranks
+        assert (backward.gathered, backward.told) == (0, 0)
 
 
 def test_bytes_over_several_hops() -> None:

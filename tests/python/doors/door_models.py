@@ -41,7 +41,7 @@ class Model(NamedTuple):
     since: str = "4"
 
 
-def _from(model: str, config: str, after: Callable[[Any], None] | None = None, **changes: Any) -> Callable[[], Any]:
+def from_sizes(model: str, config: str, after: Callable[[Any], None] | None = None, **changes: Any) -> Callable[[], Any]:
     def make() -> Any:
         made = getattr(transformers, config)(**SMALL | changes)
         if after is not None:
@@ -89,30 +89,36 @@ def _modernbert(model: str, config: str) -> Callable[[], Any]:
 
 
 MODELS = [
-    Model("mistral", _from("MistralForCausalLM", "MistralConfig")),
-    Model("qwen2", _from("Qwen2ForCausalLM", "Qwen2Config", use_sliding_window=True, max_window_layers=1)),
-    Model("qwen3", _from("Qwen3ForCausalLM", "Qwen3Config", use_sliding_window=True, max_window_layers=1)),
+    Model("mistral", from_sizes("MistralForCausalLM", "MistralConfig")),
+    Model("qwen2", from_sizes("Qwen2ForCausalLM", "Qwen2Config", use_sliding_window=True, max_window_layers=1)),
+    Model("qwen3", from_sizes("Qwen3ForCausalLM", "Qwen3Config", use_sliding_window=True, max_window_layers=1)),
     Model(
-        "gemma2", _from("Gemma2ForCausalLM", "Gemma2Config", query_pre_attn_scalar=16, attn_logit_softcapping=3.0, **BOTH), has_sdpa=False
+        "gemma2",
+        from_sizes("Gemma2ForCausalLM", "Gemma2Config", query_pre_attn_scalar=16, attn_logit_softcapping=3.0, **BOTH),
+        has_sdpa=False,
     ),
-    Model("gemma3", _from("Gemma3ForCausalLM", "Gemma3TextConfig", query_pre_attn_scalar=16, **BOTH)),
+    Model("gemma3", from_sizes("Gemma3ForCausalLM", "Gemma3TextConfig", query_pre_attn_scalar=16, **BOTH)),
     Model(
         "gemma3, two-sided",
-        _from("Gemma3TextModel", "Gemma3TextConfig", query_pre_attn_scalar=16, use_bidirectional_attention=True, **BOTH),
+        from_sizes("Gemma3TextModel", "Gemma3TextConfig", query_pre_attn_scalar=16, use_bidirectional_attention=True, **BOTH),
         "encoder",
     ),
-    Model("gemma3, two-sided later", _from("Gemma3TextModel", "Gemma3TextConfig", _two_sided, query_pre_attn_scalar=16, **BOTH), "encoder"),
-    Model("gpt-oss", _from("GptOssForCausalLM", "GptOssConfig", **EXPERTS, **BOTH), has_sdpa=False),
-    Model("olmo3", _from("Olmo3ForCausalLM", "Olmo3Config", **BOTH)),
-    Model("cohere2", _from("Cohere2ForCausalLM", "Cohere2Config", **BOTH)),
-    Model("phi3", _from("Phi3ForCausalLM", "Phi3Config")),
+    Model(
+        "gemma3, two-sided later",
+        from_sizes("Gemma3TextModel", "Gemma3TextConfig", _two_sided, query_pre_attn_scalar=16, **BOTH),
+        "encoder",
+    ),
+    Model("gpt-oss", from_sizes("GptOssForCausalLM", "GptOssConfig", **EXPERTS, **BOTH), has_sdpa=False),
+    Model("olmo3", from_sizes("Olmo3ForCausalLM", "Olmo3Config", **BOTH)),
+    Model("cohere2", from_sizes("Cohere2ForCausalLM", "Cohere2Config", **BOTH)),
+    Model("phi3", from_sizes("Phi3ForCausalLM", "Phi3Config")),
     Model("modernbert", _modernbert("ModernBertForMaskedLM", "ModernBertConfig"), "encoder", since="5"),
     Model("modernbert decoder", _modernbert("ModernBertDecoderForCausalLM", "ModernBertDecoderConfig")),
     Model("t5gemma", _t5gemma, "pair", has_sdpa=False),
     Model("t5gemma2", _t5gemma2, "pair", since="5"),
     Model(
         "mimo-v2-flash",
-        _from(
+        from_sizes(
             "MiMoV2FlashForCausalLM",
             "MiMoV2FlashConfig",
             v_head_dim=4,

@@ -107,7 +107,10 @@ def test_patterns(name: str) -> None:
             expected = dense(function, sizes, mask)
             assert made.shape == expected.shape
             with quiet():
+                last = made[:, :, -2:]
+                assert isinstance(last, WindowMask) == (isinstance(made, WindowMask) and made.pattern.bounds is None)
                 assert torch.equal(made & True, expected), (sizes, mask is not None)
+                assert torch.equal(last & True, expected[:, :, -2:]), (sizes, mask is not None)
 
 
 def test_a_mask_travels() -> None:
