@@ -192,24 +192,15 @@ def refusals(device: torch.device, budget: Budget) -> Outcome:
 
 def _refused_here(outcome: Outcome, device: torch.device) -> None:
     """What the kernels of a GPU cannot do, and those of a CPU can."""
-    for dtype, dim in ((torch.bfloat16, 257), (torch.float16, 300), (torch.float32, 129), (torch.float64, 129)):
+    for dtype, dim, most in ((torch.bfloat16, 257, 256), (torch.float16, 300, 256), (torch.float32, 129, 128), (torch.float64, 129, 128)):
         x = torch.ones(1, 1, 4, dim, dtype=dtype, device=device)
-        outcome.raises(
-            f"head dim {dim}, {dtype}", ValueError, (str(dim - 1) if dim % 2 else "256",), partial(fused.window_attention, x, x, x, 1)
-        )
-    q = torch.ones(1, 2, 6, 8, device=device, requires_grad=True)
-    k = torch.ones(1, 1, 6, 8, device=device)
-
-    def differentiate() -> None:
-        fused.window_attention(q, k, k, 1, dilation=(1, 2)).sum().backward()
-
-    outcome.raises("gradients of heads that share keys and differ in dilation", ValueError, ("dilation",), differentiate)
+        outcome.raises(f"head dim {dim}, {dtype}", ValueError, (str(most),), partial(fused.window_attention, x, x, x, 1))
 
 
 # ---- what a row does not see --------------------------------------------------------------------------------------------------------
 def confinement(device: torch.device, budget: Budget) -> Outcome:
     """What is not a number in a key or value that nobody sees changes no bit; in one that some rows see, it shows in these alone, and in
-    the gradients of what they see. With an option, since without any the edge of a window is an exception on a GPU."""
+    the gradients of what they see."""
     outcome, random = Outcome("fused attention, confinement of NaN"), budget.random()
     n = 150 if budget.thorough else 26
     for dtype in DTYPES:
@@ -219,7 +210,8 @@ def confinement(device: torch.device, budget: Budget) -> Outcome:
             unseen = ~tensors["key_mask"] | (torch.arange(n, device=device) >= tensors["key_lengths"][:, None])
             spoilt = {name: x.masked_fill(unseen[:, None, :, None], garbage) if name in "kv" else x for name, x in tensors.items()}
             same(outcome, f"{garbage} where no query sees, {hidden}, {dtype}", step(hidden, spoilt), step(hidden, tensors))
-            _check_seen(outcome, Case(Rule(9, 5), n, n, 1, 2, 2, 16, 16, softcap=50.0), garbage, dtype, device, random)
+            for softcap in (0.0, 50.0):
+                _check_seen(outcome, Case(Rule(9, 5), n, n, 1, 2, 2, 16, 16, softcap=softcap), garbage, dtype, device, random)
     return outcome
 
 

@@ -46,6 +46,9 @@ def each_option(device: torch.device, budget: Budget) -> Outcome:
     for case in each(140, 150, 20, 9) if budget.thorough else each(17, 21, 4, 2):
         for dtype in DTYPES if budget.thorough else DTYPES[:3]:
             check(outcome, case, dtype, device, random)
+    shared = Case(Rule(20, 9, (1, 3)), 60, 70, kv_heads=1, dim=24, value_dim=16)  # on a GPU sums of parts, in halves rounded once more
+    for dtype in (torch.float64, torch.float32):
+        check(outcome, shared, dtype, device, random)
     return outcome
 
 
