@@ -7,7 +7,8 @@ from collections import Counter
 import inject_cuda_bugs as inject
 import pytest
 from cuda_code import HMMA, LDGSTS, LDSM
-from inject_cuda_bugs import BUGS, ROOT, Bug, file_of, is_of_gradients
+from cuda_emulation import ROOT
+from inject_cuda_bugs import BUGS, Bug, file_of, is_of_gradients
 from model_cuda_time import BRA, EXIT, FUSED, GPUS, PAIR, WINDOWS, clocks_of, main_loop, seconds_of, target_of, turn_of, useful_flops
 
 ADD, IF = 0x210, 1  # an opcode of no interest, and a predicate

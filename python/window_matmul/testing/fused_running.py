@@ -163,7 +163,7 @@ def refusals(device: torch.device, budget: Budget) -> Outcome:
 
     def refuse(where: str, kind: type[Exception], words: tuple[str, ...], **wrong: object) -> None:
         given: dict[str, object] = good | {"window_size": (2, 1)} | wrong
-        outcome.raises(where, kind, words, partial(fused.window_attention, **given))  # type: ignore[arg-type]
+        outcome.raises(where, kind, words, partial(fused.window_attention, **given))
 
     for name, x in good.items():
         if name != "q":
