@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import attention as fused
+from ..cache import RollingCache
 from . import device as devices
 from .attention_cases import Case, gradients, leaves
 from .bounds import DTYPES
@@ -80,7 +81,7 @@ def late_inputs(device: torch.device, budget: Budget) -> Outcome:
 
 
 def graphs(device: torch.device, budget: Budget) -> Outcome:
-    """Forward and backward are recorded once and replayed on other numbers; few queries too."""
+    """Forward and backward are recorded once and replayed on other numbers; few queries too, and steps of a cache."""
     outcome, random = Outcome("fused attention, recorded graphs"), budget.random()
     for case in [*chosen(budget), Case(Rule(500, 0), 1, 600, 2, 4, 2, 64, 48)]:
         for dtype in DTYPES:
@@ -94,7 +95,30 @@ def graphs(device: torch.device, budget: Budget) -> Outcome:
                 devices.synchronize(device)
                 got = dict(zip(names, (x.clone() for x in recorded), strict=True))
                 same(outcome, f"replay {number}, {case}, {dtype}", got, step(case, tensors))
+    for dtype in (torch.float32, torch.bfloat16):
+        _check_recorded_cache(outcome, dtype, device, random)
     return outcome
+
+
+def _check_recorded_cache(outcome: Outcome, dtype: torch.dtype, device: torch.device, random: torch.Generator) -> None:
+    """Each replay appends another token, as a call would."""
+    tensors = inputs(Case(Rule(16, 0), 60, 60, 2, 4, 2, 32, 16), dtype, device, random)
+    recorded, plain = (RollingCache(2, 2, 32, (16, 0), value_head_dim=16, dtype=dtype, device=device) for _ in range(2))
+
+    def tokens(begin: int, end: int) -> list[Tensor]:
+        return [tensors[name][:, :, begin:end].contiguous() for name in "qkv"]
+
+    for cache in (recorded, plain):
+        cache.attend(*tokens(0, 30))
+    given = tokens(30, 31)
+    replay, (out,) = devices.capture(device, lambda: (recorded.attend(*given),))  # has run once
+    plain.attend(*given)
+    for n in range(31, 60):
+        for x, y in zip(given, tokens(n, n + 1), strict=True):
+            x.copy_(y)
+        replay()
+        devices.synchronize(device)
+        outcome.equal(f"cache, replay of token {n}, {dtype}", out.clone(), plain.attend(*given))
 
 
 def compiled(device: torch.device, budget: Budget) -> Outcome:
@@ -108,7 +132,7 @@ def compiled(device: torch.device, budget: Budget) -> Outcome:
     for backend in backends:
         for case in chosen(budget):
             tensors = inputs(case, torch.bfloat16, device, random)
-            function = torch.compile(partial(case.ours), fullgraph=True, backend=backend)
+            function = torch.compile(case.ours, fullgraph=True, backend=backend)
             ours = leaves(tensors)
             results = function(ours)
             got = gradients(results, ours, (torch.ones_like(results[0]), torch.ones_like(results[1])))
