@@ -83,7 +83,7 @@ def random_case(random: torch.Generator, largest: int) -> Case:
     which = number(0, 3)
     return Case(
         Rule(sides[0], 0 if now_and_then() else sides[1], dilation, offset), queries, keys, number(1, 2), kv_heads * group, kv_heads,
-        number(1, 70), number(1, 70), 0.5 if now_and_then() else None, 3.0 if now_and_then() else 0.0, bias, now_and_then(),
+        number(1, 64), number(1, 64), 0.5 if now_and_then() else None, 3.0 if now_and_then() else 0.0, bias, now_and_then(),
         now_and_then(), now_and_then(), now_and_then(), number(0, 4) if which == 1 else None, which == 2, now_and_then(4),
         offset is None and now_and_then(4),
     )  # fmt: skip
