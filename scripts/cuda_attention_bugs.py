@@ -17,7 +17,7 @@ FORWARD_BUGS = [
         "wait_copies<1>();\n      sync_threads();\n      if (!groups",
         "wait_copies<1>();\n      if (!groups",
     ),
-    ("attention: no barrier behind a tile", FORWARD, "groups);\n      sync_threads();\n      if (walk", "groups);\n      if (walk"),
+    ("attention: no barrier behind a tile", FORWARD, "kBytesColumns, groups);\n      sync_threads();", "kBytesColumns, groups);"),
     ("attention: no change of stages", FORWARD, "if constexpr (kStages == 2) stage ^= 1;", ""),
     ("attention: earlier sums not rescaled", FORWARD, "    scale_rows(sums, rescale);\n", ""),
     ("attention: the maximum of a lane alone", FORWARD, "      highest[h] = of_four(highest[h], false);\n", ""),
@@ -42,7 +42,7 @@ FORWARD_BUGS = [
     ("attention: a bias of -inf added", SCORES, "bias == minus_infinity<Sum>() ? bias : fused", "fused"),
     ("attention: the cap before the scale", SCORES, "static_cast<Sum>(scale / softcap)", "static_cast<Sum>(1 / softcap)"),
     ("attention: four keys' words for others", SCORES, "ByKeys || e == 0 || key >> 2 != drawn", "ByKeys || e == 0"),
-    ("attention: dropout of another sequence", SCORES, "seed, frame.item.sequence, head", "seed, frame.item.batch, head"),
+    ("attention: dropout of another sequence", SCORES, "sequence, head, query, key)", "sequence + 1, head, query, key)"),
     (
         "attention: a global key in the window counts twice",
         SCORES,

@@ -23,12 +23,6 @@ BACKWARD_BUGS = [
     ("backward: the sink's share by the keys'", QUERIES, "sink_share = above > 0 ? large : small;", "sink_share = 1 - facts.share;"),
     ("backward: slots without a key not cleared", QUERIES, "if (!slots.contains(slot)) store_extra", "if (false) store_extra"),
     (
-        "backward: queries that see nothing keep what they hold",
-        QUERIES,
-        "== -minus_infinity<Sum>() ? Sum{0} : fragment[i];",
-        "== 0 ? Sum{0} : fragment[i];",
-    ),
-    (
         "backward: the last head of a group left out",
         KEYS,
         "step.head + 1 < (item.head + 1) * launch.group",

@@ -18,7 +18,7 @@ def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str
     """Compiled, and its block mask made, before anything is timed."""
     if case.op != "fused":
         raise Unsupported("it never shows its scores, and is compared with fused attention")
-    where = torch.get_default_device()  # type: ignore[attr-defined]
+    where = torch.get_default_device()
     if backward and where.type == "cpu":
         raise Unsupported("FlexAttention does not support backward on CPU")
     from torch._inductor import config

@@ -63,7 +63,7 @@ class GpuCase(Case):
 
     def inputs(self) -> tuple[Tensor, ...]:
         """On the default device."""
-        return self.tensors(torch.get_default_device())[0]  # type: ignore[attr-defined]
+        return self.tensors(torch.get_default_device())[0]
 
 
 def fused_cases(quick: bool) -> list[GpuCase]:

@@ -1,8 +1,6 @@
 # benchmarks/gpu/varlen.py: torch's own flash attention with windows, which it has for packed sequences: here a batch as one pack.
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -16,7 +14,7 @@ ON = ("cuda",)  # devices that torch has it for
 
 
 def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str]:
-    where = torch.get_default_device()  # type: ignore[attr-defined]
+    where = torch.get_default_device()
     if case.op != "fused":
         raise Unsupported("it never shows its scores, and is compared with fused attention")
     if where.type not in ON:
@@ -29,10 +27,11 @@ def prepare(case: Case, backward: bool, fastest: Fastest) -> tuple[Function, str
         return x.transpose(1, 2).flatten(0, 1)
 
     def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        packed: Any = (pack(q), pack(k), pack(v))
-        out = varlen_attn(*packed, bounds, bounds, case.length, case.length, window_size=(case.left, case.right))
+        sides = case.left, case.right
+        out = varlen_attn(pack(q), pack(k), pack(v), bounds, bounds, case.length, case.length, window_size=sides)
         assert isinstance(out, Tensor)
-        return out.unflatten(0, (case.batch, case.length)).transpose(1, 2)
+        batch: Tensor = out.unflatten(0, (case.batch, case.length))
+        return batch.transpose(1, 2)
 
     try:
         attention(*case.inputs())

@@ -191,13 +191,7 @@ def rounded_by(device: torch.device, dtype: torch.dtype) -> Rounded:
 
 
 def bounds(
-    dense: Dense,
-    d_out: Tensor,
-    d_lse: Tensor | None,
-    tensors: dict[str, Any],
-    rule: Rule,
-    kept: Tensor | None,
-    by: Rounded | None = None,
+    dense: Dense, d_out: Tensor, d_lse: Tensor | None, tensors: dict[str, Any], rule: Rule, kept: Tensor | None, by: Rounded
 ) -> Bounds:
     """Largest errors, to first order. In units of u, the rounding of sums: a score errs by `magnitude` times the number of its terms, and
     a weight by that of its row's worst score, by the length of the sum below it, and a few for exp; so do scores' gradients, which also
@@ -206,7 +200,6 @@ def bounds(
     """
     q, k, v = (tensors[name].detach().double() for name in "qkv")
     dtype, group = tensors["q"].dtype, q.shape[1] // max(k.shape[1], 1)
-    by = by or rounded_by(torch.device("cpu"), dtype)
     wide_k, wide_v = (x.repeat_interleave(group, 1).abs() for x in (k, v))
     d_out = d_out.detach().double().abs()
     u, terms = 2 * rounding_of_sums(dtype), _terms(q, k, v, group)
@@ -232,12 +225,18 @@ def bounds(
         k=rounded(product.mT, product_error.mT, q.abs(), shared=True),
         v=rounded(errors.kept.mT, kept_error.mT, d_out, shared=True),
     )
-    if (bias := tensors.get("bias")) is not None:
-        where = places(rule, q.shape[0], q.shape[2], k.shape[2], tensors.get("key_lengths"), tensors.get("query_offset"))
-        result.bias = _bound_of_bias(bias, rule, where, errors.d_score, errors.d_score_error + u * terms * errors.d_score) + tiny
-    if (sinks := tensors.get("sinks")) is not None:
-        result.sinks = _bound_of_sinks(sinks, dense, errors, u * terms) + tiny
+    _add_logits(result, dense, errors, tensors, rule, u * terms, tiny)
     return result
+
+
+def _add_logits(result: Bounds, dense: Dense, errors: Errors, tensors: dict[str, Any], rule: Rule, of_sum: float, tiny: float) -> None:
+    """Bias and sinks, where there are any."""
+    if (bias := tensors.get("bias")) is not None:
+        batch, _, queries, keys = dense.visible.shape
+        where = places(rule, batch, queries, keys, tensors.get("key_lengths"), tensors.get("query_offset"))
+        result.bias = _bound_of_bias(bias, rule, where, errors.d_score, errors.d_score_error + of_sum * errors.d_score) + tiny
+    if (sinks := tensors.get("sinks")) is not None:
+        result.sinks = _bound_of_sinks(sinks, dense, errors, of_sum) + tiny
 
 
 def _terms(q: Tensor, k: Tensor, v: Tensor, group: int) -> int:

@@ -103,7 +103,7 @@ def _part(tensors: dict[str, Tensor], rows: slice, keys: slice) -> dict[str, Ten
 def dropout(device: torch.device, budget: Budget) -> Outcome:
     """The weights that are dropped are those of the definition, to the last bit, whatever the dtype; gradients know them."""
     outcome, random = Outcome("fused attention, dropout"), budget.random()
-    n = 100 if budget.thorough else 21
+    n = 60 if budget.thorough else 21
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         for dtype in DTYPES:
             for p in (0.1, 0.5):
