@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import functional as plain
 from .._band.arguments import as_band, as_count, as_fill, as_offset, as_operand, as_operands, check_heads
 from ..functional import Dilation, WindowSize
-from .agreement import Fields, Own, agree
+from .agreement import Fields, Own, agree, is_alone
 from .exchange import exchanged
 from .faults import Link
 from .halo import described
@@ -159,7 +159,7 @@ class _Call:
 
     @property
     def alone(self) -> bool:
-        return self.link.size == 1
+        return is_alone(self.link, *self._cut)
 
     @property
     def length(self) -> int:
