@@ -101,9 +101,8 @@ def forms(group: Any) -> None:
     q, k, v = (_rows(1, HEADS, ROWS, 4, seed=n) for n in range(3))
     for window in (Window(left=2, right=1), [2, 1]):
         assert torch.equal(distributed.window_attention(q, k, v, window, group=group), want)
-    assert torch.equal(
-        distributed.window_attention(q, k, v, -1, group=group), distributed.window_attention(q, k, v, (None, None), group=group)
-    )
+    all_keys = distributed.window_attention(q, k, v, None, group=group)
+    assert torch.equal(distributed.window_attention(q, k, v, (-1, None), group=group), all_keys)
     (x,), sizes = halo_exchange((q,), 1, 0, mesh)
     (y,), again = halo_exchange([q.transpose(1, 2).contiguous().transpose(1, 2)], 1, 0, group, seq_dim=2)
     assert torch.equal(x, y) and sizes == again == (int(dist.get_rank(group) > 0), 0)
