@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -159,6 +160,22 @@ def without_recording(group: Any) -> None:
             plain = distributed.window_attention(q, k, v, (2, 1), group=group, **options)
         assert recorded.requires_grad and not plain.requires_grad and torch.equal(recorded, plain)
         recorded.sum().backward()
+
+
+# ---- copies ----------------------------------------------------------------------------------------------------------------------------
+def most_copied(group: Any, rows: int, layout: str, window: tuple[int, int]) -> int:
+    """Of a step forward and backward: the most elements that any of torch's operators has read, cut a tensor's view as it may be."""
+    chunks = dist.get_world_size(group) * Layout[layout].chunks_of_rank
+    lengths, many = [rows] * chunks, rows * Layout[layout].chunks_of_rank
+    q, k, v = (_rows(1, HEADS, many, 4, seed=n).requires_grad_() for n in range(3))
+    weights = _rows(1, HEADS, many, 4, seed=3)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as seen:
+        out = distributed.window_attention(q, k, v, window, group=group, layout=Layout[layout], lengths=lengths)
+        torch.autograd.grad(out, (q, k, v), weights)
+    names = ("copy_", "cat", "add", "add_", "zero_", "fill_", "mul", "sum", "constant_pad_nd")
+    events = [event for event in seen.events() if event.name in {f"aten::{name}" for name in names}]
+    assert any(event.name == "aten::cat" for event in events) or dist.get_world_size(group) == 1  # keys before and of a rank's first rows
+    return max((math.prod(shape) for event in events for shape in event.input_shapes if shape), default=0)
 
 
 # ---- dropout ---------------------------------------------------------------------------------------------------------------------------

@@ -117,6 +117,13 @@ def test_without_recording() -> None:
     pool.run("contract:without_recording", 3)
 
 
+@pytest.mark.parametrize(("layout", "window"), [("contiguous", (3, 0)), ("contiguous", (3, 2)), ("zigzag", (3, 2))], ids=str)
+def test_only_rows_near_borders_are_copied(layout: str, window: tuple[int, int]) -> None:
+    """Of 2 x 4 numbers each, of chunks of 300 rows: at most the queries at a border with the keys of their windows, on both sides."""
+    for most in pool.run("contract:most_copied", 3, 300, layout, window):
+        assert 0 < most <= 2 * 4 * 2 * 2 * sum(window)
+
+
 def test_dropout_does_not_depend_on_the_cut() -> None:
     (want,) = pool.run("contract:dropped", 1, (24,), "contiguous")
     for lengths, layout in [
