@@ -4,10 +4,11 @@
     computed = crowd x (pair x pairs + row x rows)
     exposed  = rounds x (delays x delay + round) + wire x bytes / bandwidth + crowd x (byte x bytes + piece x rows in pieces)
 
-`pairs` are those of queries and keys that are multiplied, `rows` the keys and queries that are looked at, both times heads x dim. A ring of
-P ranks has P - 1 rounds, an all-to-all has one. The halo's bytes travel while rows are computed that need none: exposed is only what takes
-longer than that, the rounds of the agreement before it, and the joining of outputs and gradients of its pieces. `crowd`: where ranks share
-cores, each computes so many times more slowly. What a round costs is fitted on agreements alone, the rest on steps.
+`pairs` are those of queries and keys that are multiplied, `rows` the keys and queries that are looked at, both times heads x dim.
+`rounds` are messages one after another: gloo announces each, so that a ring of P ranks has 2 (P - 1), an all-to-all 2, and an agreement,
+whose tree is announced while the first rank gathers, 1 + log2(P). The halo's bytes travel while rows are computed that need none: exposed
+is only what takes longer than that, the agreement before it, and what its pieces cost. `crowd`: where ranks share cores, each computes so
+many times more slowly. What a round costs is fitted on agreements alone, the rest on steps.
 """
 
 from __future__ import annotations
@@ -65,10 +66,14 @@ def work(case: RankCase) -> tuple[float, float]:
     return heads * dim * length * (sum(case.window) + 1), heads * dim * (keys + length)
 
 
+def agreement_rounds(ranks: int) -> int:
+    return 1 + (ranks - 1).bit_length() if ranks > 1 else 0
+
+
 def talk(case: RankCase) -> tuple[int, int]:
     """(rounds, bytes) of the rank that sends most, forward and backward."""
-    rings, exchanges = {"halo": (1, 0), "gather": (1, 1), "ulysses": (0, 4)}[case.method]
-    rounds = rings * (case.ranks - 1) + exchanges * (case.ranks > 1)
+    ring, exchange = 2 * (case.ranks - 1), 2 * (case.ranks > 1)
+    rounds = {"halo": agreement_rounds(case.ranks), "gather": ring + exchange, "ulysses": 4 * exchange}[case.method]
     inside = min(1, case.ranks - 1)
     return rounds, payload(case.method, inside, case.ranks, case.local_shape, case.window, 4)
 
@@ -109,9 +114,11 @@ def fitted(entries: Sequence[Entry]) -> Machine:
         features(case, Wire(**entry["wire"]), entry["cores"], seconds)
         for case, entry, seconds in zip(cases, chosen, computed, strict=True)
     ])  # fmt: skip
-    rings = [entry for entry in chosen if entry["case"]["ranks"] > 1]
-    rounds = np.array([[(entry["case"]["ranks"] - 1) * x for x in (entry["wire"]["milliseconds"] / 1e3, 1.0)] for entry in rings])
-    agreed = np.array([entry["agreement"] for entry in rings])
+    agreements = [entry for entry in chosen if entry["case"]["ranks"] > 1]
+    rounds = np.array([
+        [agreement_rounds(entry["case"]["ranks"]) * x for x in (entry["wire"]["milliseconds"] / 1e3, 1.0)] for entry in agreements
+    ])  # fmt: skip
+    agreed = np.array([entry["agreement"] for entry in agreements])
     of_round = _non_negative(rounds, agreed, agreed)
     return Machine(pair, row, *of_round, *_non_negative(waited[:, 2:], exposed - waited[:, :2] @ of_round, computed + exposed))
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from ..bar import Bar, at_least, at_most
 from ..markdown import table
-from .cases import CAUSAL, METHOD_NAMES, THE_BAR, USUAL, RankCase
+from .cases import CAUSAL, METHOD_NAMES, THE_BAR, THE_FREE, USUAL, RankCase
 from .methods import METHODS
-from .model import Cost, Machine, case_of, fitted, predicted, seen
+from .model import Cost, Machine, agreement_rounds, case_of, fitted, predicted, seen
 from .network import Wire
 
 Entry = dict[str, Any]
@@ -43,9 +43,10 @@ def _how(results: dict[str, Any]) -> str:
     reasons = {entry["loopback"] for entry in results["entries"]} - {""}
     network = "; ".join(reasons) or "a namespace for each rank, with the bandwidth for itself, both ways at once; the delay is one way's"
     return f"""A step is `window_attention` forward and backward: B = 1, 8 heads, d = 64, fp32, one thread a process. Times are of the
-slowest rank, medians of steps that take turns with the same computation without communication ("alone"). What a step takes longer is
-exposed communication. Where processes share a core, computing takes so many times longer in both: on machines of their own, shares would
-be larger, by that factor at most.
+slowest rank, medians of steps that take turns with the same computation without communication ("alone"): one call on numbers that are
+already there. All that a step takes longer counts as exposed communication: waiting for the wire, handing bytes to it, the agreement,
+computing in pieces, and waiting for ranks that come later. Where processes share a core, computing takes so many times longer in both: on
+machines of their own, shares would be larger, by that factor at most.
 
 Processes have a malloc that keeps big blocks, as allocators of training do, but where "default malloc" is said: glibc's gives what is
 larger than 32 MiB back to the system at once, and each new block's pages are faulted in again.
@@ -57,6 +58,23 @@ Network: {network}.
 
 def _goals(found: Sequence[Bar]) -> str:
     return "## Goals\n\n" + table(["goal", "seen", ""], [(bar.goal, bar.seen, bar.verdict) for bar in found])
+
+
+def _of_the_wire(entries: Sequence[Entry]) -> str:
+    """The narrower count: what the same step takes longer than on a wire without limits."""
+    steps = {(entry["run"], entry["case"]["method"]): seen(entry).step for entry in entries}
+    lines = [
+        [METHODS[name].title, *(f"{steps[run, name] * 1e3:.0f}" for run in (THE_FREE, THE_BAR)), _share_of_wire(steps, name)]
+        for name in METHOD_NAMES
+        if (THE_FREE, name) in steps and (THE_BAR, name) in steps
+    ]
+    if not lines:
+        return ""
+    return "The same steps on a wire without limits:\n\n" + table(["", "no limits, ms", f"{USUAL}, ms", "of a step"], lines) + "\n\n"
+
+
+def _share_of_wire(steps: dict[tuple[str, str], float], name: str) -> str:
+    return f"{100 * (1 - steps[THE_FREE, name] / steps[THE_BAR, name]):.1f} %"
 
 
 def _seen(entries: Sequence[Entry]) -> str:
@@ -71,7 +89,8 @@ def _seen(entries: Sequence[Entry]) -> str:
 
 Two ranks alone on the wire saw, a byte there and back, many one way, and many both ways at once: {probed}.
 
-To send: the bytes of tensors, of the rank that has most. Sent: those that its device counted, headers, answers and barriers included.
+{_of_the_wire(entries)}To send: the bytes of tensors, of the rank that has most. Sent: those that its device counted, headers, answers and
+barriers included.
 
 {table(header, lines)}"""
 
@@ -96,7 +115,7 @@ it was fitted on, by at most {100 * max(errors[False]):.0f} % in the others.
 
 
 def _beyond(machine: Machine) -> str:
-    """Ranks on machines of their own; the halo without its agreement too, which is a ring over all of them."""
+    """Ranks on machines of their own; the halo without its agreement too."""
     lines = []
     for wire in (USUAL, FAST):
         for length in LENGTHS:
@@ -121,7 +140,7 @@ def _far(machine: Machine, name: str, ranks: int, length: int, wire: Wire, check
     cost = predicted(machine, case, wire, ranks)
     if checked:
         return cost
-    agreement = (ranks - 1) * (wire.milliseconds / 1e3 * machine.delays + machine.round)
+    agreement = agreement_rounds(ranks) * (wire.milliseconds / 1e3 * machine.delays + machine.round)
     return cost._replace(exposed=max(0.0, cost.exposed - agreement))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from window_matmul import window_attention
+from window_matmul.distributed.faults import Link, all_gather
 
 from .cases import RankCase
 from .methods import METHODS, Method
@@ -65,12 +66,11 @@ def probe() -> list[float]:
 
 
 def agreement() -> float:
-    """Seconds of an all-gather of eight numbers, as each call over ranks begins with: the median of several, on this rank."""
-    numbers, times = torch.zeros(8, dtype=torch.int64), []
-    gathered = numbers.new_empty(8 * dist.get_world_size())
+    """Seconds of gathering eight numbers, as each call over ranks begins with: the median of several, on this rank."""
+    link, numbers, times = Link(dist.group.WORLD, "agreement"), torch.zeros(8, dtype=torch.int64), []
     for _ in range(TRIPS):
         start = time.perf_counter()
-        dist.all_gather_into_tensor(gathered, numbers)
+        all_gather(link, numbers)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 

@@ -1,5 +1,5 @@
 # python/window_matmul/distributed/agreement.py: before the first byte of a call travels, all ranks learn whether they mean the same call.
-"""One all-gather of eight numbers a call: the call's number, whether this rank refuses its own arguments, a digest of their description,
+"""One gathering of eight numbers a call: the call's number, whether this rank refuses its own arguments, a digest of their description,
 and what only this rank knows (lengths, seed). All ranks see the same table, so all decide alike; only where they differ a second one
 gathers the descriptions themselves, to name rank, argument and values. Nothing is remembered but the number of calls.
 """
@@ -47,6 +47,15 @@ class Agreed(NamedTuple):
     of_queries: Shards
     of_keys: Shards
     owns: list[Own]  # of each rank
+
+
+def is_alone(link: Link, layout: Layout, lengths: Sequence[int] | None, check: bool) -> bool:
+    """Whether the plain call will do: in a group of one process, where nothing says how many rows it has."""
+    if link.size > 1 or lengths is not None:
+        return False
+    as_layout(layout)
+    as_flag("check", check)
+    return True
 
 
 def agree(

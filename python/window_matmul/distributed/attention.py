@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from .. import attention as plain
-from .._integers import as_flag
 from .._rotary import turn, turns
 from ..attention import AnyWindow
-from .agreement import Fields, Own, agree
+from .agreement import Fields, Own, agree, is_alone
 from .faults import Link
 from .global_tokens import gathered
-from .layout import Layout, Ranges, as_layout, as_lengths, check_rows
+from .layout import Layout, Ranges
 from .local import Call, attended
 from .options import Arguments, as_arguments, describe, needs_numbers, own_of
 
@@ -91,8 +90,10 @@ def attend(
 ) -> Result:
     """With a base of rotary positions that turn q and k first; `seed` has been drawn for more ranks than those of the group."""
     link = Link(group, "window_attention")
-    if link.size == 1:
-        return _alone(q, k, v, window_size, layout, lengths, check, options, rotary)
+    if is_alone(link, layout, lengths, check):
+        if rotary is not None:
+            q, k = (turned(x, rotary, ((0, x.shape[2]),)) for x in (q, k))
+        return plain.window_attention(q, k, v, window_size, **options)  # type: ignore[no-any-return]
     given: list[Arguments] = []
 
     def describe_own() -> tuple[Fields, Own]:
@@ -110,27 +111,6 @@ def attend(
     found = gathered(link, a, of_keys, [x.globals for x in owns]) if a.has_globals else None
     out, lse = attended(a, [Call(link, a, of_queries, of_keys, found)])
     return (out, lse) if a.with_lse else out
-
-
-def _alone(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    window_size: AnyWindow,
-    layout: Layout,
-    lengths: Sequence[int] | None,
-    check: bool,
-    options: dict[str, Any],
-    rotary: float | None,
-) -> Result:
-    """A group of one process."""
-    as_flag("check", check)
-    numbers = as_lengths(lengths, as_layout(layout), 1)
-    if numbers is not None:
-        check_rows("q", q.shape[2], 0, layout, numbers)
-    if rotary is not None:
-        q, k = (turned(x, rotary, ((0, x.shape[2]),)) for x in (q, k))
-    return plain.window_attention(q, k, v, window_size, **options)  # type: ignore[no-any-return]
 
 
 def turned(x: Tensor, base: float, chunks: Ranges) -> Tensor:

@@ -123,3 +123,8 @@ def described(name: str, x: Tensor | None, dim: int | None) -> Fields:
         shape[dim] = "n"
     recorded = torch.is_grad_enabled() and x.requires_grad
     return {name: f"({', '.join(shape)}) of {x.dtype} on {x.device.type}, {'with' if recorded else 'without'} a gradient"}
+
+
+def one_or_all(dilations: Sequence[int]) -> str:
+    """A dilation as it is given: of all heads, or of each."""
+    return str(dilations[0] if len(dilations) == 1 else tuple(dilations) or 1)

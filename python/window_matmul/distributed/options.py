@@ -11,7 +11,7 @@ from .._attention.arguments import Options, as_entries, as_flag, as_form, as_ope
 from .._band.arguments import UNBOUNDED, as_window
 from ..attention import AnyWindow
 from .agreement import Fields, Own
-from .halo import described
+from .halo import described, one_or_all
 
 _DEFAULTS: dict[str, Any] = {
     "dilation": 1,
@@ -152,11 +152,10 @@ def needs_numbers(options: dict[str, Any]) -> bool:
 
 def describe(a: Arguments) -> Fields:
     """What ranks need to have alike. Parameters, as sinks, are described by their shape."""
-    dilation = a.taps[0] if len(a.taps) == 1 else a.taps or 1
     softcap, dropout_p, *scale = a.reals
     return {
         "window_size": f"({_side(a.left)}, {_side(a.right)})",
-        "dilation": str(dilation),
+        "dilation": one_or_all(a.taps),
         **described("q", a.q, 2),
         **described("k", a.k, 2),
         **described("v", a.v, 2),

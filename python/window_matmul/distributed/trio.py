@@ -10,10 +10,10 @@ from torch import Tensor
 from .. import functional as plain
 from .._band.arguments import as_band, as_count, as_fill, as_offset, as_operand, as_operands, check_heads
 from ..functional import Dilation, WindowSize
-from .agreement import Fields, Own, agree
+from .agreement import Fields, Own, agree, is_alone
 from .exchange import exchanged
 from .faults import Link
-from .halo import described
+from .halo import described, one_or_all
 from .layout import Layout, plan_of
 from .places import Reach, needs_of
 from .routes import Rows, route_of
@@ -55,7 +55,8 @@ def window_matmul(
         check_heads(dilation, "q", as_operands("q", q, "k", k)[0])
         if q.shape[-1] != k.shape[-2]:
             raise ValueError(f"k is {tuple(k.shape)} beside q of {tuple(q.shape)}; its dim -2 needs to be q's dim -1, {q.shape[-1]}")
-        return {"fill": str(as_fill(fill))}
+        as_fill(fill)
+        return {"fill": str(float(fill))}
 
     call.agree(describe, window_size, dilation, query_offset, q=(q, -2), k=(k, -1))
     return call.of_windows(q, k.mT, lambda part, keys, at: plain.window_matmul(part, keys.mT, window_size, query_offset=at, **options))
@@ -159,7 +160,7 @@ class _Call:
 
     @property
     def alone(self) -> bool:
-        return self.link.size == 1
+        return is_alone(self.link, *self._cut)
 
     @property
     def length(self) -> int:
@@ -179,7 +180,7 @@ class _Call:
 
         def describe_all() -> tuple[Fields, Own]:
             left, right, taps = as_band(window_size, dilation)
-            fields = {"window_size": f"({left}, {right})", "dilation": str(taps)} | describe()
+            fields = {"window_size": f"({left}, {right})", "dilation": one_or_all(taps)} | describe()
             for name, (x, dim) in tensors.items():
                 fields |= described(name, x, dim)
             fields["query_offset"] = str(None if query_offset is None else as_offset(query_offset))

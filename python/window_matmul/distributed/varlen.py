@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import attention as plain
 from .._attention.arguments import as_bounds
 from ..attention import AnyWindow
-from .agreement import Fields, Own, agree, listed
+from .agreement import Fields, Own, agree, is_alone, listed
 from .faults import Link
 from .global_tokens import GlobalTokens, first_tokens, gathered
 from .layout import Layout, Range, Shards, overlap, union, without
@@ -75,7 +75,7 @@ def attend_packed(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`seed` has been drawn for more ranks than those of the group."""
     link = Link(group, "window_attention_varlen")
-    if link.size == 1:
+    if is_alone(link, layout, lengths, check):
         return plain.window_attention_varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, window_size, **options)  # type: ignore[no-any-return]
     given: list[tuple[Arguments, list[int], list[int]]] = []
 

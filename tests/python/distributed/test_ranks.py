@@ -94,17 +94,21 @@ def test_packed_queries_beside_other_keys() -> None:
 
 @st.composite
 def packings(draw: st.DrawFn) -> tuple[Any, ...]:
-    lengths = tuple(draw(st.lists(st.integers(0, 8), min_size=1, max_size=6)))
-    cu = sorted(draw(st.lists(st.integers(0, sum(lengths)), min_size=1, max_size=7)))
+    layout = draw(st.sampled_from(["contiguous", "zigzag"]))
+    chunks = draw(st.integers(1, 6)) if layout == "contiguous" else 2 * draw(st.integers(1, 4))
+    lengths = tuple(draw(st.lists(st.integers(0, 8), min_size=chunks, max_size=chunks)))
+    places = st.lists(st.integers(0, sum(lengths)), min_size=1, max_size=7)
+    cu = sorted(draw(places))
+    of_keys = sorted(draw(st.lists(st.integers(0, sum(lengths)), min_size=len(cu), max_size=len(cu)))) if draw(st.booleans()) else cu
     names, options = draw(st.sampled_from(PACKED))
-    return lengths, cu, (draw(st.integers(0, 6)), draw(st.integers(0, 6))), names, options
+    return lengths, layout, (cu, of_keys), (draw(st.integers(0, 6)), draw(st.integers(0, 6))), names, options
 
 
-@settings(max_examples=60)
+@settings(max_examples=100)
 @given(packings())
 def test_any_packing(packing: tuple[Any, ...]) -> None:
-    lengths, cu, window, names, options = packing
-    pool.run("others:packed", len(lengths), lengths, "contiguous", (cu, cu), window, names, options)
+    lengths, layout, cu, window, names, options = packing
+    pool.run("others:packed", ranks_of(lengths, layout), lengths, layout, cu, window, names, options)
 
 
 # ---- modules ---------------------------------------------------------------------------------------------------------------------------
