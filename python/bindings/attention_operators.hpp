@@ -153,19 +153,16 @@ void set_dropout(const Given& given, AttentionInputs* inputs) {
   if (inputs->dropout_p == 0) return;
   require(given.seed && given.seed->scalar_type() == torch::headeronly::ScalarType::Long && given.seed->is_contiguous(), "seed", "missing",
           "a contiguous int64 tensor beside dropout");
-  if constexpr (!Device::kReadsNumbers) {
-    require(given.seed->numel() == 1, "seed", "with the places of a larger call",
-            "one number beside tensors on a GPU: dropout over ranks is not offered there");
-    inputs->there.dropout_seed = {given.seed->const_data_ptr(), true, 1, 1};
-    return;
-  }
   const index_t batch = inputs->q.shape[0], queries = batch * inputs->q.shape[2];
-  const index_t sequences = inputs->cu_q.empty() ? batch : static_cast<index_t>(inputs->cu_q.size()) - 1;
+  const index_t sequences = given.cu_q ? given.cu_q->numel() - 1 : batch;
   const index_t with_places = 1 + sequences + queries + inputs->k.shape[2], numbers = given.seed->numel();
   require(numbers == 1 || numbers == with_places, "seed", "a tensor of " + std::to_string(numbers) + " numbers",
           ("one of 1, or of " + std::to_string(with_places) + " with all places").c_str());
   const auto* data = static_cast<const std::int64_t*>(given.seed->const_data_ptr());
-  inputs->dropout_seed = static_cast<std::uint64_t>(*data);
+  if constexpr (Device::kReadsNumbers)
+    inputs->dropout_seed = static_cast<std::uint64_t>(*data);
+  else
+    inputs->there.dropout_seed = {data, true, 1, 1};
   if (numbers > 1) inputs->dropout_places = {data + 1, data + 1 + sequences, data + 1 + sequences + queries};
 }
 

@@ -15,6 +15,8 @@ from attention_cases import DIFFERENTIABLE, Case, gradients, leaves
 from attention_oracle import Rule
 from oracle import DTYPES, ROUNDING
 from window_matmul import window_attention
+from window_matmul._attention import autograd
+from window_matmul._attention.ops import Tensors
 
 OPERATOR = "attention"
 SMALL = Case(Rule(1, 1), 4, 4, batch=1, dim=2, value_dim=2)
@@ -68,6 +70,35 @@ def test_each_gradient_alone(backend: str, dtype: torch.dtype) -> None:
         (got,) = torch.autograd.grad(case.ours(tensors)[1], tensors[name], cotangents[1])
         (want,) = torch.autograd.grad(case.ours(tensors), tensors[name], (torch.zeros_like(cotangents[0]), cotangents[1]))
         torch.testing.assert_close(got, want)
+
+
+@pytest.mark.best_backend
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_heads_that_differ_in_dilation_have_keys_of_their_own(
+    backend: str, dtype: torch.dtype, compiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As kernels of a GPU need it: they never see heads that share keys and differ. Each head's part of a sum is rounded, and the sum."""
+    case = Case(Rule(2, 1, (1, 2, 3, 3)), 9, 9, heads=4, kv_heads=2, bias="slots", sinks=True, key_mask=True)
+    tensors = leaves(case.tensors(dtype))
+    cotangents = tuple(torch.randn_like(y) for y in case.ours(tensors))
+    want = gradients(case.ours(tensors), tensors, cotangents)
+    seen: list[int] = []
+
+    def spy(*args: object) -> Tensors:
+        assert isinstance(args[5], Tensor)
+        seen.append(args[5].shape[1])
+        return right(*args)
+
+    right = autograd._attention_backward
+    monkeypatch.setattr(autograd, "_SHARED_DILATION", ("cpu",))
+    monkeypatch.setattr(autograd, "_attention_backward", spy)
+    call = torch.compile(case.ours, backend="aot_eager") if compiles else case.ours
+    got = gradients(call(tensors), tensors, cotangents)
+    assert set(seen) == {4}
+    for name, gradient in got.items():
+        size = float(want[name].double().abs().max())
+        torch.testing.assert_close(gradient, want[name], rtol=0, atol=4 * ROUNDING[dtype] * size)
 
 
 @pytest.mark.best_backend

@@ -40,6 +40,25 @@ def _attention_backward(*args: Any) -> Tensors:
     return ops.direct_attention_backward(*args)  # type: ignore[no-any-return]
 
 
+_SHARED_DILATION = ("cuda",)  # devices whose kernels take heads that share keys together, and so need one dilation of them
+
+
+def _backward_of_heads(*args: Any) -> Tensors:
+    """The same, where heads that share keys may differ in dilation: then each is taken with keys of its own, and their gradients are added."""
+    q, k, v = args[4:7]
+    band, wanted = args[4 + NUM_TENSORS], args[-1]
+    group = q.shape[1] // max(k.shape[1], 1)
+    dilations = band[3:]
+    if q.device.type not in _SHARED_DILATION or all(d == dilations[h - h % group] for h, d in enumerate(dilations)):
+        return _attention_backward(*args)
+    keys, values = (x.repeat_interleave(group, 1) for x in (k, v))
+    gradients = list(_attention_backward(*args[:5], keys, values, *args[7:]))
+    for n in (1, 2):
+        if wanted >> n & 1:
+            gradients[n] = gradients[n].unflatten(1, (-1, group)).sum(2)
+    return tuple(gradients)
+
+
 def _gradients(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None, needs: tuple[bool, ...]) -> MaybeTensors:
     """Those of all tensors; None for those without one."""
     if d_out is None and d_lse is None:
@@ -49,7 +68,7 @@ def _gradients(ctx: Any, d_out: Tensor | None, d_lse: Tensor | None, needs: tupl
     if type(d_out) is not Tensor and sharding.is_loaded():
         d_out, d_lse = sharding.gradients((d_out, d_lse), ctx.numbers[0])
     wanted = sum(need << n for n, need in enumerate(needs[:NUM_GRADIENTS]))
-    gradients = _attention_backward(d_out, d_lse, out, lse, *tensors, *ctx.numbers, wanted)
+    gradients = _backward_of_heads(d_out, d_lse, out, lse, *tensors, *ctx.numbers, wanted)
     return *(g if need else None for g, need in zip(gradients, needs, strict=False)), *(None,) * (NUM_TENSORS - NUM_GRADIENTS)
 
 
