@@ -7,7 +7,6 @@ order is cheap. docs/design.md has the reasons. On a GPU all of it is computed t
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from ._attention.ops import SPLIT_LSE, WIDE_OUT
 from ._band.arguments import UNBOUNDED, as_window
 from ._cache.arguments import Sizes, as_causal, as_crops, as_device, as_lengths, as_lengths_there, as_rows, check_attend, check_state
 from ._cache.merge import merge
-from ._cache.ring import Ring
+from ._cache.ring import Ring, equal_rows
 from ._cache.there import Lengths
 from .functional import WindowSize
 from .window import Window
@@ -44,7 +43,7 @@ class RollingCache:
         num_pinned: how many of the first tokens stay visible for good (attention sinks).
         spare: how many of the last tokens `crop` may forget again; so many more are kept.
         dtype: of keys and values; by default torch's default dtype.
-        device: where they lie; by default torch's default device.
+        device: where they lie; by default torch's default device. On a GPU a call of `attend` can be recorded in a CUDA graph.
 
     Raises:
         TypeError: an argument of a wrong type, or a dtype without kernels.
@@ -148,6 +147,7 @@ class RollingCache:
             v: (B, Hkv, n, Dv).
             scale, softcap, sinks, bias: as in `window_attention`; bias is (H, left + 1) or (B, H, n, left + 1).
             lengths: (B,) ints: of row b only the first lengths[b] tokens are appended; the outputs of its others are 0. By default all n.
+                A tensor on a GPU is not read: its numbers are cut to what there is.
 
         Returns:
             (B, H, n, Dv). n may be 0, and larger than the window. Under torch.compile each length is a new graph: better left outside.
@@ -169,7 +169,7 @@ class RollingCache:
             return self._attend_one(q, k, v, sinks, reals, counts)
         bias = as_options(q, k, (self._sizes.left, 0), bias, None, None, None).bias
         outs = []
-        for rows, length, count in self._equal_rows(counts):
+        for rows, length, count in equal_rows(self._lengths, counts):
             few = tuple(x[rows, :, :count] for x in (q, k, v))
             row_bias = bias[rows, :, :count] if bias is not None and bias.ndim == 4 else bias
             attend = self._attend_in_place if count <= _FEW else self._attend_to_copy
@@ -240,7 +240,7 @@ class RollingCache:
         return out
 
     def _append(self, k: Tensor, v: Tensor, counts: list[int]) -> None:
-        for rows, length, new in self._equal_rows(counts):
+        for rows, length, new in equal_rows(self._lengths, counts):
             for token, slot, count in self._ring.kept(length, length + new):
                 tokens, slots = slice(token - length, token - length + count), slice(slot, slot + count)
                 self._keys[rows, :, slots] = k[rows, :, tokens]
@@ -250,12 +250,6 @@ class RollingCache:
     def _count(self, counts: list[int]) -> None:
         self._lengths = [length + count for length, count in zip(self._lengths, counts, strict=True)]
         self._cropped = [max(cropped - count, 0) for cropped, count in zip(self._cropped, counts, strict=True)]
-
-    def _equal_rows(self, counts: list[int]) -> list[tuple[slice, int, int]]:
-        """Neighbouring rows of equal length and number of new tokens; without rows, none of them."""
-        alike = list(zip(self._lengths, counts, strict=True))
-        runs = [list(run) for _, run in groupby(range(len(alike)), key=alike.__getitem__)]
-        return [(slice(run[0], run[-1] + 1), *alike[run[0]]) for run in runs] or [(slice(0, 0), 0, 0)]
 
     # ---- rows and states ----------------------------------------------------------------------------------------------------------------
     def reset(self, rows: int | Sequence[int] | Tensor | None = None) -> None:

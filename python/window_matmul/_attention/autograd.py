@@ -44,7 +44,7 @@ _SHARED_DILATION = ("cuda",)  # devices whose kernels take heads that share keys
 
 
 def _backward_of_heads(*args: Any) -> Tensors:
-    """The same, where heads that share keys may differ in dilation: then each is taken with keys of its own, and their gradients are added."""
+    """The same, where heads that share keys may differ in dilation: then each has keys of its own, whose gradients are added."""
     q, k, v = args[4:7]
     band, wanted = args[4 + NUM_TENSORS], args[-1]
     group = q.shape[1] // max(k.shape[1], 1)

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -64,3 +65,10 @@ class Ring:
             count = min(stop - token, self.slots - slot)
             yield token, slot, count
             token += count
+
+
+def equal_rows(lengths: list[int], counts: list[int]) -> list[tuple[slice, int, int]]:
+    """Neighbouring rows of equal length and number of new tokens; without rows, none of them."""
+    alike = list(zip(lengths, counts, strict=True))
+    runs = [list(run) for _, run in groupby(range(len(alike)), key=alike.__getitem__)]
+    return [(slice(run[0], run[-1] + 1), *alike[run[0]]) for run in runs] or [(slice(0, 0), 0, 0)]

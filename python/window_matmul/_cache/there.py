@@ -1,7 +1,7 @@
 # python/window_matmul/_cache/there.py: `Lengths`, those of a cache on a GPU: they stay there, and where tokens lie is computed there.
-"""A step reads nothing back, and the shapes of all that it makes are those of its arguments: it can be recorded in a CUDA graph, whose replays
-are further steps. So nothing may depend on how many tokens there are: past tokens are taken by index, and a mask hides those that do not exist.
-One new token attends over the memory as it lies, as on the CPU.
+"""A step reads nothing back, and the shapes of all that it makes are those of its arguments: it can be recorded in a CUDA graph, whose
+replays are further steps. So nothing may depend on how many tokens there are: past tokens are taken by index, and a mask hides those that
+do not exist. One new token attends over the memory as it lies, as on the CPU.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Past:
-    """What queries may look at, in order: pinned tokens, as many as the window reaches back, and the new ones, whose distances are theirs."""
+    """What queries may look at, in order: pinned tokens, as many as the window reaches back, and the new ones."""
 
     keys: Tensor
     values: Tensor
@@ -62,21 +62,21 @@ class Lengths:
         counts: Tensor | None,
     ) -> Tensor:
         """Appends the first counts[b] new tokens of row b, or all, and lets their queries attend."""
-        q, *new = qkv
-        form = as_form(q, None)
+        q, k, v = qkv
+        new, form = (k, v), as_form(q, None)
         if q.shape[2] == 1 and bias is None and window.dilation == 1:
-            self._append(memories, (new[0], new[1]), counts)
+            self._append(memories, new, counts)
             band, used = (UNBOUNDED, UNBOUNDED, form), self.tokens.clamp(max=self._ring.slots)
-            tensors = (None, sinks, self._seen_by_newest(), None, None, None, None, used, None)
+            tensors: tuple[Tensor | None, ...] = (None, sinks, self._seen_by_newest(), None, None, None, None, used, None)
             out, _ = attention(q, *memories, *tensors, band, self._ring.slots - 1, 0, reals)
         else:
-            past = self._past(memories, (new[0], new[1]))
+            past = self._past(memories, new)
             left, _, taps = as_window(window, 1)
             tensors = (bias, sinks, past.exist, past.pinned, None, None, None, None, None)
             pinned = self._ring.pinned if past.exist is None else 0
             shift = past.keys.shape[2] - q.shape[2]
             out, _ = attention(q, past.keys, past.values, *tensors, (left, 0, form, *taps), shift, pinned, reals)
-            self._append(memories, (new[0], new[1]), counts)
+            self._append(memories, new, counts)
         return out if counts is None else out.masked_fill(_of_rows(self._up_to(q.shape[2]) >= counts[:, None]), 0.0)
 
     def _append(self, memories: Pair, new: Pair, counts: Tensor | None) -> None:
