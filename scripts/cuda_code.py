@@ -1,8 +1,8 @@
 # scripts/cuda_code.py: the machine code of the kernels in an object that nvcc made, read from the object itself: no disassembler is needed.
-"""The section .nv_fatbin holds fat binaries: a header, then entries, each PTX or an ELF file for one architecture, as it is or compressed
-by zstd, whose library undoes that. In such a file section .text.<kernel> is the kernel's code, 16 bytes an instruction. The low 12 bits of an
-instruction are its opcode; of loads and stores the bits 73 to 75 are the size of an access. Opcodes and fields were found by compiling kernels
-of known instructions.
+"""The section .nv_fatbin holds fat binaries: a header, then entries, each PTX or an ELF file for one architecture, as it is or
+compressed by zstd, whose library undoes that. In such a file section .text.<kernel> is the kernel's code, 16 bytes an instruction. The
+low 12 bits of an instruction are its opcode; of loads and stores the bits 73 to 75 are the size of an access. Opcodes and fields were
+found by compiling kernels of known instructions.
 """
 
 import ctypes

@@ -71,6 +71,9 @@ void set_options(const Problem& p, const AttentionArgs& args, AttentionLaunch* l
   launch->gain = a.dropout_p < 1 ? 1 / (1 - a.dropout_p) : 0;
   launch->threshold = dropout_threshold(a.dropout_p);
   launch->seed = args.dropout_seed, launch->seed_there = numbers(args.there.dropout_seed);
+  const auto address = [](const std::int64_t* places) { return reinterpret_cast<std::uintptr_t>(places); };
+  launch->sequence_places = address(args.dropout_places.sequences);
+  launch->query_places = address(args.dropout_places.queries), launch->key_places = address(args.dropout_places.keys);
 }
 
 }  // namespace
@@ -123,8 +126,6 @@ bool supports_attention(const Problem& p, const Device& device, std::string* why
                                std::to_string(device.shared_bytes_per_block >> 10));
   if (is_extreme(p.attention.scale, p.attention.softcap))
     return refuse(why_not, "takes a scale of 0 or from 2^-40 to 2^40, and a softcap from 2^-100 to 2^100, which is at most 2^100 scales");
-  if (p.attention.dropout_elsewhere)
-    return refuse(why_not, "takes dropout at the places of this call, and these are places of a larger one");
   if (larger(p.band.rows, p.band.cols) > kMostRows) return refuse(why_not, "takes up to 2^30 queries and keys");
   for (const index_t dilation : p.dilation)
     if (dilation > kMostDilation) return refuse(why_not, "takes a dilation of at most 2^40");
@@ -136,7 +137,8 @@ Plan configure_attention(const Problem& p, const Device& device) {
   plan.max_blocks = most_blocks(device);
   if (p.dtype == DType::f32) plan.precision = p.precision;
   plan.head_dim = attention_head_dim(p);
-  plan.options = p.op == Op::attention ? asks_scores(p.attention) || splits_of(p) > 1 : has_backward_options(p);
+  plan.options = p.op == Op::attention ? asks_scores(p.attention) || splits_of(p) > 1 || !has_forward_without_options(plan.head_dim)
+                                       : has_backward_options(p);
   plan.shared_bytes = shared_bytes_of(p);
   return plan;
 }

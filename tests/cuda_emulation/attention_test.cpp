@@ -54,12 +54,11 @@ TEST_P(Attention, FewQueries) {
     }
 }
 
-// An infinity or a NaN among the values shows in the rows that see it and in no other: with options, to which masks and -inf in the bias
-// belong. Without any it may show in rows of the same warp.
+// An infinity or a NaN among the values shows in the rows that see it and in no other, without options and with one.
 TEST_P(Attention, NonFiniteValuesStayWhereTheyAreSeen) {
-  for (const double value : {kInf, kNaN}) {
+  for (const auto& [value, softcap] : {std::pair{kInf, 0.0}, {kNaN, 0.0}, {kInf, 50.0}, {kNaN, 50.0}}) {
     AttentionCase c = as_computed(plain(150, 150, 9, 5), GetParam());
-    c.softcap = 50;
+    c.softcap = softcap;
     AttentionTrial trial(c, 36), finite(c, 36);
     const index_t key = 70;
     trial.on_gpu = finite.on_gpu = true;
@@ -86,8 +85,10 @@ TEST_P(Attention, DropsWhatTheOthersDrop) {
     c.window.dilation = {dilation};
     ASSERT_TRUE(check(c, 37));
   }
-  c.batch = 1, c.cu_q = {0, 15, 40}, c.cu_k = {0, 60, 140};
+  c.elsewhere = 7;
   ASSERT_TRUE(check(c, 37));
+  c.batch = 1, c.cu_q = {0, 15, 40}, c.cu_k = {0, 60, 140};
+  for (c.elsewhere = 0; c.elsewhere < 20; c.elsewhere += 11) ASSERT_TRUE(check(c, 37));
 }
 
 // A key that the bias hides from everybody may hold anything.

@@ -38,7 +38,7 @@ class Emulated {
 
 // The case as these kernels compute it.
 inline AttentionCase as_computed(AttentionCase c, const Arithmetic& arithmetic) {
-  c.dtype = arithmetic.dtype, c.elsewhere = 0;  // refused
+  c.dtype = arithmetic.dtype;
   c.narrows_weights = size_of(c.dtype) == 2, c.splits_factors = arithmetic.precision == Precision::high;
   return c;
 }

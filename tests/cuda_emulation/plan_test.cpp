@@ -63,9 +63,6 @@ TEST(Plan, GradientsOfFusedAttentionFitEveryDevice) {
   p.dilation = {1, 1, 3, 2};
   EXPECT_FALSE(supports(p, {}, &why_not));
   EXPECT_NE(why_not.find("differ in dilation"), std::string::npos) << why_not;
-  p.dilation = {1}, p.attention.dropout_elsewhere = true;
-  EXPECT_FALSE(supports(p, {}, &why_not));
-  EXPECT_NE(why_not.find("of a larger one"), std::string::npos) << why_not;
 }
 
 TEST(Plan, SplitsFactorsOfFp32ProductsOnly) {

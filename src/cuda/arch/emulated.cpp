@@ -25,6 +25,15 @@ void add_mask(const MaskView& mask, const Problem& problem, const char* name, Gl
   global.add(reinterpret_cast<std::uintptr_t>(mask.data), static_cast<std::size_t>(last + 1), false, name);
 }
 
+void add_places(const Problem& problem, const AttentionArgs& a, GlobalMemory& global) {
+  const index_t sequences = a.there.cu_q.data != nullptr ? a.there.cu_q.count - 1 : problem.batch;
+  const DropoutPlaces& places = a.dropout_places;
+  for (const auto& [list, count] :
+       {std::pair{places.sequences, sequences}, {places.queries, problem.batch * problem.band.rows}, {places.keys, problem.band.cols}})
+    if (list != nullptr && count > 0)
+      global.add(reinterpret_cast<std::uintptr_t>(list), static_cast<std::size_t>(count) * sizeof(std::int64_t), false, "dropout_places");
+}
+
 void add_inputs(const Problem& problem, const AttentionArgs& a, GlobalMemory& global) {
   for (const auto& [tensor, name] :
        {std::pair{&a.q, "q"}, {&a.k, "k"}, {&a.v, "v"}, {&a.bias, "bias"}, {&a.sinks, "sinks"}, {&a.d_out, "d_out"}, {&a.d_lse, "d_lse"}})
@@ -37,6 +46,7 @@ void add_inputs(const Problem& problem, const AttentionArgs& a, GlobalMemory& gl
                                       {&n.query_offsets, "query_offsets"},
                                       {&n.dropout_seed, "dropout_seed"}})
     add_numbers(*numbers, name, global);
+  add_places(problem, a, global);
 }
 
 // What one kernel writes the next may read: each sees the memory in its own way.

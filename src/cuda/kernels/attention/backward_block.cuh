@@ -10,6 +10,7 @@
 //   shared memory   two tiles of rows | stages of: two tiles of columns, and where these are queries their numbers | flags
 #pragma once
 
+#include "cuda/kernels/attention/backward_items.cuh"
 #include "cuda/kernels/attention/backward_shape.hpp"
 #include "cuda/kernels/attention/careful_product.cuh"
 #include "cuda/kernels/attention/walk.cuh"
@@ -66,15 +67,6 @@ struct alignas(16) QueryFacts {
   Sum high, low, share, offset;
 };
 template <class Sum>
-WINDOW_MATMUL_DEVICE QueryFacts<Sum> load_facts(std::uint32_t from) {
-  Bytes16 words[sizeof(QueryFacts<Sum>) / 16];
-  WINDOW_MATMUL_UNROLL
-  for (std::uint32_t i = 0; i < sizeof words / 16; ++i) words[i] = load_shared<Bytes16>(from + 16 * i);
-  QueryFacts<Sum> facts;
-  __builtin_memcpy(&facts, words, sizeof words);
-  return facts;
-}
-template <class Sum>
 WINDOW_MATMUL_DEVICE QueryFacts<Sum> unseeing() {  // of a query that sees nothing: its P is 0
   return {-minus_infinity<Sum>(), 0, 1, 0};
 }
@@ -98,7 +90,6 @@ struct BackwardBlock {
   const AttentionLaunch& launch;
   const AttentionItem& item;
   const int first_row = warp_index() * kWarpRows;
-  const std::uint64_t seed = Options && launch.threshold != 0 ? seed_of(launch) : 0;
   // Where nothing but the scale is between products and P, it is multiplied with as the log-sum-exp is subtracted.
   const Sum factor = Options ? Sum{1} : static_cast<Sum>(launch.scale * kLog2E);
   Walk<ByKeys, Shape::kColumns> walk{launch, item, {}};
@@ -212,7 +203,7 @@ struct BackwardBlock {
       if (launch.threshold == 0) return;
       const Sum gain = static_cast<Sum>(launch.gain);
       for_each_score(x, [&](Sum& value, int, int) { value *= gain; });
-      for_each_dropped(x, launch, frame, head, seed, [](Sum& value) { value = 0; });
+      for_each_dropped(x, launch, frame, head, seed_of(launch), [](Sum& value) { value = 0; });
     }
   }
 

@@ -99,7 +99,7 @@ struct BackwardKeys : BackwardBlock<E, Dim, true, Options> {
     Block::finish_scores(s, frame, step.head);
     if constexpr (kOfKeys) Block::drop(d_s, frame, step.head);
     Block::differentiate(s, d_s, [&](int n) {
-      return cuda::load_facts<Sum>(facts + static_cast<std::uint32_t>(column_of_score(n)) * static_cast<std::uint32_t>(sizeof(Facts)));
+      return load_words<Facts>(facts + static_cast<std::uint32_t>(column_of_score(n)) * static_cast<std::uint32_t>(sizeof(Facts)));
     });
     if constexpr (kOfValues) {
       Block::drop(s, frame, step.head);
@@ -113,21 +113,6 @@ struct BackwardKeys : BackwardBlock<E, Dim, true, Options> {
 };
 
 template <class E, int Dim, bool Options, Gradients Which>
-struct BackwardKeysKernel {
-  using Shape = BackwardShape<E, Dim, Options>;
-  static constexpr int kThreads = Shape::kThreads, kBlocksAtOnce = 1;
-  static constexpr std::size_t kSharedBytes = Shape::kSharedBytes;
-
-  WINDOW_MATMUL_DEVICE static void run(const AttentionLaunch& launch) {
-    WINDOW_MATMUL_NO_UNROLL
-    for (index_t index = block_index(); index < launch.items; index += grid_size()) {
-      const AttentionItem item = attention_item<true>(launch, index, Shape::kRows);
-      if (item.rows.empty()) continue;
-      BackwardKeys<E, Dim, Options, Which> kernel{{launch, item}};
-      kernel.run();
-      sync_threads();  // before the next item's copies
-    }
-  }
-};
+struct BackwardKeysKernel : BackwardItems<BackwardKeys<E, Dim, Options, Which>, true> {};
 
 }  // namespace window_matmul::cuda

@@ -246,21 +246,6 @@ struct BackwardQueries : BackwardBlock<E, Dim, false, Options> {
 };
 
 template <class E, int Dim, bool Options>
-struct BackwardQueriesKernel {
-  using Shape = BackwardShape<E, Dim, Options>;
-  static constexpr int kThreads = Shape::kThreads, kBlocksAtOnce = 1;
-  static constexpr std::size_t kSharedBytes = Shape::kSharedBytes;
-
-  WINDOW_MATMUL_DEVICE static void run(const AttentionLaunch& launch) {
-    WINDOW_MATMUL_NO_UNROLL
-    for (index_t index = block_index(); index < launch.items; index += grid_size()) {
-      const AttentionItem item = attention_item<false>(launch, index, Shape::kRows);
-      if (item.rows.empty()) continue;
-      BackwardQueries<E, Dim, Options> kernel{{launch, item}};
-      kernel.run();
-      sync_threads();  // before the next item's copies
-    }
-  }
-};
+struct BackwardQueriesKernel : BackwardItems<BackwardQueries<E, Dim, Options>, false> {};
 
 }  // namespace window_matmul::cuda

@@ -23,6 +23,12 @@ WINDOW_MATMUL_DEVICE void add_what_counts(typename Product::Sums& sums, const ty
   });
 }
 
+template <class Sum>
+WINDOW_MATMUL_DEVICE void swap_columns(Sum (&four)[4]) {
+  const Sum first = four[0], third = four[2];
+  four[0] = four[1], four[1] = first, four[2] = four[3], four[3] = third;
+}
+
 // The same as accumulate, but a weight of zero leaves out whatever its line holds: zero times infinity is NaN.
 template <class E, class Product, int Dim>
 WINDOW_MATMUL_DEVICE void accumulate_what_counts(typename Product::Sums& sums, typename Product::Scores& s, std::uint32_t tile) {
@@ -30,11 +36,12 @@ WINDOW_MATMUL_DEVICE void accumulate_what_counts(typename Product::Sums& sums, t
   for_each_fragment(s, [&](Sum(&scores)[4], int fragment) {
     WINDOW_MATMUL_NO_UNROLL
     for (int owner = 0; owner < 4; ++owner) {
-      WINDOW_MATMUL_UNROLL
+      WINDOW_MATMUL_NO_UNROLL
       for (int e = 0; e < 2; ++e) {
         const int from = (lane_index() & ~3) + owner;
-        const Sum weight[2] = {shuffle(scores[e], from), shuffle(scores[2 + e], from)};
+        const Sum weight[2] = {shuffle(scores[0], from), shuffle(scores[2], from)};
         add_what_counts<E, Product, Dim>(sums, weight, tile, 8 * fragment + 2 * owner + e);
+        swap_columns(scores);
       }
     }
   });

@@ -121,6 +121,25 @@ WINDOW_MATMUL_DEVICE void set_sequence(const AttentionLaunch& launch, index_t nu
   item->band = launch.keeps_sides ? band : cut(band);
 }
 
+// Something in shared memory, in words of 16 bytes.
+template <class T>
+WINDOW_MATMUL_DEVICE void store_words(std::uint32_t to, const T& value) {
+  static_assert(sizeof(T) % 16 == 0);
+  Bytes16 words[sizeof(T) / 16];
+  __builtin_memcpy(words, &value, sizeof value);
+  WINDOW_MATMUL_UNROLL
+  for (std::uint32_t i = 0; i < sizeof(T) / 16; ++i) store_shared(to + 16 * i, words[i]);
+}
+template <class T>
+WINDOW_MATMUL_DEVICE T load_words(std::uint32_t from) {
+  Bytes16 words[sizeof(T) / 16];
+  WINDOW_MATMUL_UNROLL
+  for (std::uint32_t i = 0; i < sizeof(T) / 16; ++i) words[i] = load_shared<Bytes16>(from + 16 * i);
+  T value;
+  __builtin_memcpy(&value, words, sizeof value);
+  return value;
+}
+
 // Item `index`. ByKeys: rows are keys; those behind the length of an entry see nothing.
 template <bool ByKeys>
 WINDOW_MATMUL_DEVICE AttentionItem attention_item(const AttentionLaunch& launch, index_t index, index_t block_rows) {

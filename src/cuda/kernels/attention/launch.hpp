@@ -87,6 +87,8 @@ struct AttentionLaunch {
   std::uint64_t threshold = 0;   // its random words are at least this; 0: no dropout
   std::uint64_t seed = 0;
   Numbers seed_there;            // given: stands for the seed
+  // Given: int64, where sequences, queries (of all entries) and keys stand for dropout (DropoutPlaces).
+  std::uintptr_t sequence_places = 0, query_places = 0, key_places = 0;
   std::uintptr_t partial = 0;    // sums of each split, in the sums' type
 };
 

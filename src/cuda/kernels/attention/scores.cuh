@@ -209,10 +209,33 @@ WINDOW_MATMUL_DEVICE std::uint64_t seed_of(const AttentionLaunch& launch) {
   return launch.seed_there.address == 0 ? launch.seed : load_global<std::uint64_t>(launch.seed_there.address);
 }
 
+// Number `first + position` of a list of places; where there is no such query or key, the position.
+WINDOW_MATMUL_DEVICE index_t place_of(std::uintptr_t places, index_t first, index_t position, index_t count) {
+  if (position < 0 || position >= count) return position;
+  return load_global<std::int64_t>(places + static_cast<std::uintptr_t>(first + position) * sizeof(std::int64_t));
+}
+
+// Where dropout draws for a pair: at its place, or where that stands in a larger call. (What is forgotten keeps what is rarely needed out
+// of the registers of a loop.)
+template <bool ByKeys>
+WINDOW_MATMUL_DEVICE void set_places(const AttentionLaunch& launch, const AttentionItem& item, index_t* query, index_t* key) {
+  if (launch.query_places == 0) return;
+  index_t batch = item.batch;
+  forget(batch);
+  const index_t first = times(batch, launch.band.rows) + (ByKeys ? item.columns_there : item.rows_there).begin;
+  *query = place_of(launch.query_places, first, *query, item.band.rows);
+  *key = place_of(launch.key_places, (ByKeys ? item.rows_there : item.columns_there).begin, *key, item.band.cols);
+}
+WINDOW_MATMUL_DEVICE std::uint32_t sequence_of_draws(const AttentionLaunch& launch, index_t sequence) {
+  if (launch.sequence_places != 0) sequence = place_of(launch.sequence_places, 0, sequence, launch.sequences);
+  return static_cast<std::uint32_t>(sequence);
+}
+
 // f(weight) where dropout does not keep it. Two neighbouring keys of a row mostly have their words from one draw.
 template <bool ByKeys, class Sum, int Fragments, class F>
 WINDOW_MATMUL_DEVICE void for_each_dropped(Sum (&weights)[Fragments][4], const AttentionLaunch& launch, const Frame<ByKeys>& frame,
                                            index_t head, std::uint64_t seed, F&& f) {
+  const std::uint32_t sequence = sequence_of_draws(launch, frame.item.sequence);
   for_each_fragment(weights, [&](Sum(&pairs)[4], int fragment) {
     WINDOW_MATMUL_UNROLL
     for (int h = 0; h < 2; ++h) {
@@ -220,8 +243,9 @@ WINDOW_MATMUL_DEVICE void for_each_dropped(Sum (&weights)[Fragments][4], const A
       index_t drawn = -1;
       WINDOW_MATMUL_UNROLL
       for (int e = 0; e < 2; ++e) {
-        const index_t key = frame.key(h, 2 * fragment + e), query = frame.query(h, 2 * fragment + e);
-        if (ByKeys || e == 0 || key >> 2 != drawn) words = dropout_words(seed, frame.item.sequence, head, query, key), drawn = key >> 2;
+        index_t query = frame.query(h, 2 * fragment + e), key = frame.key(h, 2 * fragment + e);
+        set_places<ByKeys>(launch, frame.item, &query, &key);
+        if (ByKeys || e == 0 || key >> 2 != drawn) words = dropout_words(seed, sequence, head, query, key), drawn = key >> 2;
         const std::uint32_t low = (key & 1) != 0 ? words.word[1] : words.word[0], high = (key & 1) != 0 ? words.word[3] : words.word[2];
         if (((key & 2) != 0 ? high : low) < launch.threshold) f(pairs[2 * h + e]);
       }

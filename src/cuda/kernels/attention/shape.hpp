@@ -15,14 +15,17 @@ constexpr AttentionTiles attention_tiles(int line) {
   return {128, columns, stages, std::size_t{128} * static_cast<std::size_t>(line),
           static_cast<std::size_t>(columns) * static_cast<std::size_t>(line)};
 }
-// Rows, and in each stage a tile of each of two operands.
+// Rows, in each stage a tile of each of two operands, and what is kept of the item.
+inline constexpr std::size_t kBytesKept = 272;
 constexpr std::size_t attention_shared(int line) {
   const AttentionTiles tiles = attention_tiles(line);
-  return tiles.bytes_of_rows + 2 * static_cast<std::size_t>(tiles.stages) * tiles.bytes_of_columns;
+  return tiles.bytes_of_rows + 2 * static_cast<std::size_t>(tiles.stages) * tiles.bytes_of_columns + kBytesKept;
 }
 
 // What head dims are padded to: 64, 128 or 256.
 constexpr int padded_head_dim(index_t dim) { return dim <= 64 ? 64 : dim <= 128 ? 128 : 256; }
+// Beyond, the sums leave no registers for the second text that a kernel without options has (forward.cuh).
+constexpr bool has_forward_without_options(int head_dim) { return head_dim <= 128; }
 inline constexpr int kJoinHeadDim = 64;  // whose file has the kernel that joins parts, which is the same for all
 
 // Calls f.operator()<Dim>().

@@ -13,8 +13,10 @@ void with_attention_kernel_of(const Plan& plan, AttentionKernel kernel, F&& f) {
   if constexpr (Dim == kJoinHeadDim) {
     if (kernel == AttentionKernel::join) return f.template operator()<AttentionJoinKernel<E>>();
   }
-  if (plan.options) return f.template operator()<AttentionForwardKernel<E, Dim, true>>();
-  f.template operator()<AttentionForwardKernel<E, Dim, false>>();
+  if constexpr (has_forward_without_options(Dim)) {
+    if (!plan.options) return f.template operator()<AttentionForwardKernel<E, Dim, false>>();
+  }
+  f.template operator()<AttentionForwardKernel<E, Dim, true>>();
 }
 
 }  // namespace window_matmul::cuda
