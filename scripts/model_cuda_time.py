@@ -89,11 +89,16 @@ def is_branch(words: Words, i: int) -> bool:
     return opcode_of(words, i) == BRA
 
 
+def matrix_of(words: Words, begin: int, end: int) -> list[int]:
+    return [i for i in range(begin, end + 1) if opcode_of(words, i) == HMMA]
+
+
 def main_loop(words: Words) -> tuple[int, int]:
-    """The shortest one with all matrix instructions."""
-    matrix = [i for i in range(len(words)) if opcode_of(words, i) == HMMA]
+    """Of the innermost ones with matrix instructions the one with most: another may stand behind it, for sums that are not finite."""
     loops = [(target_of(words, i), i) for i in range(len(words)) if is_branch(words, i) and target_of(words, i) <= i]
-    return min(((a, b) for a, b in loops if a <= matrix[0] and matrix[-1] <= b), key=lambda loop: loop[1] - loop[0])
+    loops = [loop for loop in loops if matrix_of(words, *loop)]
+    inner = [(a, b) for a, b in loops if not any(a <= c and d <= b and (c, d) != (a, b) for c, d in loops)]
+    return max(inner, key=lambda loop: len(matrix_of(words, *loop)))
 
 
 State = tuple[int, int, int]
@@ -109,8 +114,8 @@ def nexts(words: Words, i: int) -> list[int]:
 def turn_of(words: Words, copies: int) -> Counter[int]:
     """Opcodes of the shortest way round, by Dijkstra: of states (instruction, matrix instructions so far, copies so far), where matrix
     instructions are executed in the order in which they stand, and none is left out."""
-    begin, _ = main_loop(words)
-    matrix = [i for i in range(len(words)) if opcode_of(words, i) == HMMA]
+    begin, end = main_loop(words)
+    matrix = matrix_of(words, begin, end)
     number = {i: n for n, i in enumerate(matrix)}
     start = (begin, 0, 0)
     before: dict[State, State] = {}
