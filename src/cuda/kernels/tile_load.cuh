@@ -14,6 +14,18 @@ WINDOW_MATMUL_DEVICE std::uint32_t chunk_offset(int line, int chunk) {
   return static_cast<std::uint32_t>(line * LineBytes + (((chunk & ~7) | ((chunk ^ line) & 7)) << 4));
 }
 
+// Of a lane: the address of one chunk of a tile that begins at a multiple of 128, and from it those of others: so many lines on, a multiple
+// of 8, and so many chunks on, an even number where the first is 0 or 1. Constants take no instruction, but for the exclusive or.
+template <int LineBytes>
+struct LaneChunks {
+  std::uint32_t first;
+
+  WINDOW_MATMUL_DEVICE LaneChunks(std::uint32_t tile, int line, int chunk) : first(tile + chunk_offset<LineBytes>(line, chunk)) {}
+  WINDOW_MATMUL_DEVICE std::uint32_t at(int lines, int chunks) const {
+    return (first ^ static_cast<std::uint32_t>((chunks & 7) << 4)) + static_cast<std::uint32_t>(lines * LineBytes + ((chunks & ~7) << 4));
+  }
+};
+
 // Element (line, i) of the source lies at address + line * line_stride + i * element_stride, in elements.
 struct Source {
   std::uintptr_t address;

@@ -94,18 +94,19 @@ struct TensorCoreWarp {
   WINDOW_MATMUL_DEVICE static void multiply(Scores& s, std::uint32_t rows, int first_row, std::uint32_t columns, int depth,
                                             const Groups& groups) {
     const int lane = fresh_lane_index();
+    const LaneChunks<kLine> left_chunks(rows, first_row + lane % 16, lane / 16), chunks(columns, lane % 8 + lane / 16 * 8, lane / 8 % 2);
     clear(s);
     WINDOW_MATMUL_UNROLL
     for (int k = 0; k < Dim / kStep; ++k) {
       if (k * kStep >= depth) continue;
       Fragment a;
-      load_matrices(a, rows + chunk_offset<kLine>(first_row + lane % 16, 2 * k + lane / 16));
+      load_matrices(a, left_chunks.at(0, 2 * k));
       const typename Core::Factor left(a);
       WINDOW_MATMUL_UNROLL
       for (int g = 0; g < kFragments / 2; ++g) {
         if (!groups.has(g)) continue;
         Fragment b;
-        load_matrices(b, columns + chunk_offset<kLine>(16 * g + lane % 8 + lane / 16 * 8, 2 * k + lane / 8 % 2));
+        load_matrices(b, chunks.at(16 * g, 2 * k));
         Core::add_two(s[2 * g], s[2 * g + 1], left, typename Core::Factor(b));
       }
     }
@@ -164,12 +165,13 @@ struct TensorCoreWarp {
   WINDOW_MATMUL_DEVICE static void add_sixteen(Sums& sums, const float (&s)[4], const float (&next)[4], std::uint32_t tile, int line,
                                                int width) {
     const int lane = fresh_lane_index();
+    const LaneChunks<kLine> chunks(tile, line + lane % 16, lane / 16);
     const Fragment a = {pack<E>(s[0], s[1]), pack<E>(s[2], s[3]), pack<E>(next[0], next[1]), pack<E>(next[2], next[3])};
     WINDOW_MATMUL_UNROLL
     for (int f = 0; f < Dim / 16; ++f) {
       if (16 * f >= width) continue;
       Fragment b;
-      load_matrices_transposed(b, tile + chunk_offset<kLine>(line + lane % 8 + lane / 8 % 2 * 8, 2 * f + lane / 16));
+      load_matrices_transposed(b, chunks.at(0, 2 * f));
       mma(sums[2 * f], a, b[0], b[1], E{});
       mma(sums[2 * f + 1], a, b[2], b[3], E{});
     }
