@@ -29,6 +29,7 @@ def found() -> list[dict[str, str]]:
         return [json.loads(Path(folder, str(rank)).read_text()) for rank in range(sharded.RANKS)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", sharded.cases())
 def test_two_processes(backend: str, case: str) -> None:
     for rank, of_rank in enumerate(found()):
