@@ -18,6 +18,7 @@ MIB = 2**20
 A_THREAD = 4 * MIB  # what kernels may keep for themselves
 A_RESULT = 2 * MIB  # a large result may be rounded up to huge pages
 ALLOWANCE = 2 * MIB  # the interpreter's and the allocator's own
+LATE = MIB  # Linux counts resident pages by processor, and joins the counts every 32 pages or more: before and at the peak, on two of them
 THREADS = 2
 
 
@@ -102,4 +103,4 @@ def test_nothing_but_the_results(backend: str, one: Measurement) -> None:
     peak, results, count = measured()[one]
     allowed = results + THREADS * A_THREAD + count * A_RESULT + ALLOWANCE
     assert peak <= allowed, f"{peak / MIB:.1f} MiB at the peak; {results / MIB:.1f} MiB are results, {allowed / MIB:.1f} MiB allowed"
-    assert peak > results / 2  # else nothing was measured
+    assert peak > results / 2 - LATE  # else nothing was measured
