@@ -156,9 +156,7 @@ with FakeTensorMode():
         refusal(lambda: window_attention(q, q, q, 2, key_lengths=torch.tensor([3]))),
     ):
         assert "cuda" in said and "needs to be" in said, said
-    cache = RollingCache(batch_size=1, num_kv_heads=2, head_dim=4, window_size=(3, 0), device="cuda")
-    for x in (q, q[:, :, :1]):
-        assert cache.attend(x, x, x).shape == x.shape
+    RollingCache(batch_size=1, num_kv_heads=2, head_dim=4, window_size=(3, 0), device="cuda")  # test_cache_there.py has its steps
 """)
 
 
