@@ -158,6 +158,7 @@ def test_a_layer_learns(backend: str) -> None:
     assert layer.bias[0].argmax() == 1  # the tap at -1
 
 
+@pytest.mark.long
 def test_forked_child_with_one_thread(backend: str) -> None:
     run("""
         import os, torch

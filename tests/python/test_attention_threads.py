@@ -105,6 +105,7 @@ def test_calls_from_many_threads(backend: str) -> None:
 
 
 @pytest.mark.best_backend
+@pytest.mark.long
 def test_no_more_threads_than_torch_allows(backend: str) -> None:
     """Counted by the kernel of the operating system, in a process where nothing else has started a thread."""
     run("""

@@ -163,6 +163,7 @@ def test_a_layer_learns(backend: str) -> None:
 
 
 # ---- processes and threads -----------------------------------------------------------------------------------------------------------
+@pytest.mark.long
 def test_forked_child_with_one_thread(backend: str) -> None:
     run("""
         import os, torch
@@ -178,6 +179,7 @@ def test_forked_child_with_one_thread(backend: str) -> None:
         """)
 
 
+@pytest.mark.long
 def test_spawned_workers(backend: str) -> None:
     import torch.multiprocessing as multiprocessing
 

@@ -15,7 +15,7 @@ import window_matmul
 from child import run
 from window_matmul import _load
 
-pytestmark = pytest.mark.best_backend
+pytestmark = [pytest.mark.best_backend, pytest.mark.long]  # a process each
 LIBRARY = Path(window_matmul.__file__).parent / "lib/libwindow_matmul_torch_cuda.so"
 built = pytest.mark.skipif(not LIBRARY.exists(), reason="built without nvcc")
 cpu_torch = pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA itself")

@@ -42,6 +42,7 @@ def piece(folder: Path, seed: int, status: int) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_pieces(tmp_path: Path) -> None:
     """A check that is cut off is begun again, once: one that hangs fails, and those behind it are reached."""
     first, second, third = piece(tmp_path, 0, 4), piece(tmp_path, 0, 4), piece(tmp_path, 0, 1)

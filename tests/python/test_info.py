@@ -82,6 +82,7 @@ def test_environment(info: str) -> None:
     assert re.search(r"WINDOW_MATMUL_BACKEND\W+cpu\.scalar", said)
 
 
+@pytest.mark.long
 def test_command_line_errors() -> None:
     for arguments in ([], ["nothing"], ["info", "--nothing"]):
         done = subprocess.run([sys.executable, "-m", "window_matmul", *arguments], capture_output=True, text=True, timeout=120)

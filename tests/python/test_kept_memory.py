@@ -16,6 +16,7 @@ PAGE = 4096
 BLOCK = 34 * MIB  # a result of 8192 x 1057 numbers, in whole huge pages
 pytestmark = [
     pytest.mark.best_backend,
+    pytest.mark.long,  # a process each
     pytest.mark.skipif(torch.__version__ < "2.11", reason="torch lends tensors memory of ours from 2.11 on"),
 ]
 

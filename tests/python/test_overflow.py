@@ -172,6 +172,7 @@ print(done)
 """
 
 
+@pytest.mark.long
 def test_private_operators_never_crash(backend: str) -> None:
     """Thousands of calls past the Python checks, in a process of its own: each gives a result or an exception."""
     done: dict[str, int] = eval(run(PRIVATE, timeout=300))

@@ -81,6 +81,7 @@ def test_threads_with_every_layout(backend: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.best_backend
+@pytest.mark.long
 def test_no_more_threads_than_torch_allows(backend: str) -> None:
     """Counted by the kernel of the operating system, in a process where nothing else has started a thread."""
     run("""

@@ -201,6 +201,7 @@ def test_the_package_itself_does_not_import_transformers() -> None:
 
 
 # ---- compiled ----------------------------------------------------------------------------------------------------------------------------
+@pytest.mark.long
 def test_a_compiled_model() -> None:
     """In one graph: packed (as every batch without a mask may be, where values are not known), with gradients; and padded, with a static
     cache, whose masks come from outside the graph."""
