@@ -36,14 +36,9 @@ def ratio(entries: Entries, case: str, direction: str, names: tuple[str, ...]) -
     return min(others) / mine["median"] if mine and others else None
 
 
-def of_pair(entries: Entries) -> list[dict[str, Any]]:
-    """Ours."""
-    return [e for e in measured(entries, "ours").values() if e["case"]["op"] != "fused"]
-
-
-def fused(entries: Entries) -> list[dict[str, Any]]:
-    """Ours."""
-    return [e for e in measured(entries, "ours").values() if e["case"]["op"] == "fused"]
+def ours(entries: Entries, fused: bool) -> list[dict[str, Any]]:
+    """Of fused attention, or of the pair."""
+    return [e for e in measured(entries, "ours").values() if (e["case"]["op"] == "fused") == fused]
 
 
 def fused_bars(results: Results) -> list[Bar]:
@@ -54,13 +49,15 @@ def fused_bars(results: Results) -> list[Bar]:
     for window, needed in H200.items():
         for direction, least in zip(("forward", "backward"), needed, strict=True):
             same = [
-                e for e in fused(entries) if goal_case.items() <= e["case"].items() and e["case"]["window"] == window and direction in e
+                e
+                for e in ours(entries, fused=True)
+                if goal_case.items() <= e["case"].items() and e["case"]["window"] == window and direction in e
             ]
             seen = same[0][direction]["tflops"] if same and is_asked else None
             found.append(
                 at_least(f"fused attention, H200, w {window}, {direction}: at least {least} useful TFLOP/s", least, seen, "{:.0f}")
             )
-    ratios = [r for e in fused(entries) for d in STEP if (r := ratio(entries, e["name"], d, ("varlen",))) is not None]
+    ratios = [r for e in ours(entries, fused=True) for d in STEP if (r := ratio(entries, e["name"], d, ("varlen",))) is not None]
     found.append(at_least("fused attention: faster than torch's flash attention in every case", 1, min(ratios, default=None), "{:.2f}x"))
     return found
 
@@ -75,14 +72,14 @@ def pair_bars(results: Results) -> list[Bar]:
     for dtype, most in (("bf16", 512), ("fp32", 256)):
         shares = [
             e[direction]["gbytes"] / copy
-            for e in of_pair(entries)
+            for e in ours(entries, fused=False)
             for direction in DIRECTIONS
             if direction in e and (case := GpuCase(**e["case"])).dtype == dtype and 128 <= case.window <= most and case.dim <= 128
         ]
         goal = f"ours, {dtype}, w from 128 to {most}: at least 80 % of the copy rate in every direction"
         found.append(at_least(goal, 0.8, min(shares, default=None), "{:.0%}", " in the worst"))
     for goal, needed, names in (("Hugging Face's chunks", 5, ("sliding_chunks",)), ("the best of torch's formulations", 3, TORCH)):
-        ratios = [r for e in of_pair(entries) for d in DIRECTIONS if (r := ratio(entries, e["name"], d, names)) is not None]
+        ratios = [r for e in ours(entries, fused=False) for d in DIRECTIONS if (r := ratio(entries, e["name"], d, names)) is not None]
         found.append(at_least(f"at least {needed}x {goal} in every case", needed, min(ratios, default=None), "{:.1f}x"))
     return found
 
@@ -120,7 +117,7 @@ def _fused(entries: Entries) -> str:
     """Everybody's ms and useful TFLOP/s; how many times as long as ours torch's flash attention takes, and the best of torch."""
     header = ("case", "direction", "ours", *(entrant(name).TITLE for name in FUSED[1:]), "ours to varlen_attn", "ours to torch's best")
     lines = []
-    for e in fused(entries):
+    for e in ours(entries, fused=True):
         for direction in (d for d in STEP if d in e):
             readings = [measured(entries, name).get(e["name"], {}).get(direction) for name in FUSED]
             ratios = (_times(ratio(entries, e["name"], direction, names)) for names in (("varlen",), FUSED[1:-1]))
@@ -132,7 +129,7 @@ def _ours(results: Results) -> str:
     copy, header = results["rates"]["copy_gbytes"], ("case", *DIRECTIONS, "error")
     lines = [
         (e["name"], *(_share(e.get(direction), copy) for direction in DIRECTIONS), f"{e['error']:.1e}")
-        for e in of_pair(results["entries"])
+        for e in ours(results["entries"], fused=False)
         if "error" in e
     ]
     return "## Ours: ms, GB/s, share of the copy rate\n\n" + table(header, lines) if lines else ""
@@ -153,7 +150,7 @@ def _against(entries: Entries) -> str:
             _times(ratio(entries, e["name"], direction, TORCH)),
             _times(ratio(entries, e["name"], direction, ("sliding_chunks",))),
         )
-        for e in of_pair(entries)
+        for e in ours(entries, fused=False)
         for direction in ("forward", "backward")
         if direction in e
     ]

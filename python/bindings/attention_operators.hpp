@@ -166,8 +166,27 @@ void set_dropout(const Given& given, AttentionInputs* inputs) {
   if (numbers > 1) inputs->dropout_places = {data + 1, data + 1 + sequences, data + 1 + sequences + queries};
 }
 
+// An operator reads the memory of all of its tensors from one device.
+void require_one_device(const Given& given) {
+  const auto check_device = [&](const char* name, const Tensor& tensor) {
+    if (tensor.device() != given.q.device()) require(false, name, "on another device", "on that of q");
+  };
+  check_device("k", given.k), check_device("v", given.v);
+  for (const auto& [name, tensor] : {std::pair{"bias", &given.bias},
+                                     {"sinks", &given.sinks},
+                                     {"key_mask", &given.key_mask},
+                                     {"global_tokens", &given.global_mask},
+                                     {"cu_seqlens_q", &given.cu_q},
+                                     {"cu_seqlens_k", &given.cu_k},
+                                     {"seed", &given.seed},
+                                     {"key_lengths", &given.key_lengths},
+                                     {"query_offset", &given.offsets}})
+    if (*tensor) check_device(name, **tensor);
+}
+
 template <class Device>
 AttentionInputs inputs_of(const Given& given) {
+  require_one_device(given);
   AttentionInputs inputs;
   inputs.q = view_of_rank(given.q, "q", kRank);
   inputs.k = view_of_rank(given.k, "k", kRank);
@@ -186,24 +205,6 @@ AttentionInputs inputs_of(const Given& given) {
 }
 
 bool has_form(const Given& given, std::int64_t which) { return (given.band[form] & which) != 0; }
-
-// An operator reads the memory of all of its tensors from one device.
-void require_one_device(const Given& given) {
-  const auto check_device = [&](const char* name, const Tensor& tensor) {
-    if (tensor.device() != given.q.device()) require(false, name, "on another device", "on that of q");
-  };
-  check_device("k", given.k), check_device("v", given.v);
-  for (const auto& [name, tensor] : {std::pair{"bias", &given.bias},
-                                     {"sinks", &given.sinks},
-                                     {"key_mask", &given.key_mask},
-                                     {"global_tokens", &given.global_mask},
-                                     {"cu_seqlens_q", &given.cu_q},
-                                     {"cu_seqlens_k", &given.cu_k},
-                                     {"seed", &given.seed},
-                                     {"key_lengths", &given.key_lengths},
-                                     {"query_offset", &given.offsets}})
-    if (*tensor) check_device(name, **tensor);
-}
 
 template <class Device>
 RunOptions options_for(const Device& device, const Given& given, const AttentionInputs& inputs) {
@@ -240,7 +241,6 @@ std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Ten
                                      const MaybeTensor& offsets, const Numbers& band, std::int64_t shift, std::int64_t global_tokens,
                                      const Reals& reals) {
   const Given given{q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, key_lengths, offsets, band, shift, global_tokens, reals};
-  require_one_device(given);
   const Device device(q);
   const AttentionInputs inputs = inputs_of<Device>(given);
   TensorView out_view = inputs.q, lse_view = inputs.q;
@@ -253,6 +253,13 @@ std::tuple<Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Ten
   return {std::move(out), std::move(lse)};
 }
 
+void differentiate(const AttentionInputs& inputs, const Tensor& d_out, const MaybeTensor& d_lse, const Tensor& out, const Tensor& lse,
+                   const AttentionGradients& to, const RunOptions& options) {
+  const TensorView d_lse_view = d_lse ? view_of_rank(*d_lse, "d_lse", 3) : TensorView{};
+  check(window_attention_backward(inputs, view_of_rank(out, "out", kRank), view_of_rank(lse, "lse", 3), view_of_rank(d_out, "d_out", kRank),
+                                  d_lse_view, to, options));
+}
+
 // Bit n of `wanted` asks for the n-th result.
 template <class Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
@@ -261,7 +268,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
     const MaybeTensor& cu_k, const MaybeTensor& seed, const MaybeTensor& key_lengths, const MaybeTensor& offsets, const Numbers& band,
     std::int64_t shift, std::int64_t global_tokens, const Reals& reals, std::int64_t wanted) {
   const Given given{q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, key_lengths, offsets, band, shift, global_tokens, reals};
-  require_one_device(given);
   const Device device(q);
   const AttentionInputs inputs = inputs_of<Device>(given);
   const auto wants = [&](int result) { return (wanted >> result & 1) != 0; };
@@ -273,9 +279,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
   Tensor d_v = gradient(given, inputs.v, wants(2), order_of(given), &views.d_v);
   Tensor d_bias = gradient(given, inputs.bias, wants(3), nullptr, &views.d_bias);
   Tensor d_sinks = gradient(given, inputs.sinks, wants(4), nullptr, &views.d_sinks);
-  const TensorView d_lse_view = d_lse ? view_of_rank(*d_lse, "d_lse", 3) : TensorView{};
-  check(window_attention_backward(inputs, view_of_rank(out, "out", kRank), view_of_rank(lse, "lse", 3), view_of_rank(d_out, "d_out", kRank),
-                                  d_lse_view, views, options_for(device, given, inputs)));
+  differentiate(inputs, d_out, d_lse, out, lse, views, options_for(device, given, inputs));
   return {std::move(d_q), std::move(d_k), std::move(d_v), std::move(d_bias), std::move(d_sinks)};
 }
 

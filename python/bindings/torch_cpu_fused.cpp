@@ -40,9 +40,7 @@ void attention_backward_into(const MaybeTensor& d_q, const MaybeTensor& d_k, con
        {std::tuple{&to.d_q, &d_q, "d_q"}, {&to.d_k, &d_k, "d_k"}, {&to.d_v, &d_v, "d_v"}, {&to.d_bias, &d_bias, "d_bias"}})
     if (*tensor) *view = view_of(**tensor, name);
   if (d_sinks) to.d_sinks = view_of_sinks(*d_sinks);
-  const TensorView d_lse_view = d_lse ? view_of_rank(*d_lse, "d_lse", 3) : TensorView{};
-  check(window_attention_backward(inputs, view_of_rank(out, "out", kRank), view_of_rank(lse, "lse", 3), view_of_rank(d_out, "d_out", kRank),
-                                  d_lse_view, to, options_for(Cpu(q), given, inputs)));
+  differentiate(inputs, d_out, d_lse, out, lse, to, options_for(Cpu(q), given, inputs));
 }
 
 // Not yet written, in memory that is kept for large results.

@@ -4,9 +4,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Tokens = TypeVar("Tokens", int, Tensor)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,14 @@ class Ring:
         return self.size - self.spare - 1
 
     def slot(self, token: int) -> int:
-        return token if token < self.slots else self.pinned + (token - self.pinned) % self.size
+        return token if token < self.pinned else self.of_unpinned(token)
+
+    def of_unpinned(self, token: Tokens) -> Tokens:
+        return (token - self.pinned) % self.size + self.pinned
+
+    def reached(self, slots: Tensor, newest: Tensor) -> Tensor:
+        """Which of these slots the token in slot `newest` sees, where spare ones hold tokens that it does not."""
+        return (slots < self.pinned) | ((newest - slots) % self.size <= self.reach)
 
     def seen(self, tokens: list[int], used: list[int], device: torch.device) -> Tensor | None:
         """Which slots token tokens[b] of row b sees, (B, most), of the used[b] in use; None for all."""
@@ -46,7 +56,7 @@ class Ring:
         seen = slots < torch.tensor(used, device=device)[:, None]
         if self.spare:
             newest = torch.tensor([self.slot(token) for token in tokens], device=device)[:, None]
-            seen &= (slots < self.pinned) | ((newest - slots) % self.size <= self.reach)
+            seen &= self.reached(slots, newest)
         return seen
 
     def past(self, length: int) -> Iterator[tuple[int, int, int]]:

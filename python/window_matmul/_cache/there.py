@@ -81,26 +81,27 @@ class Lengths:
 
     def _append(self, memories: Pair, new: Pair, counts: Tensor | None) -> None:
         """The first counts[b] new tokens of row b into their slots, or all; those that no slot is left for are left out."""
-        count = new[0].shape[2]
-        if count > 0:
+        added = new[0].shape[2] if counts is None else counts
+        if new[0].shape[2] > 0:
             for memory, x in zip(memories, new, strict=True):
-                self._write(memory, x, count if counts is None else counts[:, None], always=counts is None)
-            self.tokens.add_(count if counts is None else counts)
-            self._cropped.sub_(count if counts is None else counts).clamp_(min=0)
+                self._write(memory, x, counts)
+            self.tokens.add_(added)
+            self._cropped.sub_(added).clamp_(min=0)
             self._is_empty = None if self._is_empty is None or _is_recorded() else False
 
-    def _write(self, memory: Tensor, x: Tensor, counts: int | Tensor, always: bool) -> None:
+    def _write(self, memory: Tensor, x: Tensor, counts: Tensor | None) -> None:
         ring, new, start = self._ring, x.shape[2], self.tokens[:, None]
+        end = new if counts is None else counts[:, None]
         if ring.pinned:
             token = self._up_to(ring.pinned) - start
             front = memory[:, :, : ring.pinned]
-            front.copy_(torch.where(_of_rows((token >= 0) & (token < counts)), _take(x, token.clamp(0, new - 1)), front))
+            front.copy_(torch.where(_of_rows((token >= 0) & (token < end)), _take(x, token.clamp(0, new - 1)), front))
         most = min(new, ring.size)
-        token = start + counts - most + self._up_to(most)  # never two of them in one slot
-        if most < new or not always:
+        token = start + end - most + self._up_to(most)  # never two of them in one slot
+        if most < new or counts is not None:
             x = _take(x, (token - start).clamp(min=0))
-        slots = _index((token - ring.pinned) % ring.size + ring.pinned, memory)
-        if ring.pinned or not always:
+        slots = _index(ring.of_unpinned(token), memory)
+        if ring.pinned or counts is not None:
             x = torch.where(_of_rows((token >= start) & (token >= ring.pinned)), x, memory.gather(2, slots))
         memory.scatter_(2, slots, x)
 
@@ -109,8 +110,8 @@ class Lengths:
         ring = self._ring
         if not ring.spare:
             return None
-        slots, newest = self._up_to(ring.slots), (self.tokens[:, None] - 1 - ring.pinned) % ring.size + ring.pinned
-        return (slots < ring.pinned) | ((newest - slots) % ring.size <= ring.reach) | (self.tokens[:, None] <= ring.pinned)
+        tokens = self.tokens[:, None]
+        return ring.reached(self._up_to(ring.slots), ring.of_unpinned(tokens - 1)) | (tokens <= ring.pinned)
 
     def _past(self, memories: Pair, new: Pair) -> Past:
         """Before the new tokens are appended. A pinned token stands where the window reaches it, or else in front."""
@@ -118,7 +119,7 @@ class Lengths:
             return Past(*new)
         ring, start = self._ring, self.tokens[:, None]
         token = start - ring.reach + self._up_to(ring.reach)
-        slots = torch.where(token < ring.pinned, token.clamp(min=0), (token - ring.pinned) % ring.size + ring.pinned)
+        slots = torch.where(token < ring.pinned, token.clamp(min=0), ring.of_unpinned(token))
         keys, values = (
             torch.cat([memory[:, :, : ring.pinned], _take(memory, slots), x], 2) for memory, x in zip(memories, new, strict=True)
         )

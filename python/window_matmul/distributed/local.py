@@ -69,8 +69,7 @@ class Back:
         """Those of others' rows."""
         way = self.share.way
         if way is not None and way.moving:
-            totals = [x.done() for x in self._borrowed]
-            way.send_back([[totals[at + n] for n in way.moving] for at in range(0, len(totals), 2)])
+            way.send_back([[self._borrowed[at + n].done() for n in way.moving] for at in range(0, len(self._borrowed), 2)])
 
     def receive(self, own: Sequence[Any]) -> None:
         """Those that others have for this rank's rows are added."""

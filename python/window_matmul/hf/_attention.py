@@ -159,13 +159,14 @@ def _windowed(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, optio
         return _attended(query, key, value, pattern, options)[0].contiguous()
     wide = None if query.dtype is torch.float64 else torch.float32
     out, lse = _attended(query, key, value, pattern, options | {"sinks": None, "return_lse": True, "out_dtype": wide})
+    assert lse is not None
     share = (lse[..., None] - sinks).sigmoid()  # of the keys in a softmax with one logit more
     shared: Tensor = (out * share.transpose(1, 2)).to(query.dtype).contiguous()
     return shared
 
 
-def _attended(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, options: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """(B, Lq, H, Dv), and where the options ask for it the log-sum-exps (B, H, Lq), else the same once more."""
+def _attended(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, options: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """(B, Lq, H, Dv), and where the options ask for it the log-sum-exps (B, H, Lq)."""
     left, right, offset, key_mask, bounds, bias = pattern
     batch, heads, rows = query.shape[:3]
     if key_mask is not None and key_mask.shape[0] != batch:
@@ -174,14 +175,14 @@ def _attended(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, optio
         bias = bias.to(query.dtype if query.dtype is torch.float64 else torch.float32).expand(batch, heads, rows, -1)
     if bounds is None:
         found = window_attention(query, key, value, (left, right), key_mask=key_mask, bias=bias, query_offset=offset, **options)
-        out, lse = found if isinstance(found, tuple) else (found, found)
+        out, lse = found if isinstance(found, tuple) else (found, None)
         return out.transpose(1, 2), lse
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
     key_mask = None if key_mask is None else key_mask.flatten()
     bias = None if bias is None else bias.transpose(0, 1).flatten(1, 2)
     found = window_attention_varlen(q, k, v, bounds, bounds, (left, right), key_mask=key_mask, bias=bias, **options)
-    out, lse = found if isinstance(found, tuple) else (found, found)
-    return out.reshape(batch, rows, heads, -1), lse.unflatten(1, (batch, rows)).transpose(0, 1) if isinstance(found, tuple) else lse
+    out, lse = found if isinstance(found, tuple) else (found, None)
+    return out.reshape(batch, rows, heads, -1), None if lse is None else lse.unflatten(1, (batch, rows)).transpose(0, 1)
 
 
 def _densely(

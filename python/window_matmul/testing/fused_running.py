@@ -15,7 +15,7 @@ from .bounds import DTYPES
 from .definition import Rule
 from .limits import between
 from .outcome import Budget, Outcome
-from .running import has_compiler
+from .running import backends
 
 Tensors = dict[str, Tensor]
 MIDDLE = Case(Rule(40, 25), 300, 310, 2, 4, 2, 64, 48)
@@ -124,12 +124,7 @@ def _check_recorded_cache(outcome: Outcome, dtype: torch.dtype, device: torch.de
 def compiled(device: torch.device, budget: Budget) -> Outcome:
     """torch.compile without a graph break, with gradients: the same bits as without it."""
     outcome, random = Outcome("fused attention, torch.compile"), budget.random()
-    backends = ["aot_eager"]
-    if budget.thorough and has_compiler(device):
-        backends.append("inductor")
-    else:
-        outcome.left_out.append("inductor, there is no compiler for it" if budget.thorough else "inductor")
-    for backend in backends:
+    for backend in backends(outcome, device, budget):
         for case in chosen(budget):
             tensors = inputs(case, torch.bfloat16, device, random)
             function = torch.compile(case.ours, fullgraph=True, backend=backend)

@@ -121,12 +121,7 @@ def other_devices(device: torch.device, budget: Budget) -> Outcome:
 def compiled(device: torch.device, budget: Budget) -> Outcome:
     """torch.compile without a graph break, with gradients: the same as without it."""
     outcome, random = Outcome("torch.compile"), budget.random()
-    backends = ["aot_eager"]
-    if budget.thorough and has_compiler(device):
-        backends.append("inductor")
-    else:
-        outcome.left_out.append("inductor, there is no compiler for it" if budget.thorough else "inductor")
-    for backend in backends:
+    for backend in backends(outcome, device, budget):
         for dtype in (torch.float32, torch.bfloat16) if budget.thorough else (torch.float32,):
             inputs = _inputs(MIDDLE, dtype, device, random)
             function = torch.compile(lambda *x: attend(MIDDLE, False, [*x]), fullgraph=True, backend=backend)
@@ -142,10 +137,14 @@ def compiled(device: torch.device, budget: Budget) -> Outcome:
     return outcome
 
 
-def has_compiler(device: torch.device) -> bool:
+def backends(outcome: Outcome, device: torch.device, budget: Budget) -> list[str]:
+    """Of torch.compile."""
     from torch.utils._triton import has_triton
 
-    return has_triton() if device.type == "cuda" else shutil.which("c++") is not None
+    if budget.thorough and (has_triton() if device.type == "cuda" else shutil.which("c++") is not None):
+        return ["aot_eager", "inductor"]
+    outcome.left_out.append("inductor, there is no compiler for it" if budget.thorough else "inductor")
+    return ["aot_eager"]
 
 
 def mapped(device: torch.device, budget: Budget) -> Outcome:
