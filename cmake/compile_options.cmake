@@ -14,7 +14,9 @@ function(window_matmul_compile_options target)
     # No path of the build machine in a binary that is passed on; a debugger needs them.
     "$<$<NOT:$<CONFIG:Debug>>:-ffile-prefix-map=${PROJECT_SOURCE_DIR}/=;-ffile-prefix-map=${PROJECT_BINARY_DIR}/=>")
   if(WINDOW_MATMUL_SANITIZE AND NOT "NOT_SANITIZED" IN_LIST ARGN)
-    target_compile_options(${target} PRIVATE -fsanitize=${WINDOW_MATMUL_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -O1)
+    target_compile_options(${target} PRIVATE -fsanitize=${WINDOW_MATMUL_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -O1
+      # By -O1 alone GCC leaves out vzeroupper, after which every scalar instruction of others waits: exp takes ten times as long.
+      $<$<CXX_COMPILER_ID:GNU>:-fexpensive-optimizations>)
     # Kernels take minutes to compile by -O3, and so they do with checks of addresses that are not calls. Elsewhere calls take time for nothing.
     if(WINDOW_MATMUL_SANITIZE MATCHES "address" AND "KERNELS" IN_LIST ARGN)
       target_compile_options(${target} PRIVATE

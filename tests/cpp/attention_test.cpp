@@ -145,6 +145,7 @@ TEST_P(Attention, LongWideAndDeepProblems) {
     for (const DType dtype : {DType::f32, DType::f64, DType::bf16}) {
       AttentionCase one = c;
       one.dtype = dtype, one.layout_seed = dtype == DType::f32 ? 0 : 7;
+      if (dtype == DType::f64 && taken(one).dtype != dtype) continue;  // what the row takes in its place is the last of them
       AttentionTrial trial(taken(one), 8);
       ASSERT_TRUE(trial.check_as_reference(op(), options()));
     }

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import sys
 import tempfile
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pool
 import pytest
@@ -65,22 +68,33 @@ def work(rank: int, victim: int, place: str, folder: str, path: list[str]) -> No
     os._exit(0)
 
 
-@pytest.mark.parametrize("victim", range(RANKS))
+def start(context: multiprocessing.context.ForkServerContext, victim: int, place: str, folder: str) -> list[Any]:
+    processes = [context.Process(target=work, args=(rank, victim, place, folder, sys.path)) for rank in range(RANKS)]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def assert_others_name_a_rank(processes: list[Any], victim: int, folder: str) -> None:
+    for rank in sorted(range(RANKS), key=lambda rank: rank == victim):
+        if rank == victim:
+            processes[rank].kill()  # if it still is
+        processes[rank].join(20 * TIMEOUT)  # a hang ends here, however loaded the machine is
+        assert processes[rank].exitcode is not None, "a rank hangs"
+    for rank in {*range(RANKS)} - {victim}:
+        raised = json.loads(Path(folder, str(rank)).read_text())
+        others = [f"rank {other}" for other in range(RANKS) if other != rank]
+        assert raised.startswith("RuntimeError: window_attention (call "), raised
+        assert any(other in raised.split("waited in vain")[1].split("for ", 1)[1] for other in others), raised
+
+
 @pytest.mark.parametrize("place", STEPS)
-def test_death(place: str, victim: int) -> None:
+def test_death(place: str) -> None:
+    """Of each rank, in groups of their own that wait at the same time."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(pool.PRELOAD)
-    with tempfile.TemporaryDirectory() as folder:
-        processes = [context.Process(target=work, args=(rank, victim, place, folder, sys.path)) for rank in range(RANKS)]
-        for process in processes:
-            process.start()
-        for rank in sorted(range(RANKS), key=lambda rank: rank == victim):
-            if rank == victim:
-                processes[rank].kill()  # if it still is
-            processes[rank].join(20 * TIMEOUT)  # a hang ends here, however loaded the machine is
-            assert processes[rank].exitcode is not None, "a rank hangs"
-        for rank in {*range(RANKS)} - {victim}:
-            raised = json.loads(Path(folder, str(rank)).read_text())
-            others = [f"rank {other}" for other in range(RANKS) if other != rank]
-            assert raised.startswith("RuntimeError: window_attention (call "), raised
-            assert any(other in raised.split("waited in vain")[1].split("for ", 1)[1] for other in others), raised
+    with ExitStack() as stack:
+        folders = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in range(RANKS)]
+        groups = [start(context, victim, place, folder) for victim, folder in enumerate(folders)]
+        for victim, (processes, folder) in enumerate(zip(groups, folders, strict=True)):
+            assert_others_name_a_rank(processes, victim, folder)
