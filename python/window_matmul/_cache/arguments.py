@@ -61,13 +61,18 @@ def as_size(name: str, value: object) -> int:
     return as_count(name, value, "an int of at least 0")
 
 
-def as_device(device: object) -> torch.device:
+def to_device(device: object) -> torch.device:
     if device is not None and not isinstance(device, str | torch.device):
         raise TypeError(f"device is {device!r} ({type(device).__name__}); it needs to be a torch.device, its name, or None")
     try:
-        where = torch.get_default_device() if device is None else torch.device(device)
+        return torch.get_default_device() if device is None else torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device is {device!r}; it needs to be a torch.device, its name, or None: {error}") from None
+
+
+def as_device(device: object) -> torch.device:
+    """One with kernels."""
+    where = to_device(device)
     if where.type == "cuda" and _load.why_no_cuda:
         raise ValueError(f"device is {where}; it needs to be the CPU: {_load.why_no_cuda}")
     if where.type not in ("cpu", "cuda", "meta"):
@@ -249,7 +254,7 @@ def check_state(state: Mapping[str, Any], like: Mapping[str, Any]) -> tuple[Tens
     if state.keys() != like.keys():
         raise ValueError(f"state has the entries {sorted(map(str, state))}; it needs to have {sorted(like)}")
     for name in ("left", "dilation", "num_pinned", "spare"):
-        if state[name] != like[name]:
+        if as_int(name, state[name]) != like[name]:
             raise ValueError(f"{name} is {state[name]!r} in the state; it needs to be {like[name]}, the cache's")
     for name in ("keys", "values"):
         x, own = state[name], like[name]

@@ -90,7 +90,7 @@ def context_parallel(mesh: Any, *, layout: Layout = Layout.contiguous, lengths: 
         lengths: of all chunks in the order of the sequence; by default each rank says its own.
     """
     before = _shards.current
-    _shards.current = _shards.Cut(as_group(mesh), as_layout(layout), lengths)
+    _shards.current = _shards.Cut(as_group(mesh, "mesh"), as_layout(layout), lengths)
     try:
         yield
     finally:
