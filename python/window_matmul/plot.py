@@ -31,6 +31,10 @@ def plot_band(window: AnyWindow, num_queries: int, num_keys: int, *, query_offse
     Returns:
         The axes; `.figure.savefig(path)` writes the picture.
 
+    Raises:
+        TypeError: an argument of a wrong type.
+        ValueError: a negative number.
+
     >>> plot_band(Window(2, 1), 6, 6).get_title()
     'left = 2, right = 1'
     """

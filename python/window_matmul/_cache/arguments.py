@@ -8,6 +8,7 @@ from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 
 from .. import _load, _sharding
+from .._attention.arguments import as_kept
 from .._band.arguments import DTYPES, STRIDED, as_count, as_operand, check_strided, to_window
 from .._integers import as_int, as_positive
 from ..window import Window
@@ -92,10 +93,11 @@ def as_causal(window_size: object) -> Window:
 # ---- tensors of a call --------------------------------------------------------------------------------------------------------------
 def check_attend(
     sizes: Sizes, device: torch.device, qkv: tuple[Tensor, Tensor, Tensor], sinks: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v, cast if autocast asks for it, after every check that needs the cache. Most of what is right gets a short way through."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """q, k, v and sinks, cast if autocast asks for it, after every check that needs the cache. Most of what is right gets a short way
+    through."""
     if sinks is bias is None and _are_right(sizes, device, *qkv):
-        return qkv
+        return *qkv, None
     for name, x in zip(("q", "k", "v", "sinks", "bias"), (*qkv, sinks, bias), strict=True):
         if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
             raise ValueError(
@@ -111,8 +113,9 @@ def check_attend(
         need = (sizes.batch_size, sizes.num_kv_heads, new, dim)
         if x.shape != need:
             raise ValueError(f"{name} is {tuple(x.shape)} beside q of {tuple(q.shape)}; it needs to be {need}")
+    sinks = as_kept(sinks, q.dtype) if isinstance(sinks, Tensor) else sinks
     _check_options(q, sizes.left + 1, sinks, bias)
-    return q, k, v
+    return q, k, v, sinks
 
 
 def _are_right(sizes: Sizes, device: torch.device, q: Tensor, k: Tensor, v: Tensor) -> bool:

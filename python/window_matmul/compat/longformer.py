@@ -108,7 +108,11 @@ def diagonaled_mm(
 
 
 def mask_invalid_locations(input_tensor: Tensor, w: int, d: int | Tensor, autoregressive: bool) -> None:
-    """Writes -inf into the slots of `input_tensor` (B, N, H, c) whose key does not exist."""
+    """Writes -inf into the slots of `input_tensor` (B, N, H, c) whose key does not exist. The arguments are those of `diagonaled_mm`.
+
+    Raises:
+        TypeError, ValueError: as `diagonaled_mm`.
+    """
     sides = _sides(w, autoregressive)
     _check("input_tensor", input_tensor, sum(sides) + 1)
     _dilation(d, input_tensor.shape[2])
@@ -120,6 +124,10 @@ def sliding_chunks_matmul_qk(q: Tensor, k: Tensor, w: int, padding_value: float)
     """Scores (B, N, H, 2 w + 1) of q with k, both (B, N, H, D); -inf where the key does not exist.
 
     `padding_value` fills storage of the chunks that no result is read from, there as well as here.
+
+    Raises:
+        TypeError: an argument of a wrong type, or a tensor of a wrong dtype.
+        ValueError: shapes that do not fit, a negative w, a padding_value that is NaN.
     """
     _number("padding_value", padding_value)
     _check("q", q)
@@ -133,6 +141,10 @@ def sliding_chunks_matmul_pv(prob: Tensor, v: Tensor, w: int) -> Tensor:
 
     Beyond the ends of the sequence there are values of -1, as in the original: weights of 0 there, which a softmax of
     `sliding_chunks_matmul_qk` has, leave no trace of them.
+
+    Raises:
+        TypeError: an argument of a wrong type, or a tensor of a wrong dtype.
+        ValueError: shapes that do not fit, a negative w.
     """
     sides = _sides(w, False)
     _check("prob", prob, sum(sides) + 1)
@@ -148,7 +160,12 @@ def sliding_chunks_matmul_pv(prob: Tensor, v: Tensor, w: int) -> Tensor:
 
 
 def pad_to_window_size(input_ids: Tensor, attention_mask: Tensor, one_sided_window_size: int, pad_token_id: int) -> tuple[Tensor, Tensor]:
-    """input_ids and attention_mask, both (B, N), with ids and zeros behind them up to a multiple of twice the window."""
+    """input_ids and attention_mask, both (B, N), with ids and zeros behind them up to a multiple of twice the window.
+
+    Raises:
+        TypeError: an argument of a wrong type.
+        ValueError: shapes that differ, a window below 1.
+    """
     for name, x in (("input_ids", input_ids), ("attention_mask", attention_mask)):
         check_strided(name, x)
         if x.ndim != 2 or x.shape != input_ids.shape:
