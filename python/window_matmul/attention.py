@@ -6,8 +6,6 @@ otherwise. It sees key j = i + shift + t * dilation for t = -left .. right, as f
 A query that sees no key gives 0, a log-sum-exp of -inf, and no gradient. What a query does not see never influences it.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import torch
@@ -44,19 +42,19 @@ class _BatchOptions(_Options, total=False):
 
 @overload
 def window_attention(
-    q: Tensor, k: Tensor, v: Tensor, window_size: AnyWindow, *, return_lse: Literal[False] = False, **options: Unpack[_BatchOptions]
+    q: Tensor, k: Tensor, v: Tensor, window_size: AnyWindow, *, return_lse: Literal[False] = False, **options: "Unpack[_BatchOptions]"
 ) -> Tensor: ...
 
 
 @overload
 def window_attention(
-    q: Tensor, k: Tensor, v: Tensor, window_size: AnyWindow, *, return_lse: Literal[True], **options: Unpack[_BatchOptions]
+    q: Tensor, k: Tensor, v: Tensor, window_size: AnyWindow, *, return_lse: Literal[True], **options: "Unpack[_BatchOptions]"
 ) -> tuple[Tensor, Tensor]: ...
 
 
 @overload
 def window_attention(
-    q: Tensor, k: Tensor, v: Tensor, window_size: AnyWindow, *, return_lse: bool, **options: Unpack[_BatchOptions]
+    q: Tensor, k: Tensor, v: Tensor, window_size: AnyWindow, *, return_lse: bool, **options: "Unpack[_BatchOptions]"
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
@@ -166,7 +164,7 @@ def window_attention_varlen(
     window_size: AnyWindow,
     *,
     return_lse: Literal[False] = False,
-    **options: Unpack[_Options],
+    **options: "Unpack[_Options]",
 ) -> Tensor: ...
 
 
@@ -180,7 +178,7 @@ def window_attention_varlen(
     window_size: AnyWindow,
     *,
     return_lse: Literal[True],
-    **options: Unpack[_Options],
+    **options: "Unpack[_Options]",
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -194,7 +192,7 @@ def window_attention_varlen(
     window_size: AnyWindow,
     *,
     return_lse: bool,
-    **options: Unpack[_Options],
+    **options: "Unpack[_Options]",
 ) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
