@@ -1,5 +1,4 @@
-"""tests/install/typed_use.py: calls as a user writes them, for mypy --strict alone: what is returned is known from the arguments."""
-
+# tests/install/typed_use.py: calls as a user writes them, for mypy --strict alone: what is returned is known from the arguments.
 from __future__ import annotations
 
 import torch
