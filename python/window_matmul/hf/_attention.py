@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _shards
-from .._attention.arguments import as_flag, as_probability, as_real
+from .._attention.arguments import as_probability, as_real
 from .._band.arguments import check_strided
 from ..attention import window_attention, window_attention_varlen
 from ..compat import fall_back
@@ -128,7 +128,7 @@ def _pattern(
                 f'no mask function is registered for attn_implementation="{name}", so padding would be lost: '
                 f"AttentionMaskInterface.register({name!r}, window_matmul.hf.attention_mask)"
             )
-        causal = getattr(module, "is_causal", True) if is_causal is None else as_flag("is_causal", is_causal)
+        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         side = None if sliding_window is None or (not causal and is_layer(module)) else min(sliding_window - 1, _FAR)
         return Pattern(side, 0 if causal else side, columns - rows)
     if not isinstance(mask, Tensor):

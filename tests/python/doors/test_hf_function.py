@@ -141,7 +141,6 @@ def test_a_model_with_a_window_of_zero() -> None:
         ({"softcap": -1.0}, ValueError, "softcap is -1.0"),
         ({"softcap": torch.ones(2)}, TypeError, "softcap is tensor"),
         ({"dropout": 1.5}, ValueError, "dropout is 1.5"),
-        ({"is_causal": 1}, TypeError, "is_causal is 1"),
     ],
 )
 @pytest.mark.parametrize("dense", [False, True])
