@@ -6,7 +6,7 @@ otherwise. It sees key j = i + shift + t * dilation for t = -left .. right, as f
 A query that sees no key gives 0, a log-sum-exp of -inf, and no gradient. What a query does not see never influences it.
 """
 
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import torch
 from torch import Tensor
@@ -17,51 +17,45 @@ from ._attention.autograd import attention
 from ._band.arguments import as_window
 from .functional import Dilation, WindowSize
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 AnyWindow = WindowSize | tuple[int | None, int | None] | None
+
+
+class _Options(TypedDict, total=False):
+    dilation: Dilation
+    scale: float | None
+    key_mask: Tensor | None
+    bias: Tensor | None
+    softcap: float
+    sinks: Tensor | None
+    global_tokens: int | Tensor | None
+    dropout_p: float
+    out_dtype: torch.dtype | None
+
+
+class _BatchOptions(_Options, total=False):
+    key_lengths: Tensor | None
+    query_offset: int | Tensor | None
 
 
 @overload
 def window_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    window_size: AnyWindow,
-    *,
-    dilation: Dilation = 1,
-    scale: float | None = None,
-    key_mask: Tensor | None = None,
-    key_lengths: Tensor | None = None,
-    bias: Tensor | None = None,
-    softcap: float = 0.0,
-    sinks: Tensor | None = None,
-    global_tokens: int | Tensor | None = None,
-    dropout_p: float = 0.0,
-    query_offset: int | Tensor | None = None,
-    return_lse: Literal[False] = False,
-    out_dtype: torch.dtype | None = None,
+    q: Tensor, k: Tensor, v: Tensor, window_size: AnyWindow, *, return_lse: Literal[False] = False, **options: "Unpack[_BatchOptions]"
 ) -> Tensor: ...
 
 
 @overload
 def window_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    window_size: AnyWindow,
-    *,
-    dilation: Dilation = 1,
-    scale: float | None = None,
-    key_mask: Tensor | None = None,
-    key_lengths: Tensor | None = None,
-    bias: Tensor | None = None,
-    softcap: float = 0.0,
-    sinks: Tensor | None = None,
-    global_tokens: int | Tensor | None = None,
-    dropout_p: float = 0.0,
-    query_offset: int | Tensor | None = None,
-    return_lse: Literal[True],
-    out_dtype: torch.dtype | None = None,
+    q: Tensor, k: Tensor, v: Tensor, window_size: AnyWindow, *, return_lse: Literal[True], **options: "Unpack[_BatchOptions]"
 ) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def window_attention(
+    q: Tensor, k: Tensor, v: Tensor, window_size: AnyWindow, *, return_lse: bool, **options: "Unpack[_BatchOptions]"
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def window_attention(
@@ -169,16 +163,8 @@ def window_attention_varlen(
     cu_seqlens_k: Tensor,
     window_size: AnyWindow,
     *,
-    dilation: Dilation = 1,
-    scale: float | None = None,
-    key_mask: Tensor | None = None,
-    bias: Tensor | None = None,
-    softcap: float = 0.0,
-    sinks: Tensor | None = None,
-    global_tokens: int | Tensor | None = None,
-    dropout_p: float = 0.0,
     return_lse: Literal[False] = False,
-    out_dtype: torch.dtype | None = None,
+    **options: "Unpack[_Options]",
 ) -> Tensor: ...
 
 
@@ -191,17 +177,23 @@ def window_attention_varlen(
     cu_seqlens_k: Tensor,
     window_size: AnyWindow,
     *,
-    dilation: Dilation = 1,
-    scale: float | None = None,
-    key_mask: Tensor | None = None,
-    bias: Tensor | None = None,
-    softcap: float = 0.0,
-    sinks: Tensor | None = None,
-    global_tokens: int | Tensor | None = None,
-    dropout_p: float = 0.0,
     return_lse: Literal[True],
-    out_dtype: torch.dtype | None = None,
+    **options: "Unpack[_Options]",
 ) -> tuple[Tensor, Tensor]: ...
+
+
+@overload
+def window_attention_varlen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    window_size: AnyWindow,
+    *,
+    return_lse: bool,
+    **options: "Unpack[_Options]",
+) -> Tensor | tuple[Tensor, Tensor]: ...
 
 
 def window_attention_varlen(

@@ -92,6 +92,7 @@ class RollingCache:
 
     @property
     def window(self) -> Window:
+        """(left, 0), with its dilation."""
         return self._sizes.window
 
     @property
@@ -157,7 +158,7 @@ class RollingCache:
             ValueError: a shape, device or value that does not fit; a tensor that requires grad while gradients are recorded.
             After an error the cache is as it was.
         """
-        q, k, v = check_attend(self._sizes, self._keys.device, (q, k, v), sinks, bias)
+        q, k, v, sinks = check_attend(self._sizes, self._keys.device, (q, k, v), sinks, bias)
         new = q.shape[2]
         reals = as_reals(scale, softcap, 0.0, q.shape[3])
         if self._there is not None:

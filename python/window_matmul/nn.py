@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from ._attention.arguments import as_flag, as_reals
-from ._band.arguments import as_autocast, as_dilation, to_window
-from ._cache.arguments import as_device, as_size
+from ._attention.arguments import as_flag, as_probability, as_reals
+from ._band.arguments import DTYPES, as_autocast, as_dilation, to_window
+from ._cache.arguments import as_device, as_size, to_device
 from ._integers import as_positive
 from ._rotary import check_base, turn, turns
 from .attention import AnyWindow, window_attention
@@ -94,11 +94,14 @@ class WindowAttention(nn.Module):
         self.head_dim = _head_dim(self.embed_dim, self.num_heads, self.num_kv_heads)
         self.window, self.dilation = _as_window(window_size, dilation, self.num_heads)
         self.global_tokens = as_size("global_tokens", global_tokens)
-        self.dropout, self.rotary = _as_probability("dropout", dropout), check_base(rotary, self.head_dim)
+        self.dropout, self.rotary = as_probability("dropout", dropout), check_base(rotary, self.head_dim)
         as_reals(scale, softcap, 0.0, self.head_dim)
         self.scale, self.softcap = scale, softcap
         if as_flag("relative_bias", relative_bias) and self.window.width is None:
             raise ValueError(f"window_size is {window_size!r} with relative_bias; both sides need to be bounded")
+        device = to_device(device)
+        if dtype is not None and dtype not in DTYPES:
+            raise TypeError(f"dtype is {dtype!r}; it needs to be float32, float64, bfloat16, float16 or None")
         self._add_projections(as_flag("bias", bias), device, dtype)
         self._add("relative_bias", (self.num_heads, self.window.width or 0) if relative_bias else None, device, dtype)
         self._add("sinks", (self.num_heads,) if as_flag("sinks", sinks) else None, device, dtype)
@@ -273,11 +276,3 @@ def _as_window(window_size: AnyWindow, dilation: object, num_heads: int) -> tupl
     if set(taps) <= {one}:
         return Window(window.left, window.right, one), one
     return Window(window.left, window.right), taps
-
-
-def _as_probability(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it needs to be a float from 0 to 1")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value}; it needs to be a float from 0 to 1")
-    return float(value)

@@ -31,6 +31,10 @@ def plot_band(window: AnyWindow, num_queries: int, num_keys: int, *, query_offse
     Returns:
         The axes; `.figure.savefig(path)` writes the picture.
 
+    Raises:
+        TypeError: an argument of a wrong type.
+        ValueError: a negative number.
+
     >>> plot_band(Window(2, 1), 6, 6).get_title()
     'left = 2, right = 1'
     """
@@ -125,10 +129,12 @@ def plot_scores(
     if a.ndim != 2 or a.shape[1] != window.width:
         raise ValueError(f"a is {tuple(a.shape)}; it needs to be (Lq, {window.width}), the scores of one head with {window}")
     num_keys = a.shape[0] if num_keys is None else as_count("num_keys", num_keys)
+    query_offset = num_keys - a.shape[0] if query_offset is None else as_offset(query_offset)
     dense = reference.to_dense(a.detach().cpu(), window, num_keys, query_offset=query_offset)
     mask = reference.band_mask(window, a.shape[0], num_keys, query_offset=query_offset)
     ax = _axes(ax, num_keys, a.shape[0])
-    ax.imshow(dense.where(mask, torch.nan).numpy(), **{"interpolation": "nearest", "aspect": "auto", **kwargs})
+    if dense.numel():
+        ax.imshow(dense.where(mask, torch.nan).numpy(), **{"interpolation": "nearest", "aspect": "auto", **kwargs})
     ax.set_facecolor(COLOURS["unseen"])
     _draw_frame(ax)
     return ax
@@ -174,7 +180,8 @@ def _draw_cells(ax: "Axes", kinds: Tensor) -> None:
     from matplotlib.colors import to_rgb
 
     rows, columns = kinds.shape
-    ax.imshow(torch.tensor([to_rgb(colour) for colour in COLOURS.values()])[kinds].numpy(), interpolation="nearest")
+    if kinds.numel():
+        ax.imshow(torch.tensor([to_rgb(colour) for colour in COLOURS.values()])[kinds].numpy(), interpolation="nearest")
     _draw_frame(ax)
     if max(rows, columns) <= _FINEST_GRID:
         ax.set_xticks([j - 0.5 for j in range(columns + 1)], minor=True)

@@ -93,7 +93,9 @@ def test_query_offset_that_no_length_has(offset: int) -> None:
 
 # ---- numbers -------------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("argument", ["scale", "softcap", "dropout_p"])
-@pytest.mark.parametrize("wrong", ["1", True, 1j, (1.0,), torch.tensor(1.0), np.complex64(0)], ids=repr)
+@pytest.mark.parametrize(
+    "wrong", ["1", True, 1j, (1.0,), torch.tensor(1.0), torch.ones(2), torch.ones(1, device="meta"), np.complex64(0)], ids=repr
+)
 @by_function
 def test_number_of_a_wrong_type(name: str, wrong: Any, argument: str) -> None:
     refused(TypeError, name, argument, type(wrong).__name__, **{argument: wrong})

@@ -263,6 +263,9 @@ def test_autocast(backend: str, n: int) -> None:
         out = Shape(sides, dtype=torch.bfloat16).cache().attend(q, k, v)
         torch.testing.assert_close(out, window_attention(q, k, v, sides), rtol=2**-7, atol=2**-7)
         assert out.dtype == torch.bfloat16
+        sinks = torch.randn(q.shape[1], dtype=torch.float16)
+        out = Shape(sides, dtype=torch.bfloat16).cache().attend(q, k, v, sinks=sinks)
+        torch.testing.assert_close(out, window_attention(q, k, v, sides, sinks=sinks), rtol=2**-7, atol=2**-7)
         with pytest.raises(TypeError, match=r"q is torch.bfloat16.*float32.*autocast"):
             Shape(sides, dtype=torch.float32).cache().attend(q, k, v)
         Decoder(Shape(sides)).feed(n)

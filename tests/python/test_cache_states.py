@@ -86,6 +86,8 @@ STATES: list[tuple[type[Exception], Callable[[dict[str, Any]], Any], str]] = [
     (ValueError, lambda s: s | {"dilation": 2}, "dilation is 2.*1"),
     (ValueError, lambda s: s | {"num_pinned": 0}, "num_pinned is 0.*2"),
     (ValueError, lambda s: s | {"spare": 1}, "spare is 1.*0"),
+    (TypeError, lambda s: s | {"dilation": True}, "dilation is True"),
+    (TypeError, lambda s: s | {"left": torch.ones(2)}, "left is tensor"),
     (ValueError, lambda s: s | {"cropped": [0, 1, 0]}, r"cropped is \[0, 1, 0\].*at most 0"),
     (ValueError, lambda s: s | {"cropped": 0}, "cropped is 0.*3 ints"),
     (TypeError, lambda s: s | {"keys": s["keys"].float()}, "keys is torch.float32.*float64"),

@@ -234,8 +234,7 @@ def test_dtypes_devices_and_copies() -> None:
 
 def test_compiled(backend: str) -> None:
     attention, x = module(num_kv_heads=2, rotary=100.0), sequence()
-    compiled = torch.compile(attention, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), attention(x), **NEAR)
+    torch.testing.assert_close(torch.compile(attention, backend="aot_eager", fullgraph=True)(x), attention(x), **NEAR)
 
 
 WRONG: list[tuple[type[Exception], dict[str, Any], str]] = [
@@ -260,6 +259,8 @@ WRONG: list[tuple[type[Exception], dict[str, Any], str]] = [
     (TypeError, {"bias": None}, "bias is None"),
     (ValueError, {"softcap": -1.0}, "softcap is -1"),
     (TypeError, {"scale": "a"}, "scale is 'a'"),
+    (ValueError, {"device": "here"}, "device is 'here'.*name"),
+    (TypeError, {"dtype": torch.int64}, "dtype is torch.int64.*float32"),
 ]
 
 
@@ -273,8 +274,7 @@ def test_modules_that_are_refused(error: type[Exception], wrong: dict[str, Any],
 @pytest.mark.best_backend
 def test_calls_that_are_refused(backend: str) -> None:
     attention, x = module(), sequence()
-    cache = attention.new_cache(2)
-    mask = torch.ones(2, 11, dtype=torch.bool)
+    cache, mask = attention.new_cache(2), torch.ones(2, 11, dtype=torch.bool)
     refused: list[tuple[type[Exception], Any, dict[str, Any], str]] = [
         (TypeError, [1.0], {}, "x is of type list"),
         (ValueError, x[0], {}, r"x is \(11, 24\).*batch, length, 24"),

@@ -107,23 +107,28 @@ def as_reals(scale: object, softcap: object, dropout_p: object, dim: int) -> tup
     """softcap, dropout_p, and the scale unless it is the default."""
     if scale is None and dim == 0:
         raise ValueError("scale is None where the head dim of q and k is 0; it needs to be a number: 1 / sqrt(0) is none")
-    if softcap == 0.0 and dropout_p == 0.0 and scale is None and type(softcap) is type(dropout_p) is float:
+    if type(softcap) is type(dropout_p) is float and softcap == dropout_p == 0.0 and scale is None:
         return 0.0, 0.0
-    cap = _as_real("softcap", softcap, "a finite number of at least 0")
+    cap = as_real("softcap", softcap, "a finite number of at least 0")
     if not 0 <= cap < math.inf:
         raise ValueError(f"softcap is {softcap!r}; it needs to be a finite number of at least 0")
-    p = _as_real("dropout_p", dropout_p, "a number from 0 to 1")
-    if not 0 <= p <= 1:
-        raise ValueError(f"dropout_p is {dropout_p!r}; it needs to be a number from 0 to 1")
+    p = as_probability("dropout_p", dropout_p)
     if scale is None:
         return cap, p
-    factor = _as_real("scale", scale, "a finite number or None")
+    factor = as_real("scale", scale, "a finite number or None")
     if not -math.inf < factor < math.inf:
         raise ValueError(f"scale is {scale!r}; it needs to be a finite number or None")
     return cap, p, factor
 
 
-def _as_real(name: str, value: object, need: str) -> float:
+def as_probability(name: str, value: object) -> float:
+    p = as_real(name, value, "a number from 0 to 1")
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name} is {value!r}; it needs to be a number from 0 to 1")
+    return p
+
+
+def as_real(name: str, value: object, need: str) -> float:
     if type(value) is float:
         return value
     if isinstance(value, torch.SymFloat):
@@ -196,13 +201,18 @@ def _as_sinks(sinks: Tensor, q: Tensor) -> Tensor:
     return sinks
 
 
+def as_kept(sinks: Tensor, dtype: torch.dtype) -> Tensor:
+    """Beside a q of `dtype`: autocast casts q, and sinks in the half that q had keep their values."""
+    return sinks.float() if {sinks.dtype, dtype} == {torch.float16, torch.bfloat16} and _is_any_autocast_enabled() else sinks
+
+
 def _as_logits(name: str, x: Tensor, q: Tensor) -> Tensor:
-    """bias or sinks, in q's dtype or float32. Autocast casts bias where it casts q; sinks in the dtype that q had keep their values."""
+    """bias or sinks, in q's dtype or float32. Autocast casts bias where it casts q."""
     check_strided(name, x)
     if name == "bias" and q.dtype is not torch.float64 and x.dtype in DTYPES:
         x = as_autocast(x)
-    elif name == "sinks" and {x.dtype, q.dtype} == {torch.float16, torch.bfloat16} and _is_any_autocast_enabled():
-        x = x.float()
+    elif name == "sinks":
+        x = as_kept(x, q.dtype)
     if x.dtype is not q.dtype and x.dtype is not torch.float32:
         raise TypeError(f"{name} is {x.dtype} beside q of {q.dtype}; it needs to be the same or float32")
     check_device(name, x, "q", q)

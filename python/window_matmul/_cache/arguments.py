@@ -8,6 +8,7 @@ from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 
 from .. import _load, _sharding
+from .._attention.arguments import as_kept
 from .._band.arguments import DTYPES, STRIDED, as_count, as_operand, check_strided, to_window
 from .._integers import as_int, as_positive
 from ..window import Window
@@ -61,13 +62,18 @@ def as_size(name: str, value: object) -> int:
     return as_count(name, value, "an int of at least 0")
 
 
-def as_device(device: object) -> torch.device:
+def to_device(device: object) -> torch.device:
     if device is not None and not isinstance(device, str | torch.device):
         raise TypeError(f"device is {device!r} ({type(device).__name__}); it needs to be a torch.device, its name, or None")
     try:
-        where = torch.get_default_device() if device is None else torch.device(device)
+        return torch.get_default_device() if device is None else torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device is {device!r}; it needs to be a torch.device, its name, or None: {error}") from None
+
+
+def as_device(device: object) -> torch.device:
+    """One with kernels."""
+    where = to_device(device)
     if where.type == "cuda" and _load.why_no_cuda:
         raise ValueError(f"device is {where}; it needs to be the CPU: {_load.why_no_cuda}")
     if where.type not in ("cpu", "cuda", "meta"):
@@ -87,10 +93,11 @@ def as_causal(window_size: object) -> Window:
 # ---- tensors of a call --------------------------------------------------------------------------------------------------------------
 def check_attend(
     sizes: Sizes, device: torch.device, qkv: tuple[Tensor, Tensor, Tensor], sinks: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v, cast if autocast asks for it, after every check that needs the cache. Most of what is right gets a short way through."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """q, k, v and sinks, cast if autocast asks for it, after every check that needs the cache. Most of what is right gets a short way
+    through."""
     if sinks is bias is None and _are_right(sizes, device, *qkv):
-        return qkv
+        return *qkv, None
     for name, x in zip(("q", "k", "v", "sinks", "bias"), (*qkv, sinks, bias), strict=True):
         if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
             raise ValueError(
@@ -106,8 +113,9 @@ def check_attend(
         need = (sizes.batch_size, sizes.num_kv_heads, new, dim)
         if x.shape != need:
             raise ValueError(f"{name} is {tuple(x.shape)} beside q of {tuple(q.shape)}; it needs to be {need}")
+    sinks = as_kept(sinks, q.dtype) if isinstance(sinks, Tensor) else sinks
     _check_options(q, sizes.left + 1, sinks, bias)
-    return q, k, v
+    return q, k, v, sinks
 
 
 def _are_right(sizes: Sizes, device: torch.device, q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -249,7 +257,7 @@ def check_state(state: Mapping[str, Any], like: Mapping[str, Any]) -> tuple[Tens
     if state.keys() != like.keys():
         raise ValueError(f"state has the entries {sorted(map(str, state))}; it needs to have {sorted(like)}")
     for name in ("left", "dilation", "num_pinned", "spare"):
-        if state[name] != like[name]:
+        if as_int(name, state[name]) != like[name]:
             raise ValueError(f"{name} is {state[name]!r} in the state; it needs to be {like[name]}, the cache's")
     for name in ("keys", "values"):
         x, own = state[name], like[name]

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .._attention.arguments import as_probability, as_real
 from .._band.arguments import check_strided
-from .._integers import as_int
+from .._integers import as_flag, as_int, as_positive
 from .._rotary import turn
 from ..attention import window_attention
 
@@ -65,8 +66,8 @@ class LocalAttention(nn.Module):
         xpos_scale_base: by default window_size // 2.
 
     Raises:
-        TypeError: a size that is no int.
-        ValueError: look_forward with causal; a size that is not positive.
+        TypeError: an argument of a wrong type.
+        ValueError: look_forward with causal; a size or a base of xpos that is not positive; a dropout that is no probability.
     """
 
     def __init__(
@@ -87,6 +88,9 @@ class LocalAttention(nn.Module):
         xpos_scale_base: float | None = None,
     ) -> None:
         super().__init__()
+        flags = {"causal": causal, "shared_qk": shared_qk, "autopad": autopad, "exact_windowsize": exact_windowsize}
+        for name, flag in (flags | {"use_rotary_pos_emb": use_rotary_pos_emb, "use_xpos": use_xpos}).items():
+            as_flag(name, flag)
         look_forward = (0 if causal else 1) if look_forward is None else look_forward
         for name, size, least in (("window_size", window_size, 1), ("look_backward", look_backward, 0), ("look_forward", look_forward, 0)):
             if as_int(name, size) < least:
@@ -96,10 +100,10 @@ class LocalAttention(nn.Module):
         self.window_size, self.causal, self.shared_qk, self.scale = window_size, causal, shared_qk, scale
         self.look_backward, self.look_forward = look_backward, look_forward
         self.autopad, self.exact_windowsize, self.use_xpos = autopad, exact_windowsize, use_xpos
-        self.dropout = nn.Dropout(dropout)
-        dim = dim if rel_pos_emb_config is None else rel_pos_emb_config[0]
-        base = (window_size // 2 if xpos_scale_base is None else xpos_scale_base) if use_xpos else None
-        self.rel_pos = _Rotary(dim, base) if use_rotary_pos_emb and dim is not None else None
+        self.dropout = nn.Dropout(as_probability("dropout", dropout))
+        dim = _dim(dim, rel_pos_emb_config)
+        base = _xpos_base(window_size, xpos_scale_base) if use_xpos or xpos_scale_base is not None else None
+        self.rel_pos = _Rotary(dim, base if use_xpos else None) if use_rotary_pos_emb and dim is not None else None
 
     def forward(
         self,
@@ -126,12 +130,16 @@ class LocalAttention(nn.Module):
             (..., n, d) as q.
 
         Raises:
+            TypeError: an argument of a wrong type, a mask that is not bool.
             ValueError: shapes that do not fit.
         """
+        for name, x in (("mask", mask), ("input_mask", input_mask), ("attn_bias", attn_bias)):
+            if x is not None:
+                _check_given(name, x)
         mask = input_mask if mask is None else mask
         if window_size is not None and not self.use_xpos:
             raise ValueError(f"window_size is {window_size}; it needs to be None without use_xpos=True")
-        size = self.window_size if window_size is None else window_size
+        size = self.window_size if window_size is None else as_positive("window_size", window_size)
         q, k, v, shape = _flat(q, k, v)
         length = q.shape[1]
         if self.autopad:
@@ -226,6 +234,27 @@ class LocalAttention(nn.Module):
 
 
 # ---- arguments -----------------------------------------------------------------------------------------------------------------------
+def _dim(dim: int | None, rel_pos_emb_config: tuple[int, ...] | None) -> int | None:
+    if rel_pos_emb_config is None:
+        return None if dim is None else as_positive("dim", dim)
+    if not isinstance(rel_pos_emb_config, tuple | list) or not rel_pos_emb_config:
+        raise TypeError(f"rel_pos_emb_config is {rel_pos_emb_config!r}; it needs to be a tuple with dim as its first entry, or None")
+    return as_positive("rel_pos_emb_config[0]", rel_pos_emb_config[0])
+
+
+def _xpos_base(window_size: int, given: float | None) -> float:
+    base = window_size // 2 if given is None else as_real("xpos_scale_base", given, "a number above 0, or None")
+    if not 0 < base < float("inf"):
+        raise ValueError(f"xpos_scale_base is {given!r} with window_size {window_size}; it, or half of that, needs to be a number above 0")
+    return base
+
+
+def _check_given(name: str, x: Tensor) -> None:
+    check_strided(name, x)
+    if name != "attn_bias" and x.dtype is not torch.bool:
+        raise TypeError(f"{name} is {x.dtype}; it needs to be bool")
+
+
 def _flat(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, torch.Size]:
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_strided(name, x)

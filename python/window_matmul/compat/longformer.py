@@ -8,14 +8,13 @@ tokens, a length that is a multiple of 2 w, a head dim other than c. CPU and CUD
 Source: Beltagy, Peters and Cohan, "Longformer: The Long-Document Transformer" (arXiv:2004.05150).
 """
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._band.arguments import as_count
-from .._integers import as_positive
+from .._attention.arguments import as_real
+from .._band.arguments import as_count, check_strided
+from .._integers import as_flag, as_int, as_positive
 from ..functional import unwindow_matmul, window_matmul
 
 __all__ = ["diagonaled_mm", "mask_invalid_locations", "pad_to_window_size", "sliding_chunks_matmul_pv", "sliding_chunks_matmul_qk"]
@@ -23,6 +22,7 @@ __all__ = ["diagonaled_mm", "mask_invalid_locations", "pad_to_window_size", "sli
 
 # ---- arguments -----------------------------------------------------------------------------------------------------------------------
 def _check(name: str, x: Tensor, last: int | None = None) -> None:
+    check_strided(name, x)
     if x.ndim != 4 or (last is not None and x.shape[3] != last):
         raise ValueError(f"{name} is {tuple(x.shape)}; it needs to be (B, N, H, {'D' if last is None else last})")
 
@@ -42,16 +42,24 @@ def _dilation(d: int | Tensor, heads: int) -> int | tuple[int, ...]:
     return tuple(as_positive(f"d[{head}]", dilation) for head, dilation in enumerate(d.tolist()))
 
 
+def _number(name: str, value: float) -> float:
+    number = as_real(name, value, "a number other than NaN")
+    if number != number:
+        raise ValueError(f"{name} is {value!r}; it needs to be a number other than NaN")
+    return number
+
+
 def _sides(w: int, autoregressive: bool) -> tuple[int, int]:
     w = as_count("w", w, "an int of at least 0")
-    return w, 0 if autoregressive else w
+    return w, 0 if as_flag("autoregressive", autoregressive) else w
 
 
 def _outside(length: int, sides: tuple[int, int], d: int | Tensor, device: torch.device, first: int = 0, last: int | None = None) -> Tensor:
     """(N, H or 1, c), or the rows from first to last of it: whether the slot belongs to a key that does not exist."""
     i = torch.arange(length, device=device)[first:last].view(-1, 1, 1)
     taps = torch.arange(-sides[0], sides[1] + 1, device=device)
-    keys = i + torch.as_tensor(d, device=device).view(-1, 1) * taps
+    steps = d.to(device, torch.int64).clamp(max=length) if isinstance(d, Tensor) else torch.tensor(min(d, length), device=device)
+    keys = i + steps.view(-1, 1) * taps  # from a step of the length on no other key exists: no product can wrap
     return (keys < 0) | (keys >= length)
 
 
@@ -80,19 +88,17 @@ def diagonaled_mm(
         (B, N, H, c), or (B, N, H, D); a transposed view of a (B, H, N, ...) tensor.
 
     Raises:
-        TypeError: a tensor or a dilation of a wrong dtype.
-        ValueError: shapes that do not fit, a negative w, a dilation below 1.
+        TypeError: an argument of a wrong type, a tensor or a dilation of a wrong dtype.
+        ValueError: shapes that do not fit, a negative w, a dilation below 1, padding that is NaN.
     """
-    if math.isnan(padding):
-        raise ValueError(f"padding is {padding}; it needs to be a number")
-    sides = _sides(w, autoregressive)
-    _check("t1", t1, sum(sides) + 1 if is_t1_diagonaled else None)
+    padding, sides = _number("padding", padding), _sides(w, autoregressive)
+    _check("t1", t1, sum(sides) + 1 if as_flag("is_t1_diagonaled", is_t1_diagonaled) else None)
     _check("t2", t2)
     _check_beside("t1", t1, "t2", t2, 3)
     dilation = _dilation(d, t1.shape[2])
     rows, columns = t1.transpose(1, 2), t2.transpose(1, 2)
     if not is_t1_diagonaled:
-        fill = float(padding) * t2.shape[3] if t2.shape[3] else 0.0
+        fill = padding * t2.shape[3] if t2.shape[3] else 0.0
         return window_matmul(rows, columns.mT, sides, dilation=dilation, fill=fill).transpose(1, 2)
     out = unwindow_matmul(rows, columns, sides, dilation=dilation).transpose(1, 2)
     if padding == 0:
@@ -102,7 +108,11 @@ def diagonaled_mm(
 
 
 def mask_invalid_locations(input_tensor: Tensor, w: int, d: int | Tensor, autoregressive: bool) -> None:
-    """Writes -inf into the slots of `input_tensor` (B, N, H, c) whose key does not exist."""
+    """Writes -inf into the slots of `input_tensor` (B, N, H, c) whose key does not exist. The arguments are those of `diagonaled_mm`.
+
+    Raises:
+        TypeError, ValueError: as `diagonaled_mm`.
+    """
     sides = _sides(w, autoregressive)
     _check("input_tensor", input_tensor, sum(sides) + 1)
     _dilation(d, input_tensor.shape[2])
@@ -114,8 +124,12 @@ def sliding_chunks_matmul_qk(q: Tensor, k: Tensor, w: int, padding_value: float)
     """Scores (B, N, H, 2 w + 1) of q with k, both (B, N, H, D); -inf where the key does not exist.
 
     `padding_value` fills storage of the chunks that no result is read from, there as well as here.
+
+    Raises:
+        TypeError: an argument of a wrong type, or a tensor of a wrong dtype.
+        ValueError: shapes that do not fit, a negative w, a padding_value that is NaN.
     """
-    del padding_value
+    _number("padding_value", padding_value)
     _check("q", q)
     _check("k", k, q.shape[3])
     _check_beside("q", q, "k", k, 4)
@@ -127,6 +141,10 @@ def sliding_chunks_matmul_pv(prob: Tensor, v: Tensor, w: int) -> Tensor:
 
     Beyond the ends of the sequence there are values of -1, as in the original: weights of 0 there, which a softmax of
     `sliding_chunks_matmul_qk` has, leave no trace of them.
+
+    Raises:
+        TypeError: an argument of a wrong type, or a tensor of a wrong dtype.
+        ValueError: shapes that do not fit, a negative w.
     """
     sides = _sides(w, False)
     _check("prob", prob, sum(sides) + 1)
@@ -142,8 +160,17 @@ def sliding_chunks_matmul_pv(prob: Tensor, v: Tensor, w: int) -> Tensor:
 
 
 def pad_to_window_size(input_ids: Tensor, attention_mask: Tensor, one_sided_window_size: int, pad_token_id: int) -> tuple[Tensor, Tensor]:
-    """input_ids and attention_mask, both (B, N), with ids and zeros behind them up to a multiple of twice the window."""
-    if one_sided_window_size < 1:
-        raise ValueError(f"one_sided_window_size is {one_sided_window_size}; it needs to be at least 1")
-    missing = -input_ids.shape[1] % (2 * one_sided_window_size)
-    return functional.pad(input_ids, (0, missing), value=pad_token_id), functional.pad(attention_mask, (0, missing), value=0)
+    """input_ids and attention_mask, both (B, N), with ids and zeros behind them up to a multiple of twice the window.
+
+    Raises:
+        TypeError: an argument of a wrong type.
+        ValueError: shapes that differ, a window below 1.
+    """
+    for name, x in (("input_ids", input_ids), ("attention_mask", attention_mask)):
+        check_strided(name, x)
+        if x.ndim != 2 or x.shape != input_ids.shape:
+            raise ValueError(f"{name} is {tuple(x.shape)} beside input_ids of {tuple(input_ids.shape)}; it needs to be (B, N)")
+    missing = -input_ids.shape[1] % (2 * as_positive("one_sided_window_size", one_sided_window_size))
+    return functional.pad(input_ids, (0, missing), value=as_int("pad_token_id", pad_token_id)), functional.pad(
+        attention_mask, (0, missing), value=0
+    )

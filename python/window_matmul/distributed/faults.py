@@ -44,21 +44,21 @@ class Link:
         return float(backend.options._timeout.total_seconds())
 
 
-def as_group(group: Any) -> Any:
+def as_group(group: Any, name: str = "group") -> Any:
     """A ProcessGroup, from one, from a mesh of one dim, or from None for all processes."""
     if group is None:
         group = dist.group.WORLD
         if group is None:
-            raise ValueError("group is None before torch.distributed.init_process_group; it needs to be a process group")
+            raise ValueError(f"{name} is None before torch.distributed.init_process_group; it needs to be a process group")
     if isinstance(group, dist.ProcessGroup):
         return group
     if group is dist.GroupMember.NON_GROUP_MEMBER:
-        raise ValueError("group is one that this process is not in; only its members may call")
+        raise ValueError(f"{name} is one that this process is not in; only its members may call")
     if isinstance(group, dist.device_mesh.DeviceMesh):
         if group.ndim != 1:
-            raise ValueError(f"group is a mesh of {group.ndim} dims; it needs one: name the dim, as in mesh['cp']")
+            raise ValueError(f"{name} is a mesh of {group.ndim} dims; it needs one: name the dim, as in mesh['cp']")
         return group.get_group()
-    raise TypeError(f"group is of type {type(group).__name__}; it needs to be a ProcessGroup, a DeviceMesh of one dim, or None")
+    raise TypeError(f"{name} is of type {type(group).__name__}; it needs to be a ProcessGroup, a DeviceMesh of one dim, or None")
 
 
 def send_and_receive(link: Link, sends: Sequence[tuple[int, Tensor]], receives: Sequence[tuple[int, Tensor]]) -> Messages:

@@ -88,9 +88,13 @@ def context_parallel(mesh: Any, *, layout: Layout = Layout.contiguous, lengths: 
         mesh: a DeviceMesh of one dim, a ProcessGroup, or None for all processes.
         layout: how sequences are cut.
         lengths: of all chunks in the order of the sequence; by default each rank says its own.
+
+    Raises:
+        TypeError: a mesh or layout of a wrong type.
+        ValueError: a mesh of more than one dim, or a group that this process is not in.
     """
     before = _shards.current
-    _shards.current = _shards.Cut(as_group(mesh), as_layout(layout), lengths)
+    _shards.current = _shards.Cut(as_group(mesh, "mesh"), as_layout(layout), lengths)
     try:
         yield
     finally:

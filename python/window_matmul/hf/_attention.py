@@ -1,12 +1,15 @@
 # python/window_matmul/hf/_attention.py: the attention function of transformers' AttentionInterface.
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _shards
+from .._attention.arguments import as_probability, as_real
+from .._band.arguments import check_strided
 from ..attention import window_attention, window_attention_varlen
 from ..compat import fall_back
 from . import _versions
@@ -20,6 +23,7 @@ _OUTPUT = "output_attentions=True asks for the weights of attention, so it is co
 _MASK = "the attention mask is no window and lies within none, so attention is computed the dense way"
 _BIAS = "position_bias without a window is a number for each pair, so attention is computed the dense way"
 _CHOSEN = "the model chooses keys for each query, so attention is computed the dense way"
+_FAR = 1 << 59  # beyond every sequence, and no sum with a length wraps
 
 
 def attention_forward(
@@ -70,9 +74,9 @@ def attention_forward(
     if sliding_window is not None and (type(sliding_window) is not int or sliding_window < 1):
         raise ValueError(f"sliding_window is {sliding_window!r}; it needs to be an int of at least 1, or None")
     refuse_unknown(module, kwargs)
-    sinks = sinks_of(s_aux, kwargs.get("sinks"), query)
-    scale = scale_of(module, scaling, query.shape[3])
-    options = {"scale": scale, "softcap": softcap or 0.0, "sinks": sinks, "dropout_p": dropout}
+    _check_tensors({"query": query, "key": key, "value": value}, s_aux=s_aux, position_bias=position_bias, **kwargs)
+    scale, softcap, dropout = _numbers(scale_of(module, scaling, query.shape[3]), softcap, dropout)
+    options = {"scale": scale, "softcap": softcap, "sinks": sinks_of(s_aux, kwargs.get("sinks"), query), "dropout_p": dropout}
     pattern, chosen = _pattern(module, query, key, attention_mask, sliding_window, is_causal), chosen_keys(module, kwargs, query, key)
     reason = _OUTPUT if kwargs.get("output_attentions") else _CHOSEN if chosen is not None else _MASK if pattern is None else ""
     if kwargs.get("cu_seq_lens_q") is not None:
@@ -85,6 +89,30 @@ def attention_forward(
         fall_back(reason)
         return _densely(query, key, value, attention_mask, pattern, chosen, position_bias, options)
     return _windowed(query, key, value, pattern, options), None
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------------------------------
+_TENSORS = ("s_aux", "position_bias", "sinks", "indices", "block_indices", "cu_seq_lens_q", "cu_seq_lens_k")  # each of which may be None
+
+
+def _check_tensors(operands: dict[str, Tensor], **others: Any) -> None:
+    for name, x in operands.items():
+        check_strided(name, x)
+        if x.ndim != 4:
+            raise ValueError(f"{name} is {tuple(x.shape)}; it needs to have 4 dims: batch, heads, tokens, features")
+    for name in _TENSORS:
+        if others.get(name) is not None:
+            check_strided(name, others[name])
+
+
+def _numbers(scaling: float | None, softcap: float | None, dropout: float) -> tuple[float | None, float, float]:
+    """By the names they have here, and on every way."""
+    scale = None if scaling is None else as_real("scaling", scaling, "a finite number or None")
+    cap = 0.0 if softcap is None else as_real("softcap", softcap, "a finite number of at least 0, or None")
+    for name, x, fits in (("scaling", scale, scale is None or abs(scale) < math.inf), ("softcap", cap, 0 <= cap < math.inf)):
+        if not fits:
+            raise ValueError(f"{name} is {x}; it needs to be a finite number{', not below 0,' * (name == 'softcap')} or None")
+    return scale, cap, as_probability("dropout", dropout)
 
 
 # ---- which keys are seen ---------------------------------------------------------------------------------------------------------------
@@ -101,7 +129,7 @@ def _pattern(
                 f"AttentionMaskInterface.register({name!r}, window_matmul.hf.attention_mask)"
             )
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        side = None if sliding_window is None or (not causal and is_layer(module)) else sliding_window - 1
+        side = None if sliding_window is None or (not causal and is_layer(module)) else min(sliding_window - 1, _FAR)
         return Pattern(side, 0 if causal else side, columns - rows)
     if not isinstance(mask, Tensor):
         raise TypeError(f"attention_mask is of type {type(mask).__name__}; it needs to be a torch.Tensor or None")

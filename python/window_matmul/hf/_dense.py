@@ -32,7 +32,7 @@ def dense_attention(
     if sinks is not None:
         sinks = sinks.to(scores.dtype) if sinks.ndim == 4 else sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
         scores = torch.cat([scores, sinks], -1)
-    if mask is not None and mask.dtype is torch.bool:
+    if mask is not None or position_bias is not None:
         none = (scores == -torch.inf).all(-1, keepdim=True)
         weights = scores.masked_fill(none, 0.0).softmax(-1).masked_fill(none, 0.0)
     else:

@@ -110,6 +110,32 @@ def test_sizes_that_are_no_ints(name: str, size: Any) -> None:
         LocalAttention(**{"window_size": SIZE} | {name: size})
 
 
+@pytest.mark.parametrize("name", ["causal", "shared_qk", "autopad", "exact_windowsize", "use_rotary_pos_emb", "use_xpos"])
+@pytest.mark.parametrize("flag", [1, None, "no"])
+def test_flags_that_are_none(name: str, flag: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} is {flag!r}"):
+        LocalAttention(SIZE, **{name: flag})
+
+
+@pytest.mark.parametrize(
+    ("constructor", "call", "message"),
+    [
+        ({"dropout": "0.1"}, {}, "dropout is '0.1'"),
+        ({"dim": 6.0}, {}, "dim is 6.0"),
+        ({"rel_pos_emb_config": 6}, {}, "rel_pos_emb_config is 6"),
+        ({"xpos_scale_base": "4"}, {}, "xpos_scale_base is '4'"),
+        ({"use_xpos": True, "dim": 6}, {"window_size": 4.0}, "window_size is 4.0"),
+        ({}, {"mask": torch.ones(2, 24)}, "mask is torch.float32.*bool"),
+        ({}, {"input_mask": [True]}, "input_mask is of type list"),
+        ({}, {"attn_bias": 1.0}, "attn_bias is of type float"),
+    ],
+)
+def test_arguments_of_a_wrong_type(constructor: dict[str, Any], call: dict[str, Any], message: str) -> None:
+    x = torch.zeros(2, 3, 24, 6)
+    with pytest.raises(TypeError, match=message):
+        LocalAttention(**{"window_size": SIZE} | constructor)(**{"q": x, "k": x, "v": x} | call)
+
+
 def test_no_places() -> None:
     x = torch.zeros(2, 0, 6)
     assert LocalAttention(SIZE)(x, x, x).shape == (2, 0, 6)
@@ -125,6 +151,10 @@ def test_no_places() -> None:
         ({"look_backward": -1}, {}, "look_backward is -1"),
         ({}, {"window_size": 8}, "window_size is 8; it needs to be None without use_xpos"),
         ({"window_size": 5}, {}, "q has 24 places"),
+        ({"use_xpos": True, "dim": 6}, {"window_size": 0}, "window_size is 0"),
+        ({"use_xpos": True, "dim": 6, "window_size": 1}, {}, "xpos_scale_base is None with window_size 1"),
+        ({"xpos_scale_base": -1.0}, {}, "xpos_scale_base is -1.0"),
+        ({"dropout": 1.5}, {}, "dropout is 1.5"),
         ({"dim": 4}, {}, "head dim of 6.*dim, 4"),
         ({}, {"k": torch.zeros(2, 3, 20, 6)}, r"k is \(2, 3, 20, 6\) beside q"),
         ({}, {"mask": torch.ones(2, 20, dtype=torch.bool)}, r"mask is \(2, 20\)"),

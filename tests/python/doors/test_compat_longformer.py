@@ -116,9 +116,39 @@ def test_padding_to_a_multiple_of_twice_the_window() -> None:
         ({"d": torch.ones(2, dtype=torch.int32)}, ValueError, r"d is \(2,\)"),
         ({"d": torch.ones(3)}, TypeError, "d is torch.float32"),
         ({"padding": float("nan")}, ValueError, "padding is nan"),
+        ({"padding": "0"}, TypeError, r"padding is '0' \(str\)"),
+        ({"padding": torch.zeros(2)}, TypeError, "padding is tensor"),
+        ({"t1": [1.0]}, TypeError, "t1 is of type list"),
+        ({"t2": None}, TypeError, "t2 is of type NoneType"),
+        ({"autoregressive": "no"}, TypeError, r"autoregressive is 'no' \(str\)"),
+        ({"is_t1_diagonaled": 0}, TypeError, r"is_t1_diagonaled is 0 \(int\)"),
     ],
 )
 def test_errors_name_the_argument(change: dict[str, Any], error: type[Exception], message: str) -> None:
     call = {"t1": torch.zeros(2, 17, 3, 5), "t2": torch.zeros(2, 17, 3, 5), "w": 2, "d": 1} | change
     with pytest.raises(error, match=message):
         diagonaled_mm(**call)
+
+
+def test_errors_of_the_others_name_the_argument() -> None:
+    x, ids = torch.zeros(2, 17, 3, 5), torch.ones(2, 17, dtype=torch.long)
+    with pytest.raises(TypeError, match="input_tensor is of type list"):
+        mask_invalid_locations([x], 2, 1, False)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="autoregressive is 1"):
+        mask_invalid_locations(x, 2, 1, 1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="padding_value is None"):
+        sliding_chunks_matmul_qk(x, x, 2, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"attention_mask is \(2, 16\) beside input_ids of \(2, 17\)"):
+        pad_to_window_size(ids, ids[:, 1:], 2, 0)
+    with pytest.raises(TypeError, match=r"one_sided_window_size is 2\.5"):
+        pad_to_window_size(ids, ids, 2.5, 0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="pad_token_id is None"):
+        pad_to_window_size(ids, ids, 2, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("d", [2**61, [1, 2**61, 2]])
+def test_a_dilation_beyond_all_lengths_does_not_wrap(d: Any) -> None:
+    x = torch.zeros(1, 5, 3, 17)
+    mask_invalid_locations(x, 8, torch.tensor(d) if isinstance(d, list) else d, False)
+    far = [True, True, True] if isinstance(d, int) else [False, True, False]
+    assert torch.equal((x == 0).sum(-1)[:, :, far].unique(), torch.tensor([1]))  # the query's own key alone

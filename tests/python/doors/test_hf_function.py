@@ -131,11 +131,33 @@ def test_a_model_with_a_window_of_zero() -> None:
         ({"attention_mask": torch.ones(2, 1, 9, 9).numpy()}, TypeError, "attention_mask is of type ndarray"),
         ({"position_bias": torch.ones(1, 4, 9, 8)}, ValueError, r"position_bias is \(1, 4, 9, 8\)"),
         ({"cu_seq_lens_q": torch.tensor([0, 9])}, ValueError, "packed sequences need a batch of 1"),
+        ({"query": None}, TypeError, "query is of type NoneType"),
+        ({"value": torch.zeros(2, 9, 6)}, ValueError, r"value is \(2, 9, 6\)"),
+        ({"s_aux": 1.0}, TypeError, "s_aux is of type float"),
+        ({"position_bias": [0.0]}, TypeError, "position_bias is of type list"),
+        ({"cu_seq_lens_q": 9}, TypeError, "cu_seq_lens_q is of type int"),
+        ({"scaling": "1"}, TypeError, "scaling is '1'"),
+        ({"scaling": torch.inf}, ValueError, "scaling is inf"),
+        ({"softcap": -1.0}, ValueError, "softcap is -1.0"),
+        ({"softcap": torch.ones(2)}, TypeError, "softcap is tensor"),
+        ({"dropout": 1.5}, ValueError, "dropout is 1.5"),
     ],
 )
-def test_wrong_arguments(changes: dict[str, Any], error: type[Exception], match: str) -> None:
+@pytest.mark.parametrize("dense", [False, True])
+def test_wrong_arguments(dense: bool, changes: dict[str, Any], error: type[Exception], match: str) -> None:
+    given = dict(zip(("query", "key", "value"), operands(), strict=True)) | {"attention_mask": None, "output_attentions": dense}
     with pytest.raises(error, match=match):
-        attention_forward(LAYER, *operands(), **{"attention_mask": None} | changes)  # type: ignore[misc]
+        attention_forward(LAYER, **given | changes)  # type: ignore[arg-type]
+
+
+def test_a_query_without_keys_is_zero_on_every_way() -> None:
+    query, key, value = operands()
+    mask = torch.zeros(2, 1, 9, 9)
+    mask[:, :, :3] = -torch.inf
+    for more in ({}, {"output_attentions": True}):
+        out, weights = attention_forward(LAYER, query, key, value, mask, **more)
+        assert torch.equal(out[:, :3], torch.zeros_like(out[:, :3])) and not out.isnan().any()
+        assert weights is None or torch.equal(weights[:, :, :3], torch.zeros_like(weights[:, :, :3]))
 
 
 def test_packed_sequences_that_do_not_fit() -> None:
