@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from ._attention.arguments import as_form, as_options, as_reals
 from ._attention.autograd import attention
-from ._attention.ops import SPLIT_LSE, WIDE_OUT
+from ._attention.ops import SPLIT_LSE, WIDE_OUT, empty_of
 from ._band.arguments import UNBOUNDED, as_window
 from ._cache.arguments import Sizes, as_causal, as_crops, as_device, as_lengths, as_lengths_there, as_rows, check_attend, check_state
 from ._cache.merge import merge
@@ -83,9 +83,9 @@ class RollingCache:
         device = as_device(device)
         self._ring = Ring(sizes.num_pinned, sizes.reach + 1 + sizes.spare, sizes.spare)
         with torch.inference_mode(False):  # else no call outside of inference mode could write it
-            slots = sizes.batch_size, sizes.num_kv_heads, self._ring.slots
-            self._keys = torch.zeros(*slots, sizes.head_dim, dtype=sizes.dtype, device=device)
-            self._values = torch.zeros(*slots, sizes.value_head_dim, dtype=sizes.dtype, device=device)
+            slots, like = (sizes.batch_size, sizes.num_kv_heads, self._ring.slots), torch.empty(0, dtype=sizes.dtype, device=device)
+            self._keys = empty_of(like, (*slots, sizes.head_dim), 0, sizes.dtype).zero_()
+            self._values = empty_of(like, (*slots, sizes.value_head_dim), 0, sizes.dtype).zero_()
         self._lengths = [0] * sizes.batch_size
         self._cropped = [0] * sizes.batch_size  # tokens behind these lengths that were appended once, and took the slots of older ones
         self._there = Lengths(self._ring, sizes.batch_size, self._keys.device) if device.type in _COUNTED_THERE else None

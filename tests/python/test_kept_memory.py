@@ -22,7 +22,7 @@ pytestmark = [
 
 CODE = """
 import ctypes, gc, json, os, resource, threading, torch
-from window_matmul import release_memory, window_softmax
+from window_matmul import RollingCache, release_memory, window_softmax
 
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: each page that is touched first is a fault
 torch.set_num_threads(1)
@@ -88,6 +88,18 @@ print(json.dumps(said))
 """
 
 
+CACHES = """
+for _ in range(2):  # the second takes what the first has left
+    cache = RollingCache(1, 8, 64, 17 * 1024 - 1)
+    state = cache.state_dict()
+    said["zeros"] = not state["keys"].any() and not state["values"].any()
+    cache.load_state_dict(state | {"keys": state["keys"] + 1, "values": state["values"] + 1})
+    del cache
+    said["kept"] = kept()
+print(json.dumps({name: int(x) for name, x in said.items()}))
+"""
+
+
 @functools.cache
 def said(code: str = LOOP, **environment: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(run(CODE + code, **environment))
@@ -123,6 +135,11 @@ def test_what_fits_no_result_is_given_back_first() -> None:
 
 def test_a_forked_child_computes() -> None:
     assert said()["child"] == 0
+
+
+def test_caches_lie_there_too() -> None:
+    """8 heads of 17,408 tokens x 64 numbers are a block, of keys and of values; a new cache is empty, whatever was written before."""
+    assert said(CACHES) == {"zeros": 1, "kept": 2 * BLOCK}
 
 
 def test_such_results_cannot_be_resized() -> None:

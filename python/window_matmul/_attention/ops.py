@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.library import fallthrough_kernel, register_fake, register_vmap
 from torch.nn import Parameter
 
@@ -58,8 +59,8 @@ def _empty(like: Tensor, shape: Sequence[int], heads_inside: int | bool, dtype: 
 
 
 def empty_of(like: Tensor, shape: Sequence[int], heads_inside: int, dtype: torch.dtype) -> Tensor:
-    """Not yet written; a large one on a CPU lies in memory that is kept for such."""
-    if like.is_cpu and dtype is like.dtype and type(like) in (Tensor, Parameter):
+    """Not yet written. On a CPU a large one lies in huge pages, and in memory that is kept for such."""
+    if like.is_cpu and dtype is like.dtype and type(like) in (Tensor, Parameter) and not is_compiling():
         return _direct_empty_of(like, shape, heads_inside)  # type: ignore[no-any-return]
     return _empty(like, shape, heads_inside, dtype)
 

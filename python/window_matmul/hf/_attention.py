@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .. import _shards
-from .._attention.arguments import as_probability, as_real
-from .._band.arguments import check_strided
+from .._attention.arguments import as_form, as_operands, as_probability, as_real, as_reals
+from .._attention.autograd import attention
+from .._attention.ops import NUM_TENSORS
+from .._band.arguments import UNBOUNDED, check_strided
 from ..attention import window_attention, window_attention_varlen
 from ..compat import fall_back
 from . import _versions
@@ -17,8 +20,9 @@ from ._dense import dense_attention
 from ._given import pattern_of
 from ._patterns import Pattern, WindowMask, dense_pattern, in_band, is_traced
 from ._ranks import over_ranks
-from ._told import chosen_keys, is_layer, refuse_unknown, scale_of, sinks_of
+from ._told import asks_for_more, chosen_keys, is_layer, refuse_unknown, scale_of, sinks_of
 
+_NO_TABLES = (None,) * (NUM_TENSORS - 3)
 _OUTPUT = "output_attentions=True asks for the weights of attention, so it is computed the dense way"
 _MASK = "the attention mask is no window and lies within none, so attention is computed the dense way"
 _BIAS = "position_bias without a window is a number for each pair, so attention is computed the dense way"
@@ -74,6 +78,10 @@ def attention_forward(
     if sliding_window is not None and (type(sliding_window) is not int or sliding_window < 1):
         raise ValueError(f"sliding_window is {sliding_window!r}; it needs to be an int of at least 1, or None")
     refuse_unknown(module, kwargs)
+    if type(dropout) is type(scaling) is float and dropout == 0.0 and s_aux is position_bias is None and not asks_for_more(kwargs):
+        at_once = _at_once(query, key, value, attention_mask, scaling, 0.0 if softcap is None else softcap)
+        if at_once is not None:
+            return at_once, None
     _check_tensors({"query": query, "key": key, "value": value}, s_aux=s_aux, position_bias=position_bias, **kwargs)
     scale, softcap, dropout = _numbers(scale_of(module, scaling, query.shape[3]), softcap, dropout)
     options = {"scale": scale, "softcap": softcap, "sinks": sinks_of(s_aux, kwargs.get("sinks"), query), "dropout_p": dropout}
@@ -181,6 +189,22 @@ def _with_position_bias(pattern: Pattern, bias: Tensor, query: Tensor, key: Tens
 
 
 # ---- attention -------------------------------------------------------------------------------------------------------------------------
+def _at_once(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, softcap: float) -> Tensor | None:
+    """A window and nothing else, as in every layer for every token of generation; None for what it is not sure about. After the weights
+    of a model have gone through the caches all code is cold: looking for options that are not there took a tenth of what attention took."""
+    if is_compiling() or type(mask) is not WindowMask or type(query) is not Tensor or _shards.current is not None:
+        return None
+    left, right, offset, *tables = mask.pattern
+    batch, heads, rows, columns = mask.sizes
+    if tables != [None, None, None] or (rows, columns) != (query.shape[2], key.shape[2]) or batch != query.shape[0] or heads != 1:
+        return None
+    q, k, v = as_operands(query, key, value, 4)
+    band = (UNBOUNDED if left is None else left, UNBOUNDED if right is None else right, as_form(q, None))
+    reals = as_reals(scaling, softcap, 0.0, q.shape[3])
+    out, _ = attention(q, k, v, *_NO_TABLES, band, offset, 0, reals)
+    return out.transpose(1, 2).contiguous()
+
+
 def _windowed(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, options: dict[str, Any]) -> Tensor:
     sinks = options["sinks"]
     if sinks is None or sinks.ndim == 1:

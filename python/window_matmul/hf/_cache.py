@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
+from .._attention.ops import empty_of
 from .._integers import as_int
 from . import _versions
 
@@ -92,7 +93,7 @@ class WindowLayer(DynamicSlidingWindowLayer):
 
     def _allocate(self, keys: Tensor, values: Tensor, tokens: int) -> None:
         with torch.inference_mode(False):  # else nobody could write into it outside inference mode
-            new_k, new_v = (x.new_empty((*x.shape[:2], tokens, x.shape[3])) for x in (keys, values))
+            new_k, new_v = (empty_of(x, (*x.shape[:2], tokens, x.shape[3]), 0, x.dtype) for x in (keys, values))
         self._memory = new_k, new_v
 
     # ---- new tokens ---------------------------------------------------------------------------------------------------------------------

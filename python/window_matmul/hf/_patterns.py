@@ -41,6 +41,7 @@ class WindowMask(Tensor):
     """A pattern in the shape of a mask (B, 1, Lq, Lk), bool or of the dtype of a model that adds masks to scores."""
 
     pattern: Pattern
+    sizes: tuple[int, int, int, int]  # its shape, which is quicker to ask for than the tensor's
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -73,7 +74,7 @@ def window_mask(shape: tuple[int, int, int, int], device: torch.device, pattern:
     is_watched = not torch.compiler.is_dynamo_compiling() and torch._C._len_torch_dispatch_stack() > 0
     with _disable_current_modes() if is_watched else nullcontext():  # a FakeTensor is a subclass by itself
         mask = torch.empty((), dtype=dtype, device=device).expand(shape).as_subclass(WindowMask)
-    mask.pattern = pattern
+    mask.pattern, mask.sizes = pattern, shape
     return mask
 
 

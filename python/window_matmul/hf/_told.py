@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 _CHOICES = ("indices", "block_indices")
-_UNDERSTOOD = ("output_attentions", "cu_seq_lens_q", "cu_seq_lens_k", "sinks", *_CHOICES)
+_UNDERSTOOD = frozenset(("output_attentions", "cu_seq_lens_q", "cu_seq_lens_k", "sinks", *_CHOICES))
 
 
 def refuse_unknown(module: Any, kwargs: dict[str, Any]) -> None:
@@ -18,6 +18,11 @@ def refuse_unknown(module: Any, kwargs: dict[str, Any]) -> None:
     for name in _own_arguments(type(module).__module__) or ():
         if kwargs.get(name) is not None:
             raise ValueError(f"{name} is given, which the attention of {type(module).__name__} knows and window_matmul does not; use eager")
+
+
+def asks_for_more(kwargs: dict[str, Any]) -> bool:
+    """Whether something is given beside the arguments that all have."""
+    return not _UNDERSTOOD.isdisjoint(kwargs)
 
 
 def scale_of(module: Any, scaling: float | None, dim: int) -> float | None:

@@ -31,6 +31,27 @@ struct Vectors {  // the row of a step begins at data[step * step_stride]; halve
   index_t step_stride;
 };
 
+// Rows that are read later: each step asks for as much of one as it reads itself. In one burst they would hold up what is read now.
+struct Later {
+  std::uintptr_t row = 0, stride = 0, element = 0;  // in bytes; row 0: none
+
+  Later at(index_t i, index_t n) const {
+    return {row + static_cast<std::uintptr_t>(i) * stride + static_cast<std::uintptr_t>(n) * element, stride, element};
+  }
+  template <std::uintptr_t Bytes>
+  [[gnu::always_inline]] void ask() const {
+#pragma GCC unroll 4
+    for (std::uintptr_t n = 0; n < Bytes; n += kCacheLine) __builtin_prefetch(reinterpret_cast<const void*>(row + n), 0, 2);
+  }
+};
+struct Nothing {
+  std::uintptr_t row = 0, stride = 0;
+
+  Nothing at(index_t, index_t) const { return {}; }
+  template <std::uintptr_t Bytes>
+  [[gnu::always_inline]] void ask() const {}
+};
+
 WINDOW_MATMUL_INLINE float scalar_at(const float* p) { return *p; }
 WINDOW_MATMUL_INLINE double scalar_at(const double* p) { return *p; }
 WINDOW_MATMUL_INLINE float scalar_at(const bf16* p) {  // at any address of a bf16
@@ -83,14 +104,15 @@ struct Tile {
       for (int v = 0; v < Vecs; ++v) S::store(to + r * row_stride + v * S::kLanes, sums[r][v]);
   }
 
-  template <class A, class V>
-  [[gnu::always_inline]] void accumulate(Scalars<A> scalars, Vectors<V> vectors, index_t steps) {
+  template <class A, class V, class L = Nothing>
+  [[gnu::always_inline]] void accumulate(Scalars<A> scalars, Vectors<V> vectors, index_t steps, L later = {}) {
     // One pointer for three rows: base, base + stride, base + 2 stride are x86 addresses, so the loop keeps few registers alive.
     constexpr int kBases = (Rows + 2) / 3;
     const A* base[kBases];
     for (int i = 0; i < kBases; ++i) base[i] = scalars.data + 3 * i * scalars.row_stride;
     const V* x = vectors.data;
-    for (; steps > 0; --steps, x += vectors.step_stride) {
+    for (; steps > 0; --steps, x += vectors.step_stride, later.row += later.stride) {
+      later.template ask<Vecs * S::kLanes * sizeof(V)>();
       typename S::Vec operand[Vecs];
 #pragma GCC unroll 4
       for (int v = 0; v < Vecs; ++v) operand[v] = S::load(x + v * S::kLanes);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,6 +63,23 @@ def test_memory_is_twice_the_window_and_stays() -> None:
         places.add(memory[0].data_ptr())
         assert memory[0].shape == (2, 2, 2 * WINDOW, 8) and memory[1].shape == (2, 2, 2 * WINDOW, 4)
     assert len(places) == 1
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this system has no huge pages to ask for")
+def test_large_memory_asks_for_huge_pages() -> None:
+    """4 MiB of keys, of which at least one whole huge page lies inside."""
+    cache = WindowCache(MistralConfig(**SMALL | {"sliding_window": 1 << 15}))
+    cache.update(*states(1, 1), 0)
+    keys, _ = cache.layers[0]._memory
+    assert keys.nbytes == 4 << 20
+    middle, flags = keys.data_ptr() + keys.nbytes // 2, ""
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *values = line.split()
+        if "-" in name and not name.endswith(":"):
+            first, last = (int(x, 16) for x in name.split("-"))
+        elif name == "VmFlags:" and first <= middle < last:
+            flags = values
+    assert "hg" in flags
 
 
 def test_in_and_out_of_inference_mode() -> None:

@@ -21,7 +21,8 @@ import window_matmul.hf
 from door_models import IS_4, SMALL, batch, choose, run
 from window_matmul import compat
 from window_matmul.compat import WindowFallbackWarning, strict
-from window_matmul.hf import _versions, attention_forward
+from window_matmul.hf import _attention, _versions, attention_forward
+from window_matmul.hf._patterns import Pattern, window_mask
 
 pytestmark = pytest.mark.best_backend
 LAYER = SimpleNamespace(is_causal=True, config=SimpleNamespace(_attn_implementation="window_matmul"))
@@ -71,6 +72,48 @@ def test_without_a_mask(causal: bool, window: int | None) -> None:
         with pytest.warns(WindowFallbackWarning, match="position_bias"):
             ours, _ = attention_forward(LAYER, q, k, v, None, position_bias=bias, **options)
             same(ours, formula(q, k, v, seen, bias, 2.0, sinks), [q, k, v, sinks, bias])
+
+
+@pytest.mark.parametrize("sides", [(2, 0), (None, 0), (1, 2), (None, None)])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_at_once(rows: int, sides: tuple[int | None, int | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain windows go past the options. The numbers are those of the long way, and so are the errors."""
+    inputs = operands(rows, 9)
+    mask = window_mask((2, 1, rows, 9), torch.device("cpu"), Pattern(*sides, 9 - rows))
+    options: dict[str, Any] = {"scaling": 0.3, "softcap": 2.0}
+    found = []
+    for is_long in (False, True):
+        if is_long:
+            monkeypatch.setattr(_attention, "_at_once", lambda *_: None)
+        else:
+            monkeypatch.setattr(_attention, "window_attention", None)  # nobody calls it
+        out, _ = attention_forward(LAYER, *inputs, mask, **options)
+        assert out.shape == (2, rows, 4, 6) and out.is_contiguous()
+        found.append((out, *torch.autograd.grad(out, inputs, torch.ones_like(out))))
+        with pytest.raises(TypeError, match="beside q of"):
+            attention_forward(LAYER, inputs[0], inputs[1], inputs[2].float(), mask, **options)
+        monkeypatch.undo()
+    assert all(map(torch.equal, *found))
+
+
+def test_not_at_once() -> None:
+    """Whatever else there is takes the long way."""
+    q, k, v = operands()
+    keys = torch.arange(9).expand(2, 9) > 3
+    plain = window_mask((2, 1, 9, 9), q.device, Pattern(2, 0))
+    padded = window_mask((2, 1, 9, 9), q.device, Pattern(2, 0, 0, keys))
+    seen = torch.ones(9, 9, dtype=torch.bool).tril().triu(-2)
+    for mask, more in ((padded, {}), (seen[None, None] & keys[:, None, None], {}), (plain, {"s_aux": torch.zeros(4, dtype=torch.float64)})):
+        assert more or _attention._at_once(q, k, v, mask, 0.3, 0.0) is None
+        ours, _ = attention_forward(LAYER, q, k, v, mask, scaling=0.3, **more)
+        visible = seen if more else seen & keys[:, None, None]
+        expected = formula(q, k, v, visible, None, 0.0, more.get("s_aux"))
+        torch.testing.assert_close(ours, expected.nan_to_num(), rtol=1e-10, atol=1e-10)  # a row that sees nothing is 0
+    with pytest.raises(ValueError, match="attention_mask is"):
+        attention_forward(LAYER, q, k[:, :, 1:], v[:, :, 1:], plain, scaling=0.3)
+    with pytest.warns(WindowFallbackWarning, match="output_attentions"):
+        compat._said.clear()
+        assert attention_forward(LAYER, q, k, v, plain, scaling=0.3, output_attentions=True)[1] is not None
 
 
 def test_weights_beside_each_kind_of_mask() -> None:

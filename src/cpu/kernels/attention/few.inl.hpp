@@ -161,12 +161,15 @@ struct AttentionFew : FewScores<S, E> {
 
   template <class V>
   void weigh(const Chunk& chunk, const KeyRows<V>& v, bool exactly) const {
+    const Later next = Base::next_keys(chunk);
     for (index_t r = 0; r < num_rows; r += kRows) {
       const Scalars<T> weights{&score(r, 0), 1, kRows};
       const Sums<T> to{sums + r * width, width, started ? Start::scale : Start::clear, factor + at(r)};
       const Vectors<V> rows{v.data, v.row_stride};
-      *block.multiply_adds +=
-          add_row_tile<S, kRows>(smaller(num_rows - r, kRows), block.value_dim, weights, rows, chunk.size(), to, exactly);
+      const auto add = [&](const auto& later) {
+        return add_row_tile<S, kRows>(smaller(num_rows - r, kRows), block.value_dim, weights, rows, chunk.size(), to, exactly, later);
+      };
+      *block.multiply_adds += r == 0 && next.row != 0 ? add(next) : add(Nothing{});
     }
   }
 

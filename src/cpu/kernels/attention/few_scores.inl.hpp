@@ -80,30 +80,18 @@ struct FewScores {
 
   // ---- scores -----------------------------------------------------------------------------------------------------------------------
 
-  // Rows that are read later are asked for line by line between the multiply-adds: memory is not to rest while this computes, a burst
-  // would hold up what is read now, and the rows of v are read in panels, an order that the hardware does not foresee.
-  struct Ahead {  // of the rows of a square: addresses and strides in bytes
-    std::uintptr_t k = 0, v = 0, k_stride = 0, v_stride = 0;
-
-    template <index_t Keys>
-    [[gnu::always_inline]] void fetch(index_t n) const {
-      const auto column = static_cast<std::uintptr_t>(n) * sizeof(E);
-#pragma GCC unroll 4
-      for (std::uintptr_t i = 0; i < Keys; ++i) {
-        __builtin_prefetch(reinterpret_cast<const void*>(v + i * v_stride + column), 0, 2);
-        __builtin_prefetch(reinterpret_cast<const void*>(k + i * k_stride + column), 0, 2);
-      }
-    }
-  };
-
-  // Of v what this chunk is going to weigh; of k half a chunk ahead, or where rows are packed, of the next chunk.
-  Ahead ahead_of(const Chunk& chunk, index_t c, bool packed) const {
-    if (chunk.list != nullptr || block.k.col_stride != 1 || block.v.col_stride != 1) return {};
-    const Matrix2<const E> k(block.k), v(block.v);
-    const index_t key = chunk.keys.begin + c, later = key + (packed ? chunk.size() : kFewChunk / 2);
-    const auto bytes = [&](index_t stride) { return static_cast<std::uintptr_t>(stride * block.walk.step) * sizeof(E); };
-    return {reinterpret_cast<std::uintptr_t>(k.at(block.walk.key(later), 0)),
-            reinterpret_cast<std::uintptr_t>(v.at(block.walk.key(key), 0)), bytes(k.row_stride), bytes(v.row_stride)};
+  // Rows that are read later are asked for line by line between the multiply-adds: memory is not to rest while this computes, and a burst
+  // would hold up what is read now. While k is multiplied these are the rows of v, which are read in panels, an order that the hardware
+  // does not foresee; while v is weighed, the next rows of k.
+  Later rows_from(const Operand& of, index_t key) const {
+    if (of.col_stride != 1) return {};
+    const Matrix2<const E> m(of);
+    return {reinterpret_cast<std::uintptr_t>(m.at(block.walk.key(key), 0)),
+            static_cast<std::uintptr_t>(m.row_stride * block.walk.step) * sizeof(E), sizeof(E)};
+  }
+  Later next_keys(const Chunk& chunk) const {
+    const bool any = chunk.list == nullptr && chunk.keys.end < block.walk.band.cols;
+    return any ? rows_from(block.k, chunk.keys.end) : Later{};
   }
 
   template <class K>
@@ -122,9 +110,9 @@ struct FewScores {
     for (index_t c = 0; c < keys;) {
       if (keys >= kKeys && c + kKeys > keys) c = keys - kKeys;  // the last square overlaps its neighbour
       const index_t done = keys >= kKeys ? kKeys : 1;
-      const Ahead ahead = square == 0 ? ahead_of(chunk, c, static_cast<const void*>(k.data) == packed_k) : Ahead{};
-      done == 1 ? products<1>(q, k.row(c), k.row_stride, to + c * kRows, ahead)
-                : products<kKeys>(q, k.row(c), k.row_stride, to + c * kRows, ahead);
+      const Later values = square == 0 && chunk.list == nullptr ? rows_from(block.v, chunk.keys.begin + c) : Later{};
+      done == 1 ? products<1>(q, k.row(c), k.row_stride, to + c * kRows, values)
+                : products<kKeys>(q, k.row(c), k.row_stride, to + c * kRows, values);
       c += done;
     }
     *block.multiply_adds += kRows * keys * block.dim;
@@ -132,7 +120,7 @@ struct FewScores {
 
   // A stripe of scores; those behind `Keys` are zero. The head dim is positive. Queries of bf16 are multiplied in pairs.
   template <index_t Keys, class K, class Q>
-  [[gnu::noinline]] void products(const Q* q, const K* k, index_t k_stride, T* to, const Ahead& ahead) const {
+  [[gnu::noinline]] void products(const Q* q, const K* k, index_t k_stride, T* to, const Later& values) const {
     constexpr bool pairs = kInPairs<S, Q>;
     const auto load = [](const auto* p) {
       if constexpr (pairs)
@@ -145,7 +133,9 @@ struct FewScores {
     for (index_t i = 0; i < kStripe; ++i) square[i] = S::zero();
     index_t n = 0;
     do {  // at least once: else GCC holds the zeros in memory
-      if (ahead.k != 0) ahead.template fetch<Keys>(n);
+      if (values.row != 0)
+#pragma GCC unroll 4
+        for (index_t i = 0; i < Keys; ++i) values.at(i, n).template ask<1>();
       Vec key[Keys];
 #pragma GCC unroll 4
       for (index_t i = 0; i < Keys; ++i) key[i] = load(k + i * k_stride + n);

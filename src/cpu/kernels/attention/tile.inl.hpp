@@ -48,9 +48,9 @@ template <Simd S, int Rows, int Vecs>
 }
 
 // Not inlined: the loop needs all registers for itself.
-template <Simd S, int Rows, int Vecs, class V = typename S::Scalar>
+template <Simd S, int Rows, int Vecs, class V = typename S::Scalar, class L = Nothing>
 [[gnu::noinline]] void add_tile(Scalars<typename S::Scalar> scalars, Vectors<V> vectors, index_t steps,
-                                const Sums<typename S::Scalar>& sums) {
+                                const Sums<typename S::Scalar>& sums, L later = {}) {
   Tile<S, Rows, Vecs> tile;
   if (sums.start == Start::clear)
     tile.clear();
@@ -58,7 +58,7 @@ template <Simd S, int Rows, int Vecs, class V = typename S::Scalar>
     tile.load(sums.data, sums.stride);
   else
     tile.load_scaled(sums.data, sums.stride, sums.factors);
-  tile.accumulate(scalars, vectors, steps);
+  tile.accumulate(scalars, vectors, steps, later);
   tile.store(sums.data, sums.stride);
 }
 
@@ -88,9 +88,9 @@ template <int Most, class F>
 
 // One tile of at most MostRows rows over all columns: sums(r, n) += sum over steps of scalars(r, step) vectors(step, n). Returns the
 // multiply-adds.
-template <Simd S, int MostRows = S::kTileRows, class V = typename S::Scalar>
+template <Simd S, int MostRows = S::kTileRows, class V = typename S::Scalar, class L = Nothing>
 index_t add_row_tile(index_t rows, index_t columns, Scalars<typename S::Scalar> scalars, Vectors<V> vectors, index_t steps,
-                     const Sums<typename S::Scalar>& sums, bool exactly) {
+                     const Sums<typename S::Scalar>& sums, bool exactly, const L& later = {}) {
   constexpr index_t kPanel = S::kTileVecs * S::kLanes;
   index_t done = 0;
   for (index_t n = 0; n < columns; n += kPanel)
@@ -99,7 +99,7 @@ index_t add_row_tile(index_t rows, index_t columns, Scalars<typename S::Scalar> 
       if (exactly)
         add_exactly<S, Vecs>(rows, scalars, panel, steps, sums.at(0, n));
       else
-        with_rows<MostRows>(rows, [&]<int Rows>() { add_tile<S, Rows, Vecs>(scalars, panel, steps, sums.at(0, n)); });
+        with_rows<MostRows>(rows, [&]<int Rows>() { add_tile<S, Rows, Vecs>(scalars, panel, steps, sums.at(0, n), later.at(0, n)); });
       done += rows * Vecs * S::kLanes * steps;
     });
   return done;
