@@ -90,7 +90,7 @@ print(json.dumps(said))
 
 CACHES = """
 for _ in range(2):  # the second takes what the first has left
-    cache = RollingCache(1, 8, 64, 17 * 1024 - 1)
+    cache = RollingCache(1, 8, 64, (17 * 1024 - 1, 0))
     state = cache.state_dict()
     said["zeros"] = not state["keys"].any() and not state["values"].any()
     cache.load_state_dict(state | {"keys": state["keys"] + 1, "values": state["values"] + 1})
