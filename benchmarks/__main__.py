@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from window_matmul.testing.__main__ import minutes
+
 from . import machine, plots, report
 from .cases import PAIR
 from .compare import failures
@@ -19,14 +21,16 @@ MINUTES = {"full": 35, "quick": 3}  # until then disturbed measurements are repe
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    _check(parser, arguments)
     if arguments.render:
         results = json.loads((arguments.render / "results.json").read_text())
         (gpu.write if "rates" in results else _write)(results, arguments.render)
         return 0
     if arguments.device == "cuda":
         ops = [op for op in arguments.op or ("fused", *PAIR) if op in ("fused", *PAIR)]
-        return gpu.main(arguments.quick, ops, arguments.cases or (), arguments.output, arguments.minutes, arguments.resume)
+        return gpu.main(arguments.quick, ops, arguments.cases or (), arguments.output, arguments.minutes or 8.0, arguments.resume)
     options = Options(arguments.quick, tuple(arguments.op or SECTIONS), tuple(arguments.cases or ()), arguments.threads)
     description, plan = machine.describe(), jobs(options)
     if not plan:
@@ -39,6 +43,26 @@ def main(argv: list[str] | None = None) -> int:
     results["minutes"] = (time.monotonic() - start) / 60
     _write(results, arguments.output or ROOT / "benchmarks" / "results" / machine.folder_name(description))
     return 1 if failures(entries) else 0
+
+
+def _check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """What would be ignored, or fail when everything has been measured."""
+    if given.device == "cpu" and (given.resume or given.minutes is not None):
+        parser.error(f"--{'resume' if given.resume else 'minutes'} is given without --device cuda, which alone has it")
+    if given.render and not (given.render / "results.json").is_file():
+        parser.error(f"--render is {given.render}; it needs to be a folder with a results.json")
+    try:
+        if given.output and not given.render:
+            given.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--output is {given.output}; it needs to be a folder that can be written: {error}")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {value}, needs at least 1")
+    return value
 
 
 def _write(results: report.Results, folder: Path) -> None:
@@ -62,9 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: fused attention and the pair on a GPU (default: %(default)s)"
     )
-    parser.add_argument("--minutes", type=float, default=8.0, help="on a GPU: after which no cell is begun (default: %(default)s)")
+    parser.add_argument("--minutes", type=minutes, help="on a GPU: after which no cell is begun (default: 8)")
     parser.add_argument("--resume", action="store_true", help="on a GPU: go on with DIR's results; exit status 4 while cells are left")
-    parser.add_argument("--threads", type=int, default=cores, help="threads, but for the one-thread part (default: %(default)s)")
+    parser.add_argument("--threads", type=positive, default=cores, help="threads, but for the one-thread part (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: benchmarks/results/<date>-<processor>")
     parser.add_argument("--render", type=Path, metavar="DIR", help="write the report of DIR/results.json anew, measure nothing")
     return parser

@@ -17,8 +17,8 @@ class Window:
         dilation: distance of neighbouring taps. It counts taps, not tokens: (2, 2) with dilation 3 sees offsets -6, -3, 0, 3, 6.
 
     Raises:
-        TypeError: an argument is no int (a bool is none).
-        ValueError: a side below -1, or a dilation below 1.
+        TypeError: an argument is no int (a bool is none); likewise of the `from_*`, whose flags need to be bools.
+        ValueError: a side below -1, or a dilation below 1; of the `from_*`, a number that means no window there, or a contradiction.
 
     >>> Window(2, -1)
     Window(left=2, right=None, dilation=1)

@@ -248,3 +248,21 @@ def test_a_tiny_run_ends_with_a_report(tmp_path: Path, monkeypatch: pytest.Monke
 def test_unknown_cases_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--cases", "w17"]) == 2
     assert "w17" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["--threads", "0"], "--threads: got 0, needs at least 1"),
+        (["--minutes", "5"], "--minutes is given without --device cuda"),
+        (["--resume"], "--resume is given without --device cuda"),
+        (["--device", "cuda", "--minutes", "nan"], "--minutes: got nan, needs a number above 0"),
+        (["--render", "nowhere"], "--render is nowhere; it needs to be a folder with a results.json"),
+        (["--output", "/dev/null/results"], "--output is /dev/null/results; it needs to be a folder that can be written"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_wrong_arguments_are_said_before_anything_is_measured(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(arguments)
+    assert ended.value.code == 2 and says in capsys.readouterr().err

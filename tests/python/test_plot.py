@@ -124,6 +124,7 @@ WRONG: list[tuple[type[Exception], Any, str]] = [
     (ValueError, lambda: plot_scores(torch.rand(2, 5, 4), (2, 1)), r"a is \(2, 5, 4\)"),
     (ValueError, lambda: plot_scores(torch.rand(5, 3), (2, 1)), r"a is \(5, 3\).*4"),
     (ValueError, lambda: plot_scores(torch.rand(5, 3), (None, 1)), "window is Window.*bounded"),
+    (TypeError, lambda: plot_scores(torch.rand(5, 4), (2, 1), query_offset=1.5), "query_offset is 1.5"),  # type: ignore[arg-type]
 ]
 
 
@@ -145,3 +146,13 @@ def test_without_matplotlib_the_error_says_what_to_install() -> None:
         else:
             raise AssertionError("drew without matplotlib")
         """)
+
+
+@pytest.mark.parametrize("num_queries, num_keys", [(0, 5), (5, 0), (0, 0)])
+def test_without_queries_or_keys_nothing_is_drawn(num_queries: int, num_keys: int) -> None:
+    drawn = [
+        plot_band((2, 1), num_queries, num_keys),
+        plot_pattern((2, 1), num_queries, num_keys, global_tokens=1),
+        plot_scores(torch.rand(num_queries, 4), (2, 1), num_keys=num_keys),
+    ]
+    assert not any(ax.images for ax in drawn)

@@ -171,6 +171,5 @@ def pad_to_window_size(input_ids: Tensor, attention_mask: Tensor, one_sided_wind
         if x.ndim != 2 or x.shape != input_ids.shape:
             raise ValueError(f"{name} is {tuple(x.shape)} beside input_ids of {tuple(input_ids.shape)}; it needs to be (B, N)")
     missing = -input_ids.shape[1] % (2 * as_positive("one_sided_window_size", one_sided_window_size))
-    return functional.pad(input_ids, (0, missing), value=as_int("pad_token_id", pad_token_id)), functional.pad(
-        attention_mask, (0, missing), value=0
-    )
+    ids = functional.pad(input_ids, (0, missing), value=as_int("pad_token_id", pad_token_id))
+    return ids, functional.pad(attention_mask, (0, missing), value=0)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _shards
+from .._band.arguments import check_strided
 from . import _versions
 from ._patterns import Pattern, as_mask, is_traced, window_mask
 from ._places import FAR, Seen, seen_by
@@ -37,8 +38,11 @@ def attention_mask(
         SDPA numbers to be added to the scores, which is all that these know of.
 
     Raises:
+        TypeError: mask_function is no function, or attention_mask no tensor.
         ValueError: no query sees a key, or attention_mask has not two dims.
     """
+    if not callable(mask_function):
+        raise TypeError(f"mask_function is {mask_function!r}; it needs to be a function of batch entry, head, query and key")
     seen = seen_by(mask_function)
     if seen.exact and seen.first > seen.last:
         raise ValueError("sliding_window lets no query see a key; it needs to be an int of at least 1")
@@ -74,6 +78,7 @@ def _padding(mask: Tensor | None, offset: int, length: int) -> Tensor | None:
     """(B, Lk) of the keys that are there; None where all may be seen."""
     if mask is None:
         return None
+    check_strided("attention_mask", mask)
     if mask.ndim != 2:
         raise ValueError(f"attention_mask is {tuple(mask.shape)}; it needs to be (B, keys) for padding, or (B, 1, Lq, Lk)")
     mask = F.pad(mask, (0, max(offset + length - mask.shape[1], 0)))[:, offset : offset + length]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pool
 import pytest
 
+from window_matmul.distributed import context_parallel
+
 pytest.importorskip("transformers")
 pytestmark = [pytest.mark.best_backend, pytest.mark.long]
 
@@ -22,3 +24,8 @@ def test_sliding_layers(lengths: tuple[int, ...], layout: str, padded: bool) -> 
 def test_what_is_refused(what: str, text: str) -> None:
     for message in pool.run("models:refused", 2, what):
         assert text in message
+
+
+def test_a_mesh_that_is_none() -> None:
+    with pytest.raises(TypeError, match="mesh is of type str"), context_parallel("cp"):
+        pass

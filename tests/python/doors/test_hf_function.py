@@ -15,13 +15,13 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
-from transformers.masking_utils import AttentionMaskInterface
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
 import window_matmul.hf
 from door_models import IS_4, SMALL, batch, choose, run
 from window_matmul import compat
 from window_matmul.compat import WindowFallbackWarning, strict
-from window_matmul.hf import _attention, _versions, attention_forward
+from window_matmul.hf import _attention, _versions, attention_forward, attention_mask
 from window_matmul.hf._patterns import Pattern, window_mask
 
 pytestmark = pytest.mark.best_backend
@@ -193,6 +193,7 @@ def test_wrong_arguments(dense: bool, changes: dict[str, Any], error: type[Excep
         attention_forward(LAYER, **given | changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.filterwarnings("ignore::window_matmul.compat.WindowFallbackWarning")
 def test_a_query_without_keys_is_zero_on_every_way() -> None:
     query, key, value = operands()
     mask = torch.zeros(2, 1, 9, 9)
@@ -201,6 +202,15 @@ def test_a_query_without_keys_is_zero_on_every_way() -> None:
         out, weights = attention_forward(LAYER, query, key, value, mask, **more)
         assert torch.equal(out[:, :3], torch.zeros_like(out[:, :3])) and not out.isnan().any()
         assert weights is None or torch.equal(weights[:, :, :3], torch.zeros_like(weights[:, :, :3]))
+
+
+def test_wrong_arguments_of_a_mask() -> None:
+    queries = {"cache_position": torch.arange(9)} if IS_4 else {"q_length": 9}
+    sizes: dict[str, Any] = {"batch_size": 2, "kv_length": 9, "mask_function": causal_mask_function} | queries
+    with pytest.raises(TypeError, match="mask_function is 'causal'"):
+        attention_mask(**sizes | {"mask_function": "causal"})
+    with pytest.raises(TypeError, match="attention_mask is of type list"):
+        attention_mask(**sizes, attention_mask=[1] * 9)
 
 
 def test_packed_sequences_that_do_not_fit() -> None:
