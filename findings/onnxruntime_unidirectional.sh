@@ -4,7 +4,7 @@
 #
 # com.microsoft.MultiHeadAttention(unidirectional=1) on a CPU, 3 queries and 6 keys. Aligned at the start the queries would see 1, 2, 3
 # keys, at the end 4, 5, 6. They see 1, 2, 6: all rows but the last are aligned at the start. With as many keys as queries, or fewer, it is
-# causal (and at the end behind past_key); so is ONNX's own Attention, which sees 1, 2, 3.
+# causal; so is ONNX's own Attention, which sees 1, 2, 3.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

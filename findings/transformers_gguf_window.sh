@@ -3,8 +3,8 @@
 # StarCoder2 or Qwen2.
 #
 # Each file says <arch>.attention.sliding_window = 7, by gguf 0.19.0's own writer. Gemma 2 and 3 get it. Phi-3, StarCoder2 and Qwen2 get no
-# window at all, and gpt-oss the default of its class, 128: its entry is looked for as gpt-oss.sliding_window. Nothing is said. Phi-3-mini,
-# whose window is 2047, so sees all keys if it comes from a GGUF file, and the last 2047 from its config.json.
+# window at all, and gpt-oss the default of its class, 128: its entry is looked for as gpt-oss.sliding_window. Nothing is said of it. A
+# Phi-3 with a window so sees all keys where it comes from a GGUF file, and the last W where it comes from its config.json.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
