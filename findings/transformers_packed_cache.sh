@@ -4,7 +4,7 @@
 #
 # Two sequences in one row, positions 0-4 and 0-5. "eager" and "sdpa" read from position_ids that they are two, but only where
 # attention_mask is None and there is no cache: with the default use_cache=True, in training and in eval mode, or beside a mask of ones, the
-# second sequence sees the first, without a word. (flash-attention's path looks at position_ids alone.)
+# second sequence sees the first, without a word. The path of flash-attention (read, not run) looks at position_ids alone.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

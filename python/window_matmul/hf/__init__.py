@@ -4,6 +4,9 @@
 Every layer of a model then computes attention by `window_attention`: windows, full attention, padding, packed sequences, sinks, softcap,
 with the model's own numbers. `WindowCache` is a cache for generation that does not copy a window for each token. Longformer, LED and
 BigBird have attention of their own: `patch_longformer` and `patch_bigbird` replace it in a model that exists.
+
+transformers tells packed sequences apart by `position_ids` where there is neither an attention mask nor a cache, so pass `use_cache=False`
+beside them; `cu_seq_lens_q` and `cu_seq_lens_k` tell them apart always.
 """
 
 from ._attention import attention_forward

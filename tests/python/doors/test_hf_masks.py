@@ -153,6 +153,9 @@ def test_packed_sequences(mistral: Any) -> None:
         expected = run(mistral, one, "eager", torch.float64)
         padded = both | {"attention_mask": torch.ones(1, 33, dtype=torch.long)}
         assert difference(run(mistral, padded, OURS, torch.float64), expected)[0] < 1e-10
+        assert difference(run(mistral, both, OURS, torch.float64, use_cache=True), expected)[0] < 1e-10
+        equal(mistral, one, use_cache=True)  # positions alone: with a cache transformers takes them for one sequence
+        assert difference(run(mistral, one, OURS, torch.float64, use_cache=True), expected)[0] > 1e-3
 
 
 def test_padding_of_any_kind(mistral: Any) -> None:
