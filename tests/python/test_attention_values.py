@@ -53,18 +53,19 @@ LONG = [
 @by_dtype
 @pytest.mark.parametrize("case", LONG, ids=str)
 def test_heads_inside_a_row(backend: str, case: Case, dtype: torch.dtype) -> None:
-    """(B, L, H, D) seen transposed: keys are copied into a ring, which these go around several times. The bits of contiguous heads."""
+    """(B, L, H, D) seen transposed: keys are copied into a ring, which these go around several times; or k or v alone. The same bits."""
     tensors = case.tensors(dtype)
     cotangents = tuple(torch.randn_like(x) for x in case.ours(tensors))
     found = []
-    for moved in (False, True):
-        inside = {name: x.transpose(1, 2).contiguous().transpose(1, 2) for name, x in tensors.items() if moved and name in ("q", "k", "v")}
+    for moved in ("", "qkv", "k", "v"):
+        inside = {name: x.transpose(1, 2).contiguous().transpose(1, 2) for name, x in tensors.items() if name in tuple(moved)}
         given = leaves(tensors | inside)
         results = case.ours(given)
         found.append((*results, *gradients(results, given, cotangents).values()))
     assert found[1][0].stride() != found[0][0].stride()  # results lie as q lies
-    for got, want in zip(*found, strict=True):
-        torch.testing.assert_close(got, want, rtol=0, atol=0)
+    for want, *others in zip(*found, strict=True):
+        for got in others:
+            torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
 def test_masks_may_be_views(backend: str) -> None:
