@@ -112,13 +112,14 @@ Config configure_attention_in_pairs(const Problem& problem) {
 }
 
 Status run_attention(AttentionKernel kernel, const Problem& problem, const Config& config, const Args& args) {
-  const AttentionPlan plan(problem, args.attention);
+  AttentionPlan plan(problem, args.attention);
+  const std::size_t scratch_of_block = std::max(scratch_bytes(problem), scratch_bytes_in_pairs(problem, config));
+  plan.hold_rows(scratch_of_block);
   const ForwardItems items(plan, config.block_rows);
   Forward forward(kernel, plan, items, config);
   if (!forward.has_memory()) return no_room(forward.sums_bytes());
   const auto run_item = [&](index_t item, void* scratch, index_t* multiply_adds) { forward.run(item, scratch, multiply_adds); };
-  const std::size_t bytes = plan.held_bytes() + std::max(scratch_bytes(problem), scratch_bytes_in_pairs(problem, config));
-  return run_items(args.executor, args.stats, items.size(), bytes, run_item);
+  return run_items(args.executor, args.stats, items.size(), plan.held_bytes() + scratch_of_block, run_item);
 }
 
 }  // namespace window_matmul::cpu

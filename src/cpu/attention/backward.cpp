@@ -70,7 +70,7 @@ std::size_t scratch_bytes_in_pairs(const Problem& p) {
 }  // namespace
 
 Status run_attention_backward(AttentionKernel kernel, const Problem& problem, const Config&, const Args& args) {
-  const AttentionPlan plan(problem, args.attention);
+  AttentionPlan plan(problem, args.attention);
   const index_t bytes = element_bytes(problem.dtype);
   const auto totals_bytes = static_cast<std::size_t>(problem.heads * elements_of_totals(problem, args.attention) * bytes);
   const Memory totals = allocate(totals_bytes);
@@ -83,8 +83,9 @@ Status run_attention_backward(AttentionKernel kernel, const Problem& problem, co
     if (sums == nullptr) return no_room(sums_bytes);
     const Run run{plan, items, sums.get(), totals.get()};
     const auto run_one = [&](index_t i, void* scratch, index_t* multiply_adds) { run_item(kernel, run, items[i], scratch, multiply_adds); };
-    const std::size_t bytes_of_scratch = plan.held_bytes() + scratch_bytes(problem, items.capacity()) + scratch_bytes_in_pairs(problem);
-    const Status status = run_items(args.executor, args.stats, items.size(), bytes_of_scratch, run_one);
+    const std::size_t scratch_of_item = scratch_bytes(problem, items.capacity()) + scratch_bytes_in_pairs(problem);
+    plan.hold_rows(scratch_of_item);
+    const Status status = run_items(args.executor, args.stats, items.size(), plan.held_bytes() + scratch_of_item, run_one);
     if (!status.ok()) return status;
     add_up(run, args.executor);
     s = items.sequences().end;

@@ -84,7 +84,8 @@ struct FewRows {
   index_t merged = 0;  // so many of these are merged and written. 0: keys are read
 };
 
-// The rows of k or of v that scratch holds a copy of, where those of the tensor lie apart. It outlives the item: the next one goes on.
+// The rows of k or of v that scratch holds a copy of, where those of the tensor lie apart or are halves. It outlives the item: the next one
+// goes on.
 struct HeldRows {
   std::uintptr_t address = 0;  // of the tensor's
   index_t first_key = 0, step = 0;
@@ -92,7 +93,7 @@ struct HeldRows {
 };
 struct Held {
   HeldRows* rows = nullptr;
-  void* data = nullptr;  // the copies
+  void* data = nullptr;  // the copies, of the sums' type: [slot][padded columns]
   index_t keys = 0;  // the most that are held; 0: none are
 };
 
@@ -125,9 +126,8 @@ inline constexpr index_t kForwardChunk = 96, kBackwardChunk = 96;
 
 WINDOW_MATMUL_INLINE index_t padded(index_t columns) { return round_up(columns, kMaxLanes); }
 
-// From a held row to the next one: whole lines of the cache. The first slots are there twice, so that the keys of a chunk lie together.
+// The first slots of held rows are there twice, so that the keys of a chunk lie together.
 inline constexpr index_t kHeldTwice = larger(kForwardChunk, kBackwardChunk);
-WINDOW_MATMUL_INLINE index_t held_stride(index_t columns, index_t element_bytes) { return round_up(columns, kCacheLine / element_bytes); }
 WINDOW_MATMUL_INLINE index_t held_slots(index_t keys) { return keys == 0 ? 0 : keys + kHeldTwice; }
 
 // The kernels of bf16 on tiles: queries of a block and keys of a chunk; and 32 keys to a step of a product.

@@ -1,6 +1,7 @@
 // src/cpu/attention/plan.cpp: strides, positions and options as the kernels of attention take them.
 #include "cpu/attention/plan.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "cpu/scratch.hpp"
@@ -11,7 +12,6 @@
 namespace window_matmul::cpu {
 namespace {
 
-constexpr index_t kHeldBytes = index_t{1} << 20;  // a quarter of what a thread keeps: sums of keys take the rest beside a wide window
 static_assert(2 * sizeof(HeldRows) <= kZeroedScratch);
 
 double element(const TensorView& t, index_t i) {
@@ -85,20 +85,19 @@ Operand AttentionPlan::rows_of(const TensorView& t, index_t batch, index_t head,
   return {reinterpret_cast<std::uintptr_t>(t.data) + static_cast<std::uintptr_t>(bytes), t.stride[2], t.rank > 3 ? t.stride[3] : 1};
 }
 
-// Where rows of k or v lie apart: as many keys as a block of queries sees. Narrow windows, whose keys few blocks see, cost less where they
-// lie (measured); wide ones do not fit.
-index_t AttentionPlan::held_keys() const {
+// Where rows of k or v lie apart, or are halves: as many keys as a block of queries sees. Narrow windows, whose keys few blocks see, cost
+// less where they lie (measured); wide ones would take more than a thread keeps.
+void AttentionPlan::hold_rows(std::size_t bytes_besides) {
   const auto are_apart = [](const TensorView& t) { return t.stride[2] > t.shape[3] || (t.stride[3] != 1 && t.shape[3] > 1); };
-  if (!are_apart(args_.k) && !are_apart(args_.v)) return 0;
+  const bool gains = size_of(problem_.dtype) == 2 || are_apart(args_.k) || are_apart(args_.v);
   const index_t reach = smaller(problem_.band.width(), problem_.band.cols), keys = reach + kMaxQueryLanes;
-  if (reach <= kMaxQueryLanes) return 0;
-  const index_t row = padded(problem_.dim) + padded(problem_.attention.value_dim);
-  return keys <= kHeldBytes / larger(row * static_cast<index_t>(size_of(problem_.dtype)), 1) ? keys : 0;
+  const index_t row = (padded(problem_.dim) + padded(problem_.attention.value_dim)) * element_bytes(problem_.dtype);
+  const auto room = static_cast<index_t>(kKeptScratch - std::min(kKeptScratch, kZeroedScratch + bytes_besides));
+  held_keys_ = gains && reach > kMaxQueryLanes && held_slots(keys) <= room / larger(row, 1) ? keys : 0;
 }
 
 index_t AttentionPlan::held_bytes_of(index_t columns) const {
-  const auto bytes = static_cast<index_t>(size_of(problem_.dtype));
-  return held_slots(held_keys_) * held_stride(columns, bytes) * bytes;
+  return held_slots(held_keys_) * padded(columns) * element_bytes(problem_.dtype);
 }
 
 std::size_t AttentionPlan::held_bytes() const {

@@ -29,9 +29,10 @@ class AttentionPlan {
 
   // A block without rows, heads, walk and scratch: what all items of a key/value head share.
   AttentionBlock block_of(index_t s, index_t kv_head, index_t dilation) const;
-  // Scratch, which begins with so many bytes for the rows that are held.
-  void give_scratch(void* scratch, AttentionBlock* block) const;
+  // Scratch begins with held_bytes() for the rows that are held: none until it is said what else there is in scratch.
+  void hold_rows(std::size_t bytes_besides);
   std::size_t held_bytes() const;
+  void give_scratch(void* scratch, AttentionBlock* block) const;
   AttentionHead head_of(index_t s, index_t head) const;
   // Rows of a (B, H, L, n) tensor, or of a (B, H, L) one, that belong to a sequence; without an address where there is no data.
   Operand rows_of(const TensorView& tensor, index_t batch, index_t head, index_t first) const;
@@ -40,7 +41,6 @@ class AttentionPlan {
   AttentionOptionsOfBlock options_of(index_t s) const;
   void set_scale(AttentionOptionsOfBlock* of) const;
   Tokens tokens_of(const MaskView& mask, index_t s) const;
-  index_t held_keys() const;
   index_t held_bytes_of(index_t columns) const;
 
   const Problem& problem_;
@@ -48,7 +48,7 @@ class AttentionPlan {
   std::vector<Sequence> sequences_;
   std::vector<GlobalTokens> globals_;  // empty where there are none
   GlobalTokens none_;
-  index_t held_keys_ = held_keys();
+  index_t held_keys_ = 0;
 };
 
 // The walk of a dilation part, and that of global queries.

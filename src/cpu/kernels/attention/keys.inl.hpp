@@ -1,8 +1,8 @@
 // src/cpu/kernels/attention/keys.inl.hpp: rows of k or of v, chunk by chunk: where they lie, or copied together while the window sees them.
 //
 // With heads inside a row of the tensor, (B, L, H, D), the rows of a head are H D elements apart: often by a power of two, and then all of
-// them share few sets of each cache, too few for a window. Each is copied once, as the window reaches it, into a ring as long as the
-// window.
+// them share few sets of each cache, too few for a window. Halves are widened, and many blocks of queries see a key. So each row is copied
+// once, as the window reaches it, into a ring as long as the window, as the products read it.
 //
 //   keys   ... [begin ....... end) ...      held; key c lies in slot c modulo the number of slots
 //   ring   [ slot 0, 1, 2 ....... slots - 1 | slot 0, 1 .. once more, so that the keys of a chunk lie together ]
@@ -22,16 +22,17 @@ struct Keys {
   const index_t columns;
   const Held& ring;
   T* const packed;  // [keys of a chunk][padded columns]
-  const bool is_held = ring.keys > 0 && gather.are_apart(from, columns);
-  const index_t stride = held_stride(columns, sizeof(E));
+  const bool is_held = ring.keys > 0 && (!std::is_same_v<E, T> || gather.are_apart(from, columns));
+  const index_t stride = padded(columns);
 
   // as_vectors: whole vectors of a row are going to be read.
   KeyRows<T> rows(const Chunk& chunk, bool as_vectors) const {
     if (!is_held || chunk.list != nullptr) return gather.keys(from, chunk, columns, as_vectors, packed);
     hold(chunk.keys);
-    const E* const first = static_cast<const E*>(ring.data) + chunk.keys.begin % ring.keys * stride;
-    return gather.in_place_or_packed({first, stride, 1}, chunk.size(), columns, as_vectors, packed);
+    return {slot(chunk.keys.begin % ring.keys), stride, 1};
   }
+
+  T* slot(index_t n) const { return static_cast<T*>(ring.data) + n * stride; }
 
   void hold(Range keys) const {
     HeldRows& held = *ring.rows;
@@ -45,23 +46,13 @@ struct Keys {
   }
 
   void copy(Range keys) const {
-    const Matrix2<const E> m(from);
-    index_t slot = keys.begin % ring.keys;
+    index_t n = keys.begin % ring.keys;
     for (index_t key = keys.begin; key < keys.end; ++key) {
-      const E* const row = m.at(gather.walk.key(key), 0);
-      E* const to = static_cast<E*>(ring.data) + slot * stride;
-      copy_row(row, to);
-      if (slot < kHeldTwice) copy_row(row, to + ring.keys * stride);
-      if (++slot == ring.keys) slot = 0;
+      const index_t position = gather.walk.key(key);
+      gather.row(from, position, columns, slot(n));
+      if (n < kHeldTwice) gather.row(from, position, columns, slot(ring.keys + n));
+      if (++n == ring.keys) n = 0;
     }
-  }
-
-  // Line by line: a call of memcpy takes longer than a short row.
-  void copy_row(const E* row, E* to) const {
-    constexpr index_t kLine = kCacheLine / static_cast<index_t>(sizeof(E));
-    index_t n = 0;
-    for (; from.col_stride == 1 && n + kLine <= columns; n += kLine) __builtin_memcpy(to + n, row + n, kCacheLine);
-    for (; n < columns; ++n) to[n] = row[n * from.col_stride];
   }
 };
 

@@ -39,14 +39,9 @@ struct Gather {
 
   // In place where that is possible; as_vectors: whole vectors of a row are going to be read.
   KeyRows<T> keys(const Operand& from, const Chunk& chunk, index_t columns, bool as_vectors, T* packed) const {
-    if (chunk.list == nullptr) return in_place_or_packed(stored(from, chunk), chunk.size(), columns, as_vectors, packed);
-    for (index_t c = 0; c < chunk.size(); ++c) row(from, position(chunk, c), columns, packed + c * padded(columns));
-    return {packed, padded(columns), 1};
-  }
-  KeyRows<T> in_place_or_packed(const KeyRows<E>& rows, index_t count, index_t columns, bool as_vectors, T* packed) const {
     if constexpr (std::is_same_v<E, T>)
-      if (!as_vectors || (rows.col_stride == 1 && columns % S::kLanes == 0)) return rows;
-    for (index_t c = 0; c < count; ++c) row(rows.row(c), rows.col_stride, columns, packed + c * padded(columns));
+      if (chunk.list == nullptr && (!as_vectors || is_whole(from, chunk, columns))) return stored(from, chunk);
+    for (index_t c = 0; c < chunk.size(); ++c) row(from, position(chunk, c), columns, packed + c * padded(columns));
     return {packed, padded(columns), 1};
   }
 
