@@ -44,6 +44,7 @@ MEASUREMENTS = [
     Measurement(16384, 128, 128),
     Measurement(8192, 400, 0, options={"dilation": 3, "softcap": 10.0, "dropout_p": 0.2}),
     Measurement(16384, 32, 32, heads=8, kv_heads=1, dtype="bfloat16"),  # neither repeated nor widened
+    Measurement(8192, 512, 512, dtype="bfloat16"),  # widened where the window is
     Measurement(16384, 32, 32, options={"global_tokens": 4}),
     Measurement(16384, 32, 32, varlen=True),
 ]

@@ -84,7 +84,7 @@ Status run_attention_backward(AttentionKernel kernel, const Problem& problem, co
     const Run run{plan, items, sums.get(), totals.get()};
     const auto run_one = [&](index_t i, void* scratch, index_t* multiply_adds) { run_item(kernel, run, items[i], scratch, multiply_adds); };
     const std::size_t scratch_of_item = scratch_bytes(problem, items.capacity()) + scratch_bytes_in_pairs(problem);
-    plan.hold_rows(scratch_of_item);
+    plan.hold_rows(scratch_of_item + sums_bytes);
     const Status status = run_items(args.executor, args.stats, items.size(), plan.held_bytes() + scratch_of_item, run_one);
     if (!status.ok()) return status;
     add_up(run, args.executor);

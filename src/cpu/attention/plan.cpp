@@ -12,6 +12,7 @@
 namespace window_matmul::cpu {
 namespace {
 
+constexpr std::size_t kHeldBytes = std::size_t{1} << 20;  // so much may be held whatever else there is
 static_assert(2 * sizeof(HeldRows) <= kZeroedScratch);
 
 double element(const TensorView& t, index_t i) {
@@ -86,13 +87,13 @@ Operand AttentionPlan::rows_of(const TensorView& t, index_t batch, index_t head,
 }
 
 // Where rows of k or v lie apart, or are halves: as many keys as a block of queries sees. Narrow windows, whose keys few blocks see, cost
-// less where they lie (measured); wide ones would take more than a thread keeps.
+// less where they lie (measured); wide ones would take more than a thread is to have.
 void AttentionPlan::hold_rows(std::size_t bytes_besides) {
   const auto are_apart = [](const TensorView& t) { return t.stride[2] > t.shape[3] || (t.stride[3] != 1 && t.shape[3] > 1); };
   const bool gains = size_of(problem_.dtype) == 2 || are_apart(args_.k) || are_apart(args_.v);
   const index_t reach = smaller(problem_.band.width(), problem_.band.cols), keys = reach + kMaxQueryLanes;
   const index_t row = (padded(problem_.dim) + padded(problem_.attention.value_dim)) * element_bytes(problem_.dtype);
-  const auto room = static_cast<index_t>(kKeptScratch - std::min(kKeptScratch, kZeroedScratch + bytes_besides));
+  const auto room = static_cast<index_t>(std::max(kHeldBytes, kKeptScratch - std::min(kKeptScratch, kZeroedScratch + bytes_besides)));
   held_keys_ = gains && reach > kMaxQueryLanes && held_slots(keys) <= room / larger(row, 1) ? keys : 0;
 }
 

@@ -29,7 +29,7 @@ class AttentionPlan {
 
   // A block without rows, heads, walk and scratch: what all items of a key/value head share.
   AttentionBlock block_of(index_t s, index_t kv_head, index_t dilation) const;
-  // Scratch begins with held_bytes() for the rows that are held: none until it is said what else there is in scratch.
+  // Scratch begins with held_bytes() for the rows that are held: none until it is said what else there is.
   void hold_rows(std::size_t bytes_besides);
   std::size_t held_bytes() const;
   void give_scratch(void* scratch, AttentionBlock* block) const;
