@@ -45,11 +45,13 @@ def as_call(
     as_flag("deterministic", deterministic)
     window = Window.from_flash_attn(window_size, causal=causal)
     cap = as_real("softcap", softcap, "a finite number")
+    if not cap < inf:
+        raise ValueError(f"softcap is {softcap!r}; it needs to be a finite number")
     slopes = None if alibi_slopes is None else _as_slopes(alibi_slopes, q, entries)
     return Call(
         (window.left, window.right),
         _as_scale(softmax_scale, q.shape[-1]),
-        0.0 if cap <= 0 else cap,
+        max(cap, 0.0),
         slopes,
         as_probability("dropout_p", dropout_p),
         as_flag("return_attn_probs", return_attn_probs),

@@ -1,8 +1,7 @@
-"""tests/python/doors/test_compat_flash_attn.py: flash-attn's functions against their documented formula, dense in float64, option by option."""
+"""tests/python/doors/test_compat_flash_attn.py: flash-attn's functions against their documented formula, option by option."""
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from typing import Any
 
@@ -10,10 +9,23 @@ import pytest
 import torch
 from torch import Tensor
 
-import window_matmul.compat.flash_attn as door
-from oracle import DTYPES, ROUNDING
+from flash_formula import (
+    CU_K,
+    CU_Q,
+    DIM,
+    HEADS,
+    SLOPES,
+    assert_close,
+    assert_gradients,
+    by_sequence,
+    formula,
+    packed,
+    qkv,
+    uniform,
+)
+from oracle import DTYPES
 from window_matmul import window_attention, window_attention_varlen
-from window_matmul.compat import WindowFallbackWarning, strict
+from window_matmul.compat import strict
 from window_matmul.compat.flash_attn import (
     flash_attn_func,
     flash_attn_kvpacked_func,
@@ -25,73 +37,8 @@ from window_matmul.compat.flash_attn import (
 
 pytestmark = pytest.mark.best_backend
 
-BATCH, HEADS, DIM = 2, 4, 8
 LENGTHS = [(7, 7), (5, 9), (9, 5), (1, 6), (6, 1), (1, 1), (0, 4), (4, 0)]
 WINDOWS = [(-1, -1), (2, 1), (0, 0), (3, -1), (-1, 2), (100, 100), (1, 4)]
-# Numbers of q, k and v are below 1, so scores (with slopes below 1 and distances below 9) below 12, and no sum here has more than 64 terms.
-SIZE, TERMS = 12, 64
-
-
-def uniform(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return (2 * torch.rand(shape, dtype=torch.float64) - 1).to(dtype)
-
-
-def qkv(lq: int, lk: int, kv_heads: int = 2, dtype: torch.dtype = torch.float64, grad: bool = False) -> list[Tensor]:
-    shapes = (BATCH, lq, HEADS, DIM), (BATCH, lk, kv_heads, DIM), (BATCH, lk, kv_heads, DIM)
-    return [uniform(*shape, dtype=dtype).requires_grad_(grad) for shape in shapes]
-
-
-def allowed(dtype: torch.dtype = torch.float64) -> float:
-    """Sums of scores, of weights and of outputs, each of up to TERMS numbers up to SIZE, and the rounding of a result below SIZE."""
-    sums = ROUNDING[torch.float64 if dtype is torch.float64 else torch.float32]
-    return SIZE * (3 * TERMS * sums + 2 * ROUNDING[dtype])
-
-
-def formula(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """out (B, Lq, H, D), lse (B, H, Lq) and the softmax (B, H, Lq, Lk), as they are documented there."""
-    q, k, v = (x.double().transpose(1, 2) for x in (q, k, v))
-    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-    lq, lk = q.shape[2], k.shape[2]
-    left, right = options.get("window_size", (-1, -1))
-    right = 0 if options.get("causal") else right
-    scale = options.get("softmax_scale") or DIM**-0.5
-    scores = scale * (q @ k.mT)
-    if cap := options.get("softcap"):
-        scores = cap * torch.tanh(scores / cap)
-    aligned = torch.arange(lq)[:, None] + lk - lq
-    distance = torch.arange(lk) - aligned
-    if (slopes := options.get("alibi_slopes")) is not None:
-        scores = scores - slopes.double().expand(len(q), -1)[:, :, None, None] * distance.abs()
-    seen = torch.ones(lq, lk, dtype=torch.bool)
-    if left >= 0:
-        seen = seen & (distance >= -left)
-    if right >= 0:
-        seen = seen & (distance <= right)
-    blind = ~seen.any(-1, keepdim=True)
-    scores = scores.masked_fill(~seen & ~blind, -torch.inf)
-    weights = torch.softmax(scores, -1).masked_fill(blind, 0.0) if lk else scores
-    lse = torch.logsumexp(scores, -1).masked_fill(blind[:, 0], torch.inf) if lk else scores.sum(-1) + torch.inf
-    return (weights @ v).transpose(1, 2), lse, weights
-
-
-def assert_close(result: Tensor, expected: Tensor, dtype: torch.dtype = torch.float64) -> None:
-    torch.testing.assert_close(result.double(), expected.double(), rtol=0, atol=allowed(dtype))
-
-
-def assert_gradients(results: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], tensors: list[Tensor]) -> None:
-    """Through out and, where a key is seen, the log-sum-exp."""
-    of_out, of_lse = uniform(*expected[0].shape), uniform(*expected[1].shape)
-    seen = expected[1].isfinite()
-
-    def weighted(out: Tensor, lse: Tensor) -> Tensor:
-        return (out * of_out).sum() + (lse * of_lse)[seen].sum()
-
-    found, right = (torch.autograd.grad(weighted(*x), tensors) for x in (results, expected))
-    for gradient, want in zip(found, right, strict=True):
-        torch.testing.assert_close(gradient, want, rtol=0, atol=TERMS * allowed())  # sums over the queries
-
-
-SLOPES = {"none": None, "(H,)": torch.tensor([0.9, 0.5, 0.0, -0.2]), "(B, H)": torch.tensor([[0.9, 0.5, 0.1, 0.2], [0.0, 0.3, 0.7, -0.1]])}
 
 
 # ---- batches -------------------------------------------------------------------------------------------------------------------------
@@ -161,7 +108,7 @@ def test_packed_tensors() -> None:
     options: dict[str, Any] = {"causal": True, "window_size": (3, 0), "return_attn_probs": True}
     right = flash_attn_func(q, k, v, **options)
     three, two = torch.stack([q, k, v], 2).requires_grad_(), torch.stack([k, v], 2).requires_grad_()
-    for results, packed, stacked in (
+    for results, whole, stacked in (
         (flash_attn_qkvpacked_func(three, **options), three, [q, k, v]),
         (flash_attn_kvpacked_func(q, two, **options), two, [k, v]),
     ):
@@ -170,7 +117,7 @@ def test_packed_tensors() -> None:
         leaves = [x.clone().requires_grad_() for x in stacked]
         operands = leaves if len(leaves) == 3 else [q, *leaves]
         weight = uniform(*q.shape)
-        (gradient,) = torch.autograd.grad(results[0], packed, weight)
+        (gradient,) = torch.autograd.grad(results[0], whole, weight)
         for at, want in enumerate(torch.autograd.grad(flash_attn_func(*operands, **options)[0], leaves, weight)):
             assert torch.equal(gradient[:, :, at], want)
 
@@ -190,27 +137,6 @@ def test_a_batch_of_none() -> None:
 
 
 # ---- packed sequences ----------------------------------------------------------------------------------------------------------------
-CU_Q, CU_K = torch.tensor([0, 5, 5, 12, 13], dtype=torch.int32), torch.tensor([0, 3, 7, 15, 15], dtype=torch.int32)
-
-
-def packed(dtype: torch.dtype = torch.float64, before: int = 0, behind: int = 0) -> list[Tensor]:
-    around = before + behind
-    shapes = (13 + around, HEADS, DIM), (15 + around, 2, DIM), (15 + around, 2, DIM)
-    return [uniform(*shape, dtype=dtype).requires_grad_() for shape in shapes]
-
-
-def by_sequence(q: Tensor, k: Tensor, v: Tensor, before: int, behind: int, **options: Any) -> tuple[Tensor, Tensor]:
-    outs, lses = [q.new_zeros(before, HEADS, DIM)], [q.new_full((HEADS, before), torch.inf)]
-    slopes = options.pop("alibi_slopes", None)
-    for s, ((a, b), (c, d)) in enumerate(zip(itertools.pairwise(CU_Q.tolist()), itertools.pairwise(CU_K.tolist()), strict=True)):
-        mine = slopes if slopes is None or slopes.ndim == 1 else slopes[s]
-        parts = (x[None, before + i : before + j] for x, i, j in ((q, a, b), (k, c, d), (v, c, d)))
-        out, lse, _ = formula(*parts, **options, alibi_slopes=mine)
-        outs.append(out[0])
-        lses.append(lse[0])
-    return torch.cat([*outs, q.new_zeros(behind, HEADS, DIM)]), torch.cat([*lses, q.new_full((HEADS, behind), torch.inf)], 1)
-
-
 @pytest.mark.parametrize("around", [(0, 0), (2, 3)], ids=["", "rows of no sequence"])
 @pytest.mark.parametrize("slopes", [None, (HEADS,), (4, HEADS)], ids=str)
 @pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
@@ -301,7 +227,6 @@ def test_weights_are_the_dense_way() -> None:
     with strict():
         flash_attn_func(q, k, v, 0.1)
         flash_attn_func(q, k, v, return_attn_probs=True)
-    assert issubclass(WindowFallbackWarning, UserWarning)
 
 
 # ---- graphs --------------------------------------------------------------------------------------------------------------------------
@@ -326,115 +251,3 @@ def test_sequences_compiled_whole() -> None:
         assert torch.equal(compiled, eager)  # type: ignore[arg-type]
         found, right = (torch.autograd.grad(x.sum(), tensors) for x in (compiled, eager))  # type: ignore[union-attr]
         assert all(torch.equal(gradient, want) for gradient, want in zip(found, right, strict=True))
-
-
-# ---- arguments -----------------------------------------------------------------------------------------------------------------------
-SHARED: dict[str, Any] = {
-    "dropout_p": 0.0, "softmax_scale": None, "causal": False, "window_size": (-1, -1), "softcap": 0.0, "alibi_slopes": None,
-    "deterministic": False, "return_attn_probs": False,
-}  # fmt: skip
-NEEDED = inspect.Parameter.empty
-BOUNDS = dict.fromkeys(("cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k"), NEEDED)
-SIGNATURES: dict[str, dict[str, Any]] = {
-    "flash_attn_func": dict.fromkeys("qkv", NEEDED) | SHARED,
-    "flash_attn_kvpacked_func": dict.fromkeys(("q", "kv"), NEEDED) | SHARED,
-    "flash_attn_qkvpacked_func": {"qkv": NEEDED} | SHARED,
-    "flash_attn_varlen_func": dict.fromkeys("qkv", NEEDED) | BOUNDS | SHARED | {"block_table": None},
-    "flash_attn_varlen_kvpacked_func": dict.fromkeys(("q", "kv"), NEEDED) | BOUNDS | SHARED,
-    "flash_attn_varlen_qkvpacked_func": dict.fromkeys(("qkv", "cu_seqlens", "max_seqlen"), NEEDED) | SHARED,
-    "flash_attn_with_kvcache": dict.fromkeys(("q", "k_cache", "v_cache"), NEEDED) | {
-        "k": None, "v": None, "rotary_cos": None, "rotary_sin": None, "cache_seqlens": None, "cache_batch_idx": None,
-        "cache_leftpad": None, "block_table": None, "softmax_scale": None, "causal": False, "window_size": (-1, -1), "softcap": 0.0,
-        "rotary_interleaved": True, "alibi_slopes": None, "num_splits": 0, "return_softmax_lse": False,
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", SIGNATURES)
-def test_signatures_are_those_of_2_8_3(name: str) -> None:
-    parameters = inspect.signature(getattr(door, name)).parameters
-    assert [(x, p.default) for x, p in parameters.items()] == list(SIGNATURES[name].items())
-    assert all(p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in parameters.values())
-    assert sorted(door.__all__) == sorted(SIGNATURES)
-
-
-REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"q": None}, TypeError, "q is of type NoneType"),
-    ({"q": torch.ones(2, 5, 4, 8, dtype=torch.int64)}, TypeError, "q is torch.int64"),
-    ({"q": torch.ones(5, 4, 8)}, ValueError, r"q is \(5, 4, 8\); it needs to be \(B, Lq, H, D\)"),
-    ({"k": torch.ones(3, 5, 2, 8)}, ValueError, r"k is \(3, 5, 2, 8\) beside q .* dim 0 needs to be 2"),
-    ({"k": torch.ones(2, 5, 2, 7)}, ValueError, r"k is \(2, 5, 2, 7\) beside q .* dim -1 needs to be 8"),
-    ({"k": torch.ones(2, 5, 3, 8)}, ValueError, r"k is \(2, 5, 3, 8\) beside q .* needs to divide 4"),
-    ({"v": torch.ones(2, 6, 2, 8)}, ValueError, r"v is \(2, 6, 2, 8\) beside k"),
-    ({"v": torch.ones(2, 5, 2, 8).half()}, TypeError, "v is torch.float16"),
-    ({"dropout_p": 1.5}, ValueError, "dropout_p is 1.5"),
-    ({"dropout_p": "0"}, TypeError, "dropout_p is '0'"),
-    ({"softmax_scale": "1"}, TypeError, "softmax_scale is '1'"),
-    ({"softmax_scale": float("nan")}, ValueError, "softmax_scale is nan"),
-    ({"causal": 1}, TypeError, "causal is 1"),
-    ({"window_size": (-2, 3)}, ValueError, r"window_size\[0\] is -2"),
-    ({"window_size": (3, 2.5)}, TypeError, r"window_size\[1\] is 2.5"),
-    ({"window_size": (1, 2, 3)}, ValueError, r"window_size is \(1, 2, 3\)"),
-    ({"window_size": 4}, TypeError, "window_size is 4"),
-    ({"softcap": float("inf")}, ValueError, "softcap is inf"),
-    ({"softcap": float("nan")}, ValueError, "softcap is nan"),
-    ({"softcap": None}, TypeError, "softcap is None"),
-    ({"alibi_slopes": [1.0]}, TypeError, "alibi_slopes is of type list"),
-    ({"alibi_slopes": torch.ones(4).double()}, TypeError, "alibi_slopes is torch.float64"),
-    ({"alibi_slopes": torch.ones(3)}, ValueError, r"alibi_slopes is \(3,\); .* here \(4,\) or \(2, 4\)"),
-    ({"alibi_slopes": torch.ones(1, 4)}, ValueError, r"alibi_slopes is \(1, 4\)"),
-    ({"alibi_slopes": torch.ones(4, requires_grad=True)}, ValueError, "alibi_slopes requires grad"),
-    ({"deterministic": None}, TypeError, "deterministic is None"),
-    ({"return_attn_probs": 1}, TypeError, "return_attn_probs is 1"),
-]
-
-
-@pytest.mark.parametrize(("change", "error", "message"), REFUSED, ids=lambda x: str(x)[:40] if isinstance(x, str) else None)
-def test_refusals_name_the_argument(change: dict[str, Any], error: type[Exception], message: str) -> None:
-    q, k, v = qkv(5, 5, dtype=torch.float32)
-    with pytest.raises(error, match=message):
-        flash_attn_func(**{"q": q, "k": k, "v": v} | change)
-
-
-REFUSED_SEQUENCES: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"q": torch.ones(1, 13, 4, 8).double()}, ValueError, r"q is \(1, 13, 4, 8\); it needs to be \(total_q, H, D\)"),
-    ({"cu_seqlens_q": [0, 13]}, TypeError, "cu_seqlens_q is of type list"),
-    ({"cu_seqlens_k": CU_K.float()}, TypeError, "cu_seqlens_k is torch.float32"),
-    ({"cu_seqlens_k": CU_K[:4]}, ValueError, r"cu_seqlens_k is \(4,\); it needs to be \(5,\)"),
-    ({"max_seqlen_q": 6}, ValueError, "max_seqlen_q is 6; it needs to be an int of at least 7"),
-    ({"max_seqlen_k": 7}, ValueError, "max_seqlen_k is 7; it needs to be an int of at least 8"),
-    ({"max_seqlen_q": 7.0}, TypeError, "max_seqlen_q is 7.0"),
-    ({"max_seqlen_k": None}, TypeError, "max_seqlen_k is None"),
-    ({"block_table": torch.zeros(4, 1, dtype=torch.int32)}, ValueError, "block_table is given"),
-    ({"cu_seqlens_k": torch.tensor([0, 3, 2, 9, 15])}, ValueError, "cu_seqlens_k"),
-    ({"cu_seqlens_k": torch.tensor([0, 3, 2, 9, 15]), "alibi_slopes": torch.ones(4, HEADS)}, ValueError, "cu_seqlens_k is .*never to fall"),
-    (
-        {"cu_seqlens_q": torch.tensor([-1, 3, 4, 9, 13]), "alibi_slopes": torch.ones(4, HEADS)},
-        ValueError,
-        "cu_seqlens_q is .*within 0 to 13",
-    ),
-    (
-        {"cu_seqlens_q": torch.tensor([0, 3, 4, 9, 14]), "alibi_slopes": torch.ones(4, HEADS)},
-        ValueError,
-        "cu_seqlens_q is .*within 0 to 13",
-    ),
-]
-
-
-@pytest.mark.parametrize(("change", "error", "message"), REFUSED_SEQUENCES, ids=lambda x: str(x)[:40] if isinstance(x, str) else None)
-def test_refusals_of_sequences(change: dict[str, Any], error: type[Exception], message: str) -> None:
-    q, k, v = packed()
-    call = {"q": q, "k": k, "v": v, "cu_seqlens_q": CU_Q, "cu_seqlens_k": CU_K, "max_seqlen_q": 7, "max_seqlen_k": 8}
-    with pytest.raises(error, match=message):
-        flash_attn_varlen_func(**call | change)  # type: ignore[arg-type]
-
-
-def test_refusals_of_packed_tensors() -> None:
-    with pytest.raises(ValueError, match=r"qkv is \(2, 5, 2, 4, 8\); it needs to be \(B, L, 3, H, D\)"):
-        flash_attn_qkvpacked_func(torch.ones(2, 5, 2, 4, 8))
-    with pytest.raises(ValueError, match=r"kv is \(5, 2, 4, 8\); it needs to be \(B, Lk, 2, Hkv, D\)"):
-        flash_attn_kvpacked_func(torch.ones(2, 5, 4, 8), torch.ones(5, 2, 4, 8))
-    with pytest.raises(TypeError, match="qkv is of type list"):
-        flash_attn_varlen_qkvpacked_func([], CU_Q, 7)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="kv is"):
-        flash_attn_varlen_kvpacked_func(torch.ones(13, 4, 8), torch.ones(13, 3, 4, 8), CU_Q, CU_Q, 7, 7)
