@@ -25,9 +25,9 @@ def qkv(lq: int, lk: int, kv_heads: int = 2, dtype: torch.dtype = torch.float64,
 
 
 def allowed(dtype: torch.dtype = torch.float64) -> float:
-    """Sums of scores, of weights and of outputs, each of up to TERMS numbers up to SIZE, and the rounding of a result below SIZE."""
+    """Sums of scores, of weights and of outputs, each of up to TERMS numbers up to SIZE, and a result below 1, rounded; doubled."""
     sums = ROUNDING[torch.float64 if dtype is torch.float64 else torch.float32]
-    return SIZE * (3 * TERMS * sums + 2 * ROUNDING[dtype])
+    return SIZE * 3 * TERMS * sums + 2 * ROUNDING[dtype]
 
 
 def formula(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
