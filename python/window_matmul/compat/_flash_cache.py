@@ -7,7 +7,7 @@ from torch import Tensor
 from .._band.arguments import check_beside, check_dense, check_device, check_strided
 from .._integers import as_flag, as_int
 from .._rotary import turn
-from ._flash_call import Call, as_call, as_theirs, attend, check_shapes, refuse_pages
+from ._flash_call import Call, as_call, as_theirs, attend, can_read, check_shapes, refuse_pages
 
 
 def flash_attn_with_kvcache(
@@ -44,7 +44,7 @@ def flash_attn_with_kvcache(
         k: (B, n, Hkv, D): written behind the tokens in use; n need not be Lq.
         v: (B, n, Hkv, Dv).
         rotary_cos: (at least Lc, R / 2), R up to D, q's dtype or float32: turns the first R features of k by its places in the cache, and
-            those of q by the places from cache_seqlens on; by place cache_seqlens alone where nothing is causal or has a window. Needs k.
+            those of q by the places from cache_seqlens on, or by cache_seqlens alone where there is neither causal nor a window. Needs k.
         rotary_sin: likewise.
         cache_seqlens: tokens in use before this call, an int or (B,), int32 or int64; without it, and without k, all of them.
         cache_batch_idx: (B,), int32 or int64: the row of the cache of each entry. These rows are copied for the call.
@@ -69,9 +69,9 @@ def flash_attn_with_kvcache(
     places = _as_places(q, k_cache, k, cache_seqlens, cache_batch_idx, cache_leftpad)
     call = as_call(q, len(q), 0.0, softmax_scale, causal, window_size, softcap, alibi_slopes, False, False)
     if rotary_cos is not None or rotary_sin is not None:
-        of_q = places.behind(q.shape[1] if call.window != (None, None) else 1)
-        cos, sin = _as_tables(rotary_cos, rotary_sin, q, k_cache, k, of_q)
-        q = _turned(q, cos, sin, of_q, interleaved)
+        turns = q.shape[1] if call.window != (None, None) else 1
+        cos, sin = _as_tables(rotary_cos, rotary_sin, q, k_cache, k, places.most_used + turns)
+        q = _turned(q, cos, sin, places.behind(turns), interleaved)
         k = None if k is None else _turned(k, cos, sin, places.behind(k.shape[1]), interleaved)
     if k is not None and v is not None:
         at = places.rows[:, None], places.behind(k.shape[1])
@@ -90,14 +90,17 @@ class _Places(NamedTuple):
     leftpad: Tensor | None
     new: int
 
+    @property
+    def most_used(self) -> int:
+        """0 where it cannot be read."""
+        if isinstance(self.used, int):
+            return self.used
+        return int(self.used.max()) if can_read(self.used) and len(self.used) else 0
+
     def behind(self, count: int) -> Tensor:
         """The places of `count` tokens behind those in use, (B or 1, count)."""
         device = self.rows.device
         return torch.as_tensor(self.used, device=device).reshape(-1, 1) + torch.arange(count, device=device)
-
-
-def _can_read(numbers: Tensor) -> bool:
-    return numbers.is_cpu and not torch.compiler.is_compiling()
 
 
 def _as_places(
@@ -134,7 +137,7 @@ def _as_numbers(name: str, numbers: Tensor, q: Tensor, most: int | Tensor, say: 
     if tuple(numbers.shape) != (len(q),):
         raise ValueError(f"{name} is {tuple(numbers.shape)}; it needs to be (B,), here ({len(q)},)")
     check_device(name, numbers, "q", q)
-    if _can_read(numbers) and bool(((numbers < 0) | (numbers > most)).any()):
+    if can_read(numbers) and bool(((numbers < 0) | (numbers > most)).any()):
         raise ValueError(f"{name} is {numbers.tolist()}; each needs to be from 0 to {say}")
     return numbers.long()
 
@@ -160,7 +163,7 @@ def _check_tensors(q: Tensor, caches: dict[str, Tensor], news: dict[str, Tensor 
             raise ValueError(f"{name} is {tuple(x.shape)}; it needs to be (B, n, Hkv, D) as the cache, here {need}")
 
 
-def _as_tables(cos: Tensor | None, sin: Tensor | None, q: Tensor, cache: Tensor, k: Tensor | None, of_q: Tensor) -> tuple[Tensor, Tensor]:
+def _as_tables(cos: Tensor | None, sin: Tensor | None, q: Tensor, cache: Tensor, k: Tensor | None, places: int) -> tuple[Tensor, Tensor]:
     if cos is None or sin is None:
         raise ValueError(f"rotary_{'cos' if cos is None else 'sin'} is None beside the other; both need to be given, or none")
     if k is None:
@@ -175,8 +178,8 @@ def _as_tables(cos: Tensor | None, sin: Tensor | None, q: Tensor, cache: Tensor,
         raise ValueError(f"rotary_cos is {tuple(cos.shape)}; it needs to be {need}")
     if sin.shape != cos.shape:
         raise ValueError(f"rotary_sin is {tuple(sin.shape)} beside rotary_cos of {tuple(cos.shape)}; it needs to be the same")
-    if _can_read(of_q) and of_q.numel() and int(of_q.max()) >= len(cos):
-        raise ValueError(f"rotary_cos has {len(cos)} rows; it needs to have {int(of_q.max()) + 1}, for the last place of q")
+    if places > len(cos):
+        raise ValueError(f"rotary_cos has {len(cos)} rows; it needs to have {places}, for the last place of q")
     return cos, sin
 
 
@@ -197,9 +200,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, at: Tensor, interleaved: bool) 
 def _attend(q: Tensor, k_cache: Tensor, v_cache: Tensor, places: _Places, call: Call) -> tuple[Tensor, Tensor]:
     """To what is in use now."""
     lengths = places.used + places.new
-    longest = lengths if isinstance(lengths, int) else k_cache.shape[1]
-    if isinstance(lengths, Tensor) and _can_read(lengths) and len(lengths):
-        longest = int(lengths.max())
+    longest = places.most_used + places.new if isinstance(lengths, int) or can_read(lengths) else k_cache.shape[1]
     k, v = (x[: len(q), :longest] if places.are_first else x[:, :longest][places.rows] for x in (k_cache, v_cache))
     seen = None if places.leftpad is None else torch.arange(longest, device=q.device) >= places.leftpad[:, None]
     return attend(q, k, v, call, key_lengths=lengths if isinstance(lengths, Tensor) else None, key_mask=seen)

@@ -1,5 +1,6 @@
 # python/window_matmul/compat/_flash_call.py: what flash-attn's functions have in common: their options, slopes, and dropped weights.
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from math import inf
 from typing import Any, NamedTuple
 
@@ -74,7 +75,7 @@ def _as_slopes(slopes: Tensor, q: Tensor, entries: int) -> Tensor:
     if slopes.dtype is not torch.float32:
         raise TypeError(f"alibi_slopes is {slopes.dtype}; it needs to be float32")
     heads = q.shape[-2]
-    if tuple(slopes.shape) not in ((heads,), (entries, heads)):
+    if not any(slopes.shape == shape for shape in ((heads,), (entries, heads))):  # `in` is wrong in graphs with symbols for sizes
         raise ValueError(f"alibi_slopes is {tuple(slopes.shape)}; it needs to be (H,) or (B, H), here ({heads},) or ({entries}, {heads})")
     check_device("alibi_slopes", slopes, "q", q)
     if slopes.requires_grad and torch.is_grad_enabled():
@@ -100,6 +101,11 @@ def check_shapes(q: Tensor, k: Tensor, v: Tensor, layouts: tuple[str, str, str],
         raise ValueError(f"{beside}; its number of heads, dim -2, needs to divide {q.shape[-2]}")
     if v.shape[:-1] != k.shape[:-1]:
         raise ValueError(f"{names[2]} is {tuple(v.shape)} beside {names[1]} of {tuple(k.shape)}; all dims but the last need to be equal")
+
+
+def can_read(numbers: Tensor) -> bool:
+    """Whether they have values, which are there without waiting."""
+    return numbers.is_cpu and type(numbers) is Tensor and not torch.compiler.is_compiling()
 
 
 def refuse_pages(block_table: Tensor | None) -> None:
@@ -152,7 +158,7 @@ def _fused(operator: Any, dims: int, qkv: Sequence[Tensor], bounds: Sequence[Ten
     if call.slopes is None:
         return run(qkv, call.window, None)
     qkv = [as_autocast(x) for x in qkv]
-    with torch.autocast(qkv[0].device.type, enabled=False):  # which would round the bias
+    with nullcontext() if qkv[0].is_meta else torch.autocast(qkv[0].device.type, enabled=False):  # which would round the bias
         return run(qkv, *_alibi(call.slopes, call.window, qkv[0], qkv[1]))
 
 

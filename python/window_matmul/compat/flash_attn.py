@@ -3,11 +3,10 @@
 
     from window_matmul.compat.flash_attn import flash_attn_func
 
-Tensors are (B, L, H, D), or (total, H, D) where sequences are packed; any head dim, values may have another; float16, bfloat16, float32,
-float64. The last query is aligned with the last key; a query that sees no key gives 0. The options are the same in all functions:
+Tensors are (B, L, H, D), or (total, H, D) where sequences are packed; any head dim, values may have another; float16, bfloat16, float32
+or float64. The last query is aligned with the last key; a query that sees no key gives 0. The options are the same in all functions:
 
-    dropout_p: probability to drop a weight; which ones decides torch's default generator, as in `window_attention`, by other random
-        numbers than there. With softcap too.
+    dropout_p: probability to drop a weight, beside softcap too. The random numbers are those of `window_attention`, and others than there.
     softmax_scale: by default 1 / sqrt(D).
     causal: sets the right side of the window to 0.
     window_size: keys before and after the aligned one; -1 is unbounded.
@@ -21,8 +20,8 @@ float64. The last query is aligned with the last key; a query that sees no key g
         no elements without dropout. With dropout it is the softmax (B, H, Lq, Lk), negative where a weight was dropped, in these sizes
         and not in multiples of 128. It is for tests: computed the dense way, and not in graphs of torch.compile.
 
-Where kernels there leave the documented formula, this is the formula: the log-sum-exp of causal calls with slopes, and a right side of Lk
-or more where Lq is larger still, which is no bound there.
+Where kernels there leave the documented formula, this is the formula: the log-sum-exp of causal calls with slopes; and with more queries
+than keys right sides of Lk and more, -1 among them, which are Lk or no bound there.
 """
 
 import torch
@@ -33,7 +32,7 @@ from .._attention.arguments import as_bounds
 from .._band.arguments import check_dense
 from .._integers import as_int
 from ._flash_cache import flash_attn_with_kvcache
-from ._flash_call import as_call, as_theirs, attend, attend_varlen, check_shapes, dropped_weights, refuse_pages
+from ._flash_call import as_call, as_theirs, attend, attend_varlen, can_read, check_shapes, dropped_weights, refuse_pages
 
 __all__ = [
     "flash_attn_func",
@@ -222,10 +221,7 @@ def flash_attn_varlen_qkvpacked_func(
 
 
 def _as_longest(which: str, longest: int, cu_seqlens: Tensor) -> int:
-    """What the values say is asked of the CPU alone, and not while a graph is made."""
-    least = 0
-    if cu_seqlens.is_cpu and len(cu_seqlens) > 1 and not torch.compiler.is_compiling():
-        least = int(cu_seqlens.diff().max())
+    least = int(cu_seqlens.diff().max()) if len(cu_seqlens) > 1 and can_read(cu_seqlens) else 0
     need = f"an int of at least {least}, the longest sequence of cu_seqlens_{which}" if least else "an int of at least 0"
     number = as_int(f"max_seqlen_{which}", longest, need)
     if number < least:
