@@ -113,12 +113,18 @@ def as_reals(scale: object, softcap: object, dropout_p: object, dim: int) -> tup
     if not 0 <= cap < math.inf:
         raise ValueError(f"softcap is {softcap!r}; it needs to be a finite number of at least 0")
     p = as_probability("dropout_p", dropout_p)
-    if scale is None:
-        return cap, p
-    factor = as_real("scale", scale, "a finite number or None")
+    factor = as_factor("scale", scale)
+    return (cap, p) if factor is None else (cap, p, factor)
+
+
+def as_factor(name: str, value: object) -> float | None:
+    """Of the scores; None is the default."""
+    if value is None:
+        return None
+    factor = as_real(name, value, "a finite number or None")
     if not -math.inf < factor < math.inf:
-        raise ValueError(f"scale is {scale!r}; it needs to be a finite number or None")
-    return cap, p, factor
+        raise ValueError(f"{name} is {value!r}; it needs to be a finite number or None")
+    return factor
 
 
 def as_probability(name: str, value: object) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .._attention.arguments import as_probability, as_real
+from .._attention.arguments import as_factor, as_probability, as_real
 from .._band.arguments import as_autocast, check_dense, check_device, check_strided
 from .._integers import as_flag
 from ..attention import window_attention, window_attention_varlen
@@ -60,14 +60,9 @@ def as_call(
 
 
 def _as_scale(softmax_scale: float | None, dim: int) -> float | None:
-    if softmax_scale is None:
-        if dim == 0:
-            raise ValueError("softmax_scale is None where the head dim is 0; it needs to be a number: 1 / sqrt(0) is none")
-        return None
-    scale = as_real("softmax_scale", softmax_scale, "a finite number or None")
-    if not -inf < scale < inf:
-        raise ValueError(f"softmax_scale is {softmax_scale!r}; it needs to be a finite number or None")
-    return scale
+    if softmax_scale is None and dim == 0:
+        raise ValueError("softmax_scale is None where the head dim is 0; it needs to be a number: 1 / sqrt(0) is none")
+    return as_factor("softmax_scale", softmax_scale)
 
 
 def _as_slopes(slopes: Tensor, q: Tensor, entries: int) -> Tensor:

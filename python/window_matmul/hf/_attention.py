@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .. import _shards
-from .._attention.arguments import as_form, as_operands, as_probability, as_real, as_reals
+from .._attention.arguments import as_factor, as_form, as_operands, as_probability, as_real, as_reals
 from .._attention.autograd import attention
 from .._attention.ops import NUM_TENSORS
 from .._band.arguments import UNBOUNDED, check_strided
@@ -19,6 +19,7 @@ from . import _versions
 from ._dense import dense_attention
 from ._given import pattern_of
 from ._patterns import Pattern, WindowMask, dense_pattern, in_band, is_traced
+from ._places import FAR
 from ._ranks import over_ranks
 from ._told import asks_for_more, chosen_keys, is_layer, refuse_unknown, scale_of, sinks_of
 
@@ -27,7 +28,6 @@ _OUTPUT = "output_attentions=True asks for the weights of attention, so it is co
 _MASK = "the attention mask is no window and lies within none, so attention is computed the dense way"
 _BIAS = "position_bias without a window is a number for each pair, so attention is computed the dense way"
 _CHOSEN = "the model chooses keys for each query, so attention is computed the dense way"
-_FAR = 1 << 59  # beyond every sequence, and no sum with a length wraps
 
 
 def attention_forward(
@@ -115,11 +115,10 @@ def _check_tensors(operands: dict[str, Tensor], **others: Any) -> None:
 
 def _numbers(scaling: float | None, softcap: float | None, dropout: float) -> tuple[float | None, float, float]:
     """By the names they have here, and on every way."""
-    scale = None if scaling is None else as_real("scaling", scaling, "a finite number or None")
+    scale = as_factor("scaling", scaling)
     cap = 0.0 if softcap is None else as_real("softcap", softcap, "a finite number of at least 0, or None")
-    for name, x, fits in (("scaling", scale, scale is None or abs(scale) < math.inf), ("softcap", cap, 0 <= cap < math.inf)):
-        if not fits:
-            raise ValueError(f"{name} is {x}; it needs to be a finite number{', not below 0,' * (name == 'softcap')} or None")
+    if not 0 <= cap < math.inf:
+        raise ValueError(f"softcap is {cap}; it needs to be a finite number, not below 0, or None")
     return scale, cap, as_probability("dropout", dropout)
 
 
@@ -137,7 +136,7 @@ def _pattern(
                 f"AttentionMaskInterface.register({name!r}, window_matmul.hf.attention_mask)"
             )
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        side = None if sliding_window is None or (not causal and is_layer(module)) else min(sliding_window - 1, _FAR)
+        side = None if sliding_window is None or (not causal and is_layer(module)) else min(sliding_window - 1, FAR)
         return Pattern(side, 0 if causal else side, columns - rows)
     if not isinstance(mask, Tensor):
         raise TypeError(f"attention_mask is of type {type(mask).__name__}; it needs to be a torch.Tensor or None")
