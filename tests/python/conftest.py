@@ -11,6 +11,7 @@ tests that take a processor more than some seconds: files that hold one are begu
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def pytest_report_header() -> str:
     return f"window_matmul rows: {', '.join(ROWS)}" + (f" (from {VARIABLE})" if FORCED else "") + f"; torch {torch.__version__}"
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Rows vary fastest: what is expected of all of them may be computed once."""
     only_best = metafunc.definition.get_closest_marker("best_backend") is not None
     rows = rows_of(metafunc.module)
     of_bf16 = [row for row in rows_of(metafunc.module, "bfloat16") if row not in rows]  # and of nothing else
@@ -92,6 +95,11 @@ def telling(items: list[pytest.Item]) -> set[pytest.Item]:
     return {item for of_one in of_test.values() for item in (of_one[0], of_one[-1])}
 
 
+def pytest_collectstart() -> None:
+    """Until all tests are collected: they stay, and need not be looked through for garbage again and again."""
+    gc.disable()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     builds = Path(__file__).parents[1] / "install"  # of packages, where there are tests of those too
     long = {item.path for item in items if item.get_closest_marker("long") is not None or item.path.parent == builds}
@@ -101,6 +109,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chosen = telling(items)
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = [item for item in items if item in chosen]
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture
@@ -120,5 +133,5 @@ def another_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 @pytest.fixture(autouse=True)
 def same_start() -> None:
     """Each test draws the same numbers, alone or in any order, on one thread; tests about threads set more."""
-    torch.manual_seed(20240229)
+    torch.default_generator.manual_seed(20240229)  # torch.manual_seed writes down for each kind of GPU who called it, which takes 2 ms
     torch.set_num_threads(1)

@@ -24,7 +24,7 @@ LARGE = [
     Case(Rule(2000, 0), 5, 1300, batch=3, heads=6, kv_heads=2, dim=24, value_dim=16, sinks=True, key_mask=True),  # keys of several items
     Case(Rule(1100, 0), 16, 1200, batch=2, heads=1, kv_heads=1, dim=16, value_dim=24, bias="slots", global_tokens=4),
     Case(Rule(1, 1), 40, 40, batch=10, heads=4, kv_heads=4, dim=8, value_dim=8, global_mask=True),
-    Case(Rule(16, 16), 2100, 2100, batch=3, heads=4, kv_heads=4, dim=8, value_dim=8, sinks=True),  # long beside its window: in segments
+    Case(Rule(8, 8), 1400, 1400, heads=4, kv_heads=4, dim=8, value_dim=8, sinks=True),  # long beside its window: in three segments
     Case(Rule(150_000, 150_000), 40, 40, batch=3, heads=2, kv_heads=2, dim=8, value_dim=8, bias="slots", sinks=True),  # wide sums
 ]
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -34,7 +34,7 @@ by_case = pytest.mark.parametrize("case", LARGE, ids=str)
 def everything(case: Case, tensors: dict[str, Tensor], dropout_p: float = 0.0) -> dict[str, Tensor]:
     """Results and gradients, for cotangents that are the same at each call."""
     leaf = leaves(tensors)
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     out, lse = case.ours(leaf, dropout_p=dropout_p)
     return {"out": out, "lse": lse} | gradients((out, lse), leaf, (out.detach().cos(), lse.detach().cos()))
 

@@ -44,9 +44,9 @@ def test_layouts(backend: str, layout: Callable[[Tensor], Tensor], dtype: torch.
 
 
 LONG = [
-    Case(Rule(60, 43), 700, 700, heads=4, dim=16, value_dim=20),
+    Case(Rule(60, 43), 700, 700, batch=1, heads=4, dim=16, value_dim=20),
     Case(Rule(50, 50, 3), 900, 890, batch=1, dim=9, value_dim=16, global_tokens=3, sinks=True),
-    Case(Rule(120, 0), 600, 620, heads=4, kv_heads=2, dim=16, value_dim=32, key_mask=True),
+    Case(Rule(120, 0), 600, 620, batch=1, heads=4, kv_heads=2, dim=16, value_dim=32, key_mask=True),
 ]
 
 

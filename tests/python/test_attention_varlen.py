@@ -79,7 +79,7 @@ def check_packed(queries: list[int], keys: list[int], chosen: set[str], dtype: t
     ):
         leaf = {name: x.clone().requires_grad_() if name in DIFFERENTIABLE else x for name, x in tensors.items()}
         out, lse = call(leaf)
-        torch.manual_seed(1)
+        torch.default_generator.manual_seed(1)
         cotangents = torch.randn(out.shape).to(out.dtype), torch.randn(lse.shape).to(lse.dtype)
         names = [name for name in DIFFERENTIABLE if name in leaf]
         used = [(y, g) for y, g in zip((out, lse), cotangents, strict=True) if y.requires_grad]
@@ -122,10 +122,10 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
     return {"queries": [n for n, _ in pairs], "keys": [n for _, n in pairs], "chosen": chosen} | options
 
 
-@hypothesis.settings(max_examples=200)
+@hypothesis.settings(max_examples=100)
 @hypothesis.given(call=calls(), dtype=st.sampled_from(DTYPES), bounds=st.sampled_from([torch.int32, torch.int64]))
 def test_random_sequences(backend: str, call: dict[str, Any], dtype: torch.dtype, bounds: torch.dtype) -> None:
-    torch.manual_seed(3)
+    torch.default_generator.manual_seed(3)
     check_packed(**call, dtype=dtype, bounds=bounds)
 
 
@@ -149,12 +149,12 @@ def test_rows_outside_the_sequences(backend: str, queries: list[int], keys: list
     for chosen, options in (({"full", "sinks", "key_mask"}, {"global_tokens": 2}), ({"slots", "global_mask"}, {"dropout_p": 0.5})):
         tensors = tensors_of(sum(queries), sum(keys), 4, chosen, dtype)
         d = tensors["q"].new_ones(sum(queries), HEADS, VALUE_DIM), torch.ones(HEADS, sum(queries)).to(dtype=_wide(dtype))
-        torch.manual_seed(1)
+        torch.default_generator.manual_seed(1)
         want = results(tensors, d, 0, 0, **options)
         dims = {"q": 0, "k": 0, "v": 0, "key_mask": 0, "global_tokens": 0} | ({"bias": 1} if "full" in chosen else {})
         slack = {name: (3, 2) if name in ("q", "bias") else (1, 4) for name in dims}
         wide = {name: around(x, dims[name], *slack[name]) if name in dims else x for name, x in tensors.items()}
-        torch.manual_seed(1)
+        torch.default_generator.manual_seed(1)
         got = results(wide, (around(d[0], 0, 3, 2), around(d[1], 1, 3, 2)), 3, 1, **options)
         for name, x in got.items():
             dim, (first, last) = {"out": (0, (3, 2)), "lse": (1, (3, 2))}.get(name) or (dims.get(name, 0), slack.get(name, (0, 0)))

@@ -1,6 +1,7 @@
 """tests/python/test_cuda_loading.py: the second library and every refusal of CUDA tensors, on machines without a GPU.
 
 A child process says that its torch has CUDA. The library is then loaded beside this one's CPU torch; fake tensors have the device type.
+Children are forks of it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import window_matmul
 from child import run
 from window_matmul import _load
 
-pytestmark = [pytest.mark.best_backend, pytest.mark.long]  # a process each
+pytestmark = [pytest.mark.best_backend, pytest.mark.long]
 LIBRARY = Path(window_matmul.__file__).parent / "lib/libwindow_matmul_torch_cuda.so"
 built = pytest.mark.skipif(not LIBRARY.exists(), reason="built without nvcc")
 cpu_torch = pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA itself")
@@ -34,11 +35,14 @@ def refusal(f):
     except ValueError as error:
         return str(error)
     raise AssertionError("not refused")
+
+with FakeTensorMode():  # torch imports more at the first
+    torch.randn(4, 2, device="cuda")
 """
 
 
-def child(code: str, **environment: str) -> str:
-    return run(WITH_CUDA + code, **environment)
+def child(code: str) -> str:
+    return run(code, first=WITH_CUDA)
 
 
 @cpu_torch

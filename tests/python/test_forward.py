@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -54,14 +55,22 @@ def check_window_softmax(a: Tensor, band: Band, num_keys: int) -> Tensor:
     return actual
 
 
+@functools.lru_cache(maxsize=1)  # for all rows
+def operands_and_results(case: Case, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], list[Expected]]:
+    q, k, a, v = case.tensors(dtype)
+    of_scores = [expected_window_matmul(q, k, case.band, fill) for fill in FILLS]
+    return (q, k, a, v), [*of_scores, expected_unwindow_matmul(a, v, case.band), expected_window_softmax(a, case.band, case.keys)]
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_case(backend: str, case: Case, dtype: torch.dtype) -> None:
-    q, k, a, v = case.tensors(dtype)
-    for fill in FILLS:
-        check_window_matmul(q, k, case.band, fill)
-    check_unwindow_matmul(a, v, case.band)
-    check_window_softmax(a, case.band, case.keys)
+    (q, k, a, v), expected = operands_and_results(case, dtype)
+    window, options = case.band.window, case.band.options
+    results = [window_matmul(q, k, window, fill=fill, **options) for fill in FILLS]
+    results += [unwindow_matmul(a, v, window, **options), window_softmax(a, window, num_keys=case.keys, **options)]
+    for result, (exact, bound) in zip(results, expected, strict=True):
+        check(result, exact, bound, dtype)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)

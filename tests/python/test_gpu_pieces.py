@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
+
+from child import run
 
 pytestmark = pytest.mark.best_backend
 
@@ -35,20 +34,12 @@ PIECE = """
 """
 
 
-def piece(folder: Path, seed: int, status: int) -> str:
-    command = [sys.executable, "-c", textwrap.dedent(PIECE), str(folder), str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.mark.long
 def test_pieces(tmp_path: Path) -> None:
     """A check that is cut off is begun again, once: one that hangs fails, and those behind it are reached."""
-    first, second, third = piece(tmp_path, 0, 4), piece(tmp_path, 0, 4), piece(tmp_path, 0, 1)
+    first, second, third = (run(PIECE, tmp_path, 0, status=status) for status in (4, 4, 1))
     assert "fine runs" in first and "TO BE CONTINUED from __main__.hangs on" in first
     assert "fine runs" not in second and "FAILED: hangs" in second
     assert "FAILED: hangs (2 cases in 3 checks" in third
     checks = json.loads((tmp_path / "gpu.json").read_text())["checks"]
     assert [c["title"] for c in checks] == ["fine", "hangs", "last"] and [c["passed"] for c in checks] == [True, False, True]
-    assert "is of something else (seed: 0)" in piece(tmp_path, 1, 2)
+    assert "is of something else (seed: 0)" in run(PIECE, tmp_path, 1, status=2)

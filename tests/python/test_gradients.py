@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -15,11 +16,11 @@ from oracle import DTYPES, ROUNDING, Band, check
 from window_matmul import unwindow_matmul, window_matmul, window_softmax
 
 CHECKED = [
-    Case(5, 5, 2, Band(1, 1), (2,)),
+    Case(3, 3, 2, Band(1, 1), (2,)),
     Case(4, 6, 3, Band(2, 0), ()),
     Case(4, 4, 2, Band(6, 5), ()),
-    Case(5, 7, 2, Band(1, 2, 2, -1), ()),
-    Case(5, 5, 2, Band(1, 1, (1, 3)), (2,)),
+    Case(4, 6, 2, Band(1, 2, 2, -1), ()),
+    Case(4, 4, 2, Band(1, 1, (1, 3)), (2,)),
     Case(4, 3, 2, Band(1, 1, 1, 2), ()),
     Case(6, 2, 2, Band(1, 0), ()),
     Case(3, 3, 2, Band(0, 0), (1, 2)),
@@ -94,17 +95,25 @@ def gradient_bound(name: str, case: Case, leaf: list[Tensor], g: Tensor, exact: 
     return [oracle.product_bound(x, size, terms, dtype) for x, size in zip(exact, sizes, strict=True)]
 
 
+@functools.lru_cache(maxsize=1)  # for all rows
+def exact_gradients(case: Case, dtype: torch.dtype) -> list[tuple[list[Tensor], Tensor, list[Tensor], list[Tensor]]]:
+    """For each operator: operands, a cotangent, the oracle's gradients, and their bounds."""
+    found = []
+    for name, _, theirs, which in functions(case):
+        leaf = leaves(case, which, dtype)
+        wide = [x.detach().double().requires_grad_() for x in leaf]
+        y = theirs(*wide)
+        g = torch.randn(y.shape).to(dtype)
+        exact = list(torch.autograd.grad(y, wide, g.double()))
+        found.append((leaf, g, exact, gradient_bound(name, case, leaf, g, exact, dtype)))
+    return found
+
+
 @by_dtype
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_gradients_are_the_oracles(backend: str, case: Case, dtype: torch.dtype) -> None:
-    for name, ours, theirs, which in functions(case):
-        leaf = leaves(case, which, dtype)
-        y = ours(*leaf)
-        g = torch.randn(y.shape).to(dtype)
-        actual = torch.autograd.grad(y, leaf, g)
-        wide = [x.detach().double().requires_grad_() for x in leaf]
-        exact = torch.autograd.grad(theirs(*wide), wide, g.double())
-        for x, e, bound in zip(actual, exact, gradient_bound(name, case, leaf, g, list(exact), dtype), strict=True):
+    for (_, ours, _, _), (leaf, g, exact, bounds) in zip(functions(case), exact_gradients(case, dtype), strict=True):
+        for x, e, bound in zip(torch.autograd.grad(ours(*leaf), leaf, g), exact, bounds, strict=True):
             check(x, e, bound, dtype)
 
 
@@ -131,7 +140,7 @@ def test_second_gradients_are_the_oracles(backend: str, case: Case) -> None:
     for _, ours, theirs, which in functions(case):
         results = []
         for f in (ours, theirs):
-            torch.manual_seed(7)
+            torch.default_generator.manual_seed(7)
             leaf = leaves(case, which)
             y = f(*leaf)
             g = torch.randn(y.shape, dtype=torch.float64, requires_grad=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import torch
 from torch.distributed.tensor import Placement, Replicate, Shard
 
 import sharded
-from child import run
+from child import PRELOAD, run
 from window_matmul import _sharding as sharding
 
 OPERATOR = "attention"
@@ -25,7 +26,8 @@ pytestmark = pytest.mark.best_backend
 def found() -> list[dict[str, str]]:
     """Of each rank, what went wrong in each case. One start of the processes for all."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(sharded.work, (folder,), sharded.RANKS)
+        multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
+        torch.multiprocessing.start_processes(sharded.work, (folder,), sharded.RANKS, start_method="forkserver")
         return [json.loads(Path(folder, str(rank)).read_text()) for rank in range(sharded.RANKS)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,25 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def demo(words: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(scope="module")
+def demo(words: Path) -> Iterator[Any]:
     """Runs the demo with a tiny model and a short generated text; gives its exit code."""
-    monkeypatch.setattr(train_text, "WRITTEN", 20)
     tiny = ["--text", str(words), "--rows", "2", "--context", "48", "--window", "12", "--layers", "2", "--width", "16", "--heads", "2"]
 
     def run(out: Path, *more: str) -> int:
         return train_text.main([*tiny, "--steps", str(STEPS), "--threads", "1", "--longest", "0", "--out", str(out), *more])
 
-    return run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_text, "WRITTEN", 20)
+        yield run
+
+
+@pytest.fixture(scope="module")
+def whole(demo: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run that nothing interrupts."""
+    out = tmp_path_factory.mktemp("whole")
+    assert demo(out) == 0
+    return out
 
 
 def interrupt_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,18 +83,17 @@ def assert_same(one: Any, other: Any) -> None:
         assert one == other
 
 
-def test_resumed_run_equals_an_uninterrupted_one(demo: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo(tmp_path / "whole") == 0
+def test_resumed_run_equals_an_uninterrupted_one(demo: Any, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         interrupt_after(3, patch)
-        assert demo(tmp_path / "parts") == 130
+        assert demo(tmp_path) == 130
     assert "--resume goes on" in capsys.readouterr().err
-    assert torch.load(tmp_path / "parts" / "checkpoint.pt")["step"] == 3
-    assert train_text.main(["--resume", "--longest", "0", "--out", str(tmp_path / "parts")]) == 0
-    assert_same(torch.load(tmp_path / "parts" / "checkpoint.pt"), torch.load(tmp_path / "whole" / "checkpoint.pt"))
-    reports = [SPEED.sub("", (tmp_path / part / "report.md").read_text()) for part in ("whole", "parts")]
+    assert torch.load(tmp_path / "checkpoint.pt")["step"] == 3
+    assert train_text.main(["--resume", "--longest", "0", "--out", str(tmp_path)]) == 0
+    assert_same(torch.load(tmp_path / "checkpoint.pt"), torch.load(whole / "checkpoint.pt"))
+    reports = [SPEED.sub("", (folder / "report.md").read_text()) for folder in (whole, tmp_path)]
     assert reports[0] == reports[1]
-    assert all((tmp_path / "parts" / picture).stat().st_size > 10_000 for picture in ("loss.png", "bands.png"))
+    assert all((tmp_path / picture).stat().st_size > 10_000 for picture in ("loss.png", "bands.png"))
 
 
 def test_resume_refuses_other_settings_and_other_text(demo: Any, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,26 +170,22 @@ def test_a_cache_that_forgets_ends_the_demo(
     assert "FAILED: logits from the rolling caches" in capsys.readouterr().err
 
 
-def test_explicit_attention_learns_the_same(demo: Any, tmp_path: Path) -> None:
-    ends = []
-    for kind in ("fused", "explicit"):
-        assert demo(tmp_path / kind, "--attention", kind) == 0
-        ends.append(torch.load(tmp_path / kind / "checkpoint.pt")["losses"])
+def test_explicit_attention_learns_the_same(demo: Any, whole: Path, tmp_path: Path) -> None:
+    assert demo(tmp_path, "--attention", "explicit") == 0
+    ends = [torch.load(folder / "checkpoint.pt")["losses"] for folder in (whole, tmp_path)]
     torch.testing.assert_close(*(torch.tensor(losses) for losses in ends), rtol=1e-3, atol=0)  # six steps of float32
-    assert "`window_matmul -> window_softmax -> unwindow_matmul`" in (tmp_path / "explicit" / "report.md").read_text()
+    assert "`window_matmul -> window_softmax -> unwindow_matmul`" in (tmp_path / "report.md").read_text()
 
 
-def test_attention_in_bf16_learns_the_same(demo: Any, tmp_path: Path) -> None:
-    ends = {}
-    for dtype in ("fp32", "bf16"):
-        assert demo(tmp_path / dtype, "--dtype", dtype) == 0
-        ends[dtype] = torch.load(tmp_path / dtype / "checkpoint.pt")
-    losses, held_out = ([end[name] for end in ends.values()] for name in ("losses", "held_out"))
+def test_attention_in_bf16_learns_the_same(demo: Any, whole: Path, tmp_path: Path) -> None:
+    assert demo(tmp_path, "--dtype", "bf16") == 0
+    ends = [torch.load(folder / "checkpoint.pt") for folder in (whole, tmp_path)]
+    losses, held_out = ([end[name] for end in ends] for name in ("losses", "held_out"))
     assert losses[0][1:] != losses[1][1:]  # at the first step a block passes nothing on
     (_, single), (_, half) = (all_of_one[-1] for all_of_one in held_out)
     assert half == pytest.approx(single, rel=0.01)
-    assert all(weight.dtype == torch.float32 for weight in ends["bf16"]["model"].values())
-    report = (tmp_path / "bf16" / "report.md").read_text()
+    assert all(weight.dtype == torch.float32 for weight in ends[1]["model"].values())
+    report = (tmp_path / "report.md").read_text()
     assert "| dtype | bf16 |" in report and "allowed in bfloat16" in report
 
 

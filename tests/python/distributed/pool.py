@@ -15,8 +15,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from child import PRELOAD
+
 PROCESSES = 8
-PRELOAD = ["torch", "torch.distributed.tensor.parallel", "window_matmul.distributed"]  # once for all processes
 TIMEOUT = 20.0  # seconds, of groups: a call that hangs is a failure, however loaded the machine is
 
 

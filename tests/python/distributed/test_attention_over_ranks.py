@@ -146,7 +146,7 @@ def scenes(draw: st.DrawFn) -> Scene:
     return Scene(lengths, window, layout, kv_heads=draw(st.sampled_from([1, 2, 4])), options=tuple(chosen.items()))
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(scenes())
 def test_any_split(scene: Scene) -> None:
     compare(scene)

@@ -14,8 +14,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pool
 import pytest
+
+from child import PRELOAD
 
 pytestmark = [pytest.mark.best_backend, pytest.mark.long]
 
@@ -92,7 +93,7 @@ def assert_others_name_a_rank(processes: list[Any], victim: int, folder: str) ->
 def test_death(place: str) -> None:
     """Of each rank, in groups of their own that wait at the same time."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(pool.PRELOAD)
+    context.set_forkserver_preload(PRELOAD)
     with ExitStack() as stack:
         folders = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in range(RANKS)]
         groups = [start(context, victim, place, folder) for victim, folder in enumerate(folders)]

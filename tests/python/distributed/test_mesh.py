@@ -8,12 +8,12 @@ import tempfile
 from datetime import timedelta
 from typing import Any
 
-import pool
 import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import Placement, Replicate, Shard, distribute_tensor
 
+from child import PRELOAD
 from window_matmul import window_attention
 
 pytestmark = [pytest.mark.best_backend, pytest.mark.long]
@@ -63,6 +63,6 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_mesh_of_two_dims() -> None:
-    multiprocessing.get_context("forkserver").set_forkserver_preload(pool.PRELOAD)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.start_processes(work, (folder,), 4, start_method="forkserver")

@@ -104,7 +104,7 @@ def packings(draw: st.DrawFn) -> tuple[Any, ...]:
     return lengths, layout, (cu, of_keys), (draw(st.integers(0, 6)), draw(st.integers(0, 6))), names, options
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(packings())
 def test_any_packing(packing: tuple[Any, ...]) -> None:
     lengths, layout, cu, window, names, options = packing

@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import tempfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,12 @@ def found() -> dict[str, Any]:
         for place, (rank, ranks, options) in FAULTS.items():
             add(place, place, 3, f"--text {text} {PLAN}", (rank, place, STEPS if place == "checkpoint" else KILLED))
             add(f"{place}, resumed", place, ranks, f"--resume {options}")
-        todo = folder / "runs.json"
-        todo.write_text(json.dumps(list(runs.values())))
-        said = json.loads(run("import sys, train_ranks; train_ranks.main(sys.argv[1])", todo, timeout=500))
-        for made, of_ranks in zip(runs.values(), said, strict=True):
+        deaths = [made for made in runs.values() if made["kill"]]  # at the same time, for those that live wait
+        todo = [deaths, *([made] for made in runs.values() if not made["kill"])]
+        file = folder / "runs.json"
+        file.write_text(json.dumps(todo))
+        said = json.loads(run("import sys, train_ranks; train_ranks.main(sys.argv[1])", file, timeout=500))
+        for made, of_ranks in zip(chain(*todo), chain(*said), strict=True):
             summary = folder / made["out"] / "summary.json"
             made |= {"said": of_ranks, "summary": json.loads(summary.read_text()) if summary.exists() else {}}
         return runs

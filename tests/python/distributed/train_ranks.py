@@ -1,8 +1,9 @@
 """tests/python/distributed/train_ranks.py: runs examples/train_long.py on forked ranks, and kills some of them.
 
-A file has the runs in JSON, each with `ranks`, `arguments` and maybe `kill`: a rank, a place in a step, and the step. Printed is what
-became of each rank of each run: its exit status (minus the signal) and what it said. A process of its own keeps their store, as
-torchrun's agent does. A rank that has not ended after PATIENCE seconds is ended by SIGALRM, as its status then says.
+A file has lists of runs in JSON, those of a list at the same time, each with `ranks`, `arguments` and maybe `kill`: a rank, a place in a
+step, and the step. Printed is what became of each rank of each run: its exit status (minus the signal) and what it said. A process of its
+own keeps the store of a run, as torchrun's agent does. A rank that has not ended after PATIENCE seconds is ended by SIGALRM, as its status
+then says.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "examples"))
 
 import torch
+import torch._dynamo  # by the optimisers, else by each rank
 import train_long
 from long_lm import trainer
 from text_lm import training
@@ -81,9 +84,10 @@ def work(rank: int, ranks: int, port: int, arguments: list[str], kill: list[Any]
     return train_long.main(arguments)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(server.getsockname()[1]) for server in servers]
 
 
 def forked(port: int, folder: Path, run: dict[str, Any]) -> list[int]:
@@ -129,17 +133,25 @@ def ended(children: list[int]) -> list[int]:
     return [statuses[child] for child in children]
 
 
-def result_of(run: dict[str, Any]) -> list[tuple[int, str]]:
-    port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        store = keep_store(port, run["ranks"])
+def results_of(runs: list[dict[str, Any]]) -> list[list[tuple[int, str]]]:
+    """Of runs at the same time."""
+    ports = free_ports(len(runs))
+    with tempfile.TemporaryDirectory() as name:
+        folders = [Path(name, str(port)) for port in ports]
+        for folder in folders:
+            folder.mkdir()
+        stores = [keep_store(port, run["ranks"]) for port, run in zip(ports, runs, strict=True)]
         try:
-            statuses = ended(forked(port, Path(folder), run))
+            statuses = [ended(children) for children in list(map(forked, ports, folders, runs))]
         finally:
-            os.kill(store, signal.SIGKILL)
-            os.waitpid(store, 0)
-        return [(status, (Path(folder) / str(rank)).read_text()) for rank, status in enumerate(statuses)]
+            for store in stores:
+                os.kill(store, signal.SIGKILL)
+                os.waitpid(store, 0)
+        return [
+            [(status, (folder / str(rank)).read_text()) for rank, status in enumerate(of_run)]
+            for folder, of_run in zip(folders, statuses, strict=True)
+        ]
 
 
 def main(file: str) -> None:
-    print(json.dumps([result_of(run) for run in json.loads(Path(file).read_text())]))
+    print(json.dumps([results_of(runs) for runs in json.loads(Path(file).read_text())]))
