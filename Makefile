@@ -129,12 +129,13 @@ $(VENV)/bin/pip:
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 
-# A torch >= 2.10 that is already there stays.
+# A torch >= 2.10 that is already there stays. A pip of now finds 70 packages in half the time that the one of Python 3.11 takes.
 $(VENV)/.tools: requirements-dev.txt | $(VENV)/bin/pip
 	@echo "Installing PyTorch and the tools: minutes, once"
-	@$(BIN)/python -c 'from importlib.metadata import version as v; assert [*map(int, v("torch").split(".")[:2])] >= [2, 10]' 2>/dev/null || \
-	$(PIP) install --no-compile -qq torch==2.13.0
-	@$(PIP) install --no-compile -qq --requirement requirements-dev.txt
+	-@$(PIP) install -qq pip==26.3
+	@$(BIN)/python -c 'from importlib.metadata import version as v; assert [*map(int, v("torch").split(".")[:2])] >= [2, 10]' 2>/dev/null \
+	  && torch= || torch=torch==2.13.0; \
+	$(PIP) install --no-compile -qq $$torch --requirement requirements-dev.txt
 	@touch $@
 
 build/wheel/.built: $(VENV)/.tools $(WHEEL_SOURCES) | $(VENV)/.debian
