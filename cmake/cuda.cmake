@@ -38,7 +38,8 @@ if(WINDOW_MATMUL_CUDA_FOUND)
 endif()
 
 # The objects, and beside each what ptxas said of its kernels. Not part of `all`: whoever links WINDOW_MATMUL_CUDA_OBJECTS depends on the
-# target, and adds WINDOW_MATMUL_CUDART. scripts/compile_cuda.py keeps them for other builds of the same sources.
+# target, and adds WINDOW_MATMUL_CUDART. scripts/compile_cuda.py keeps them for other builds of the same sources. Of their PTX
+# window_matmul_cuda_check has the code of every GPU, whichever these are compiled for.
 if(WINDOW_MATMUL_CUDA_FOUND)
   list(JOIN cuda_architectures "-" all_architectures)
   set(cuda_store "${PROJECT_BINARY_DIR}/cuda/store")
@@ -53,6 +54,7 @@ if(WINDOW_MATMUL_CUDA_FOUND)
   if(cuda_may_fail)
     list(APPEND compile_cuda --may-fail)
   endif()
+  set(all_translated)
   file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/cuda")
   file(GLOB cuda_files RELATIVE "${PROJECT_SOURCE_DIR}/src/cuda/arch" CONFIGURE_DEPENDS src/cuda/arch/gpu*.cpp src/cuda/arch/gpu*.cu)
   foreach(file IN LISTS cuda_files)
@@ -65,7 +67,20 @@ if(WINDOW_MATMUL_CUDA_FOUND)
       DEPENDS "${PROJECT_SOURCE_DIR}/src/cuda/arch/${file}" "${PROJECT_SOURCE_DIR}/scripts/compile_cuda.py" DEPFILE "${object}.d"
       COMMENT "Compiling ${file} for sm_${all_architectures}" VERBATIM)
     list(APPEND WINDOW_MATMUL_CUDA_OBJECTS "${object}")
+    if(file MATCHES "\\.cu$")
+      cmake_path(REPLACE_EXTENSION object LAST_ONLY .fatbin OUTPUT_VARIABLE translated)
+      add_custom_command(OUTPUT "${translated}" "${translated}.ptxas"
+        COMMAND "${Python_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/scripts/translate_cuda.py" --object "${object}" --fat-binary "${translated}" --
+          "${WINDOW_MATMUL_NVCC}" ${cuda_translate}
+        DEPENDS "${object}" "${PROJECT_SOURCE_DIR}/scripts/translate_cuda.py"
+        COMMENT "Translating ${object} for sm_${cuda_known}" VERBATIM)
+      list(APPEND all_translated "${translated}")
+    endif()
   endforeach()
   set_source_files_properties(${WINDOW_MATMUL_CUDA_OBJECTS} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
   add_custom_target(window_matmul_cuda DEPENDS ${WINDOW_MATMUL_CUDA_OBJECTS})
+  add_custom_target(window_matmul_cuda_check DEPENDS ${all_translated}
+    COMMAND "${Python_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/scripts/check_cuda_kernels.py" ${all_translated} VERBATIM)
+else()
+  add_custom_target(window_matmul_cuda_check COMMAND "${CMAKE_COMMAND}" -E echo "CUDA kernels: not checked, ${cuda_why_not}" VERBATIM)
 endif()

@@ -1,8 +1,18 @@
 # cmake/cuda_compiler.cmake: nvcc, the GPUs it can compile for, and whether it compiles at all: asked, not concluded from a version.
 #
-# Sets cuda_architectures, and cuda_flags with them; and cuda_why_not, "" where kernels can be compiled.
-set(WINDOW_MATMUL_CUDA_ARCHITECTURES "" CACHE STRING "GPUs to compile for, as in 80;90; empty: all that this nvcc knows of 80;90;100;120")
+# Sets cuda_known with cuda_translate, the arguments that make code for all of it of PTX; of it cuda_architectures with cuda_flags, those
+# that compile for these; and cuda_why_not, "" where kernels can be compiled.
+#
+# An environment's variable of the name stands for one that is empty, and is not kept: `make install` names GPUs, `pip install .` in the same
+# folder does not.
+set(WINDOW_MATMUL_CUDA_ARCHITECTURES "" CACHE STRING
+  "GPUs to compile for, as in 80;90; empty: all that this nvcc knows of 80;90;100;120; native: of these the first, and what this machine has")
+set(cuda_gpus ${WINDOW_MATMUL_CUDA_ARCHITECTURES})
+if(NOT cuda_gpus)
+  set(cuda_gpus $ENV{WINDOW_MATMUL_CUDA_ARCHITECTURES})
+endif()
 include(first_error)
+set(cuda_known)
 set(cuda_architectures)
 set(cuda_why_not "")
 
@@ -22,6 +32,19 @@ function(window_matmul_known_architectures wanted result)
     endif()
   endforeach()
   set(${result} ${known} PARENT_SCOPE)
+endfunction()
+
+# The first of `known`, whose PTX every later GPU takes, and those that GPUs of this machine run: the ones of their major version.
+function(window_matmul_native_architectures known result)
+  execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader OUTPUT_VARIABLE here RESULT_VARIABLE failed ERROR_QUIET)
+  list(POP_FRONT known native)
+  foreach(arch IN LISTS known)
+    string(REGEX REPLACE ".$" "" major "${arch}")
+    if(failed EQUAL 0 AND here MATCHES "(^|\n)${major}\\.")
+      list(APPEND native ${arch})
+    endif()
+  endforeach()
+  set(${result} ${native} PARENT_SCOPE)
 endfunction()
 
 # A few lines with what the kernels need: C++20, the toolkit's headers, a C++ compiler that this nvcc accepts, every GPU. Why not, or "".
@@ -57,26 +80,35 @@ elseif(NOT Python_FOUND)
   set(cuda_why_not "no Python to run scripts/compile_cuda.py")
 else()
   set(wanted 80 90 100 120)
-  if(WINDOW_MATMUL_CUDA_ARCHITECTURES)
-    set(wanted ${WINDOW_MATMUL_CUDA_ARCHITECTURES})
+  set(by_name ${cuda_gpus})
+  list(REMOVE_ITEM by_name native)
+  if(by_name)
+    set(wanted ${by_name})
     list(SORT wanted COMPARE NATURAL)
   endif()
-  window_matmul_known_architectures("${wanted}" cuda_architectures)
+  window_matmul_known_architectures("${wanted}" cuda_known)
   set(unknown ${wanted})
-  list(REMOVE_ITEM unknown ${cuda_architectures})
-  if(WINDOW_MATMUL_CUDA_ARCHITECTURES AND unknown)
-    message(FATAL_ERROR "WINDOW_MATMUL_CUDA_ARCHITECTURES is ${WINDOW_MATMUL_CUDA_ARCHITECTURES}; ${WINDOW_MATMUL_NVCC} does not know ${unknown}: "
+  list(REMOVE_ITEM unknown ${cuda_known})
+  if(by_name AND unknown)
+    message(FATAL_ERROR "WINDOW_MATMUL_CUDA_ARCHITECTURES is ${cuda_gpus}; ${WINDOW_MATMUL_NVCC} does not know ${unknown}: "
       "leave them out, or the whole variable for all that it knows.")
-  elseif(NOT cuda_architectures)
+  elseif(NOT cuda_known)
     list(JOIN wanted ", " wanted)
     set(cuda_why_not "nvcc takes none of sm_${wanted}")
   else()
-    list(GET cuda_architectures 0 oldest)
+    list(GET cuda_known 0 oldest)
+    set(cuda_architectures ${cuda_known})
+    if(cuda_gpus STREQUAL native)
+      window_matmul_native_architectures("${cuda_known}" cuda_architectures)
+    endif()
     # No kernel asks for which GPU it is compiled: one PTX, the oldest GPU's, is translated for each of them, and by the driver for GPUs still to
     # come. A PTX of each GPU's own takes nvcc 1.7 times as long for the same instructions.
     list(TRANSFORM cuda_architectures PREPEND sm_ OUTPUT_VARIABLE cuda_codes)
     list(APPEND cuda_codes compute_${oldest})
     list(JOIN cuda_codes "," cuda_codes)
+    list(TRANSFORM cuda_known PREPEND sm_ OUTPUT_VARIABLE known_codes)
+    list(JOIN known_codes "," known_codes)
+    set(cuda_translate -fatbin -Xptxas -v -gencode "arch=compute_${oldest},code=[${known_codes}]")
     set(cuda_flags -std=c++20 -O3 --expt-relaxed-constexpr -Xptxas -v -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra
       -gencode "arch=compute_${oldest},code=[${cuda_codes}]")
     # A quarter of the bytes. Drivers read it since CUDA 12.4: every driver that runs what nvcc 13 makes, but not what 12.8 does, which can too.

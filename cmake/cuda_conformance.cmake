@@ -28,10 +28,10 @@ endif()
 
 set(conformance_object "${PROJECT_BINARY_DIR}/cuda/conformance.o")
 # Code of compute capability 8.0 runs on all 8.x, and has no stmatrix; what is newer than 9.0 translates 9.0's PTX. Little code, for every GPU.
-set(conformance_architectures ${cuda_architectures})
+set(conformance_architectures ${cuda_known})
 list(FILTER conformance_architectures INCLUDE REGEX "^(80|90)$")
 if(NOT conformance_architectures)
-  list(GET cuda_architectures 0 conformance_architectures)
+  list(GET cuda_known 0 conformance_architectures)
 endif()
 list(GET conformance_architectures -1 newest)
 set(gencode -gencode "arch=compute_${newest},code=compute_${newest}")

@@ -30,9 +30,12 @@ add_library(window_matmul_torch_stand_in SHARED "${CMAKE_CURRENT_BINARY_DIR}/tor
 set_target_properties(window_matmul_torch_stand_in PROPERTIES
   OUTPUT_NAME torch_cpu LIBRARY_OUTPUT_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}/torch_stand_in")
 
+# Through a link in the build folder: wherever torch lies, its headers have the same names, and ccache knows the objects again.
+set(torch_include "${PROJECT_BINARY_DIR}/torch_include")
+file(CREATE_LINK "${WINDOW_MATMUL_TORCH_ROOT}/include" "${torch_include}" SYMBOLIC)
 add_library(window_matmul_torch_stable INTERFACE)
-target_include_directories(window_matmul_torch_stable SYSTEM INTERFACE "${WINDOW_MATMUL_TORCH_ROOT}/include")
+target_include_directories(window_matmul_torch_stable SYSTEM INTERFACE "${torch_include}")
 target_compile_definitions(window_matmul_torch_stable INTERFACE TORCH_TARGET_VERSION=0x020a000000000000)
 # __FILE__ of the headers stands in messages.
-target_compile_options(window_matmul_torch_stable INTERFACE "-ffile-prefix-map=${WINDOW_MATMUL_TORCH_ROOT}/include/=")
+target_compile_options(window_matmul_torch_stable INTERFACE "-ffile-prefix-map=${torch_include}/=")
 target_link_libraries(window_matmul_torch_stable INTERFACE -Wl,--no-as-needed window_matmul_torch_stand_in -Wl,--as-needed)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # scripts/check_cuda_kernels.py: fails if CUDA kernels spill, outgrow their registers, or consist of other instructions than expected.
-"""Reads the objects that scripts/compile_cuda.py made and, beside them, what ptxas said; prints a table of kernels.
+"""Reads what scripts/compile_cuda.py and translate_cuda.py made and, beside it, what ptxas said; prints a table of kernels.
 
 A kernel that is not in EXPECTED fails, and so does one of EXPECTED that is missing: the table is to be kept. Registers are at most those
 measured when it was written, rounded up to the next multiple of 8, which is how they are allotted; the counts of instructions hold exactly.
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import cuda_code
 
-MOST_SECONDS = 60  # of a processor, to compile a file for all architectures
+MOST_SECONDS = 60  # of a processor, to compile a file, or to translate it for all GPUs
 
 
 class Expected(NamedTuple):  # on every architecture
@@ -210,13 +210,13 @@ def slow_files(paths: list[Path]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("objects", type=Path, nargs="+")
+    parser.add_argument("files", type=Path, nargs="+", help="objects and fat binaries")
     arguments = parser.parse_args()
-    kernels = sorted(kernel for path in arguments.objects for kernel in kernels_of(path))
+    kernels = sorted(kernel for path in arguments.files for kernel in kernels_of(path))
     print(f"{'kernel':40} {'sm':>4} " + " ".join(f"{field:>11}" for field in Kernel._fields[2:]))
     for k in kernels:
         print(f"{k.name:40} {k.arch:4} " + " ".join(f"{value:11}" for value in k[2:]))
-    found = faults(kernels) + slow_files(arguments.objects)
+    found = faults(kernels) + slow_files(arguments.files)
     print("\n".join(found) or f"{len(kernels)} kernels ok")
     return 1 if found else 0
 

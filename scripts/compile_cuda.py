@@ -62,8 +62,7 @@ def is_stored(command: list[str], stored: Path) -> bool:
 
 def compile_to(command: list[str], target: Path) -> tuple[int, str]:
     """The exit status and what was said."""
-    outputs = ["-o", str(target), "-MMD", "-MF", str(beside(target, ".d")), "-MT", str(target)]
-    done = subprocess.run([*command, *outputs], capture_output=True, text=True)
+    done = subprocess.run([*command, "-o", str(target)], capture_output=True, text=True)
     said = done.stdout + done.stderr
     if done.returncode == 0:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -120,7 +119,8 @@ def main() -> int:
         take(stored, target)
     else:
         begin = time.time()
-        code, said = compile_to(arguments.command, target)
+        rule = ["-MMD", "-MF", str(beside(target, ".d")), "-MT", str(target)]
+        code, said = compile_to([*arguments.command, *rule], target)
         if code != 0:
             return fail(target, code, said, arguments.may_fail)
         keep(arguments.command, target, stored, begin)

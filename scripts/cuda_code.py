@@ -1,8 +1,8 @@
-# scripts/cuda_code.py: the machine code of the kernels in an object that nvcc made, read from the object itself: no disassembler is needed.
-"""The section .nv_fatbin holds fat binaries: a header, then entries, each PTX or an ELF file for one architecture, as it is or
-compressed by zstd, whose library undoes that. In such a file section .text.<kernel> is the kernel's code, 16 bytes an instruction. The
-low 12 bits of an instruction are its opcode; of loads and stores the bits 73 to 75 are the size of an access. Opcodes and fields were
-found by compiling kernels of known instructions.
+# scripts/cuda_code.py: the machine code of the kernels in what nvcc made, read from the file itself: no disassembler is needed.
+"""A fat binary, alone in a file or in an object's section .nv_fatbin: a header, then entries, each PTX or an ELF file for one architecture,
+as it is or compressed by zstd, whose library undoes that. In such a file section .text.<kernel> is the kernel's code, 16 bytes an
+instruction. The low 12 bits of an instruction are its opcode; of loads and stores the bits 73 to 75 are the size of an access. Opcodes and
+fields were found by compiling kernels of known instructions.
 """
 
 import ctypes
@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 HMMA, DMMA, LDSM, LDGSTS, STG, LDL, STL = 0x23C, 0x23F, 0x83B, 0xFAE, 0x986, 0x983, 0x387
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 8, 6: 16}  # bytes of an access
-FAT_MAGIC, FAT_ELF, ZSTD_MAGIC = struct.pack("<I", 0xBA55ED50), 2, struct.pack("<I", 0xFD2FB528)
+FAT_MAGIC, ZSTD_MAGIC = struct.pack("<I", 0xBA55ED50), struct.pack("<I", 0xFD2FB528)
+FAT_PTX, FAT_ELF = 1, 2  # kinds of entries
 
 
 class Code(NamedTuple):
@@ -50,8 +51,16 @@ def unpacked(frame: bytes, size: int) -> bytes:
     return whole.raw
 
 
-def cubins(fat: bytes) -> Iterator[tuple[int, bytes]]:
-    """Architecture and ELF file of each entry that is one."""
+def entries_of(path: Path, wanted: int) -> Iterator[tuple[int, bytes]]:
+    """Architecture and contents of each entry of a kind, of an object or a fat binary."""
+    contents = path.read_bytes()
+    parts = sections(contents) if contents.startswith(b"\x7fELF") else [(".nv_fatbin", contents)]
+    for name, fat in parts:
+        if name == ".nv_fatbin":
+            yield from entries(fat, wanted)
+
+
+def entries(fat: bytes, wanted: int) -> Iterator[tuple[int, bytes]]:
     begin = fat.find(FAT_MAGIC)
     while begin >= 0:
         header, length = struct.unpack_from("<HQ", fat, begin + 6)
@@ -59,7 +68,7 @@ def cubins(fat: bytes) -> Iterator[tuple[int, bytes]]:
         while entry < end:
             kind, _, skip, size, packed = struct.unpack_from("<HHIQI", fat, entry)
             (arch,) = struct.unpack_from("<I", fat, entry + 28)
-            if kind == FAT_ELF:
+            if kind == wanted:
                 contents = fat[entry + skip : entry + skip + (packed or size)]
                 is_packed = contents.startswith(ZSTD_MAGIC)
                 yield arch, unpacked(contents, struct.unpack_from("<Q", fat, entry + 56)[0]) if is_packed else contents
@@ -68,13 +77,10 @@ def cubins(fat: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def kernels_of(path: Path) -> Iterator[Code]:
-    for name, fat in sections(path.read_bytes()):
-        if name != ".nv_fatbin":
-            continue
-        for arch, cubin in cubins(fat):
-            for section, code in sections(cubin):
-                if section.startswith(".text."):
-                    words = list(struct.iter_unpack("<QQ", code[: len(code) // 16 * 16]))
-                    opcodes = Counter(low & 0xFFF for low, _ in words)
-                    stores = Counter(SIZES[high >> 9 & 7] for low, high in words if low & 0xFFF == STG)
-                    yield Code(section[len(".text.") :], arch, opcodes, stores)
+    for arch, cubin in entries_of(path, FAT_ELF):
+        for section, code in sections(cubin):
+            if section.startswith(".text."):
+                words = list(struct.iter_unpack("<QQ", code[: len(code) // 16 * 16]))
+                opcodes = Counter(low & 0xFFF for low, _ in words)
+                stores = Counter(SIZES[high >> 9 & 7] for low, high in words if low & 0xFFF == STG)
+                yield Code(section[len(".text.") :], arch, opcodes, stores)

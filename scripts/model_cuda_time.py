@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # scripts/model_cuda_time.py: what the compiled kernels should take on GPUs: from the instructions of their main loops, rates and bytes.
-"""Reads the objects that scripts/compile_cuda.py made (build/cuda/...), of them the code for sm_90, and prints tables in Markdown.
+"""Reads what `make cuda` translated (build/release/cuda), of it the code for sm_90, and prints tables in Markdown.
 
 A turn of a main loop is the path through it with all its matrix instructions, the copies of whole tiles, and otherwise the fewest
 instructions: no masks, no lines that are not aligned. From it: how many clocks of a multiprocessor a block takes of each unit.
@@ -60,13 +60,13 @@ class Kernel(NamedTuple):
 
 
 FUSED = (
-    Kernel("forward", "AttentionForward<half, 128>", "gpu_attention_bf16_128.o", 2, 64, 16, 8, 512, 4),
-    Kernel("d_q", "BackwardQueries<half, 128>", "gpu_backward_bf16_128.o", 3, 32, 16, 4, 512, 6),
-    Kernel("d_k, d_v", "BackwardKeys<half, 128>", "gpu_backward_bf16_128.o", 4, 32, 16, 5, 528, 6),
+    Kernel("forward", "AttentionForward<half, 128>", "gpu_attention_bf16_128.fatbin", 2, 64, 16, 8, 512, 4),
+    Kernel("d_q", "BackwardQueries<half, 128>", "gpu_backward_bf16_128.fatbin", 3, 32, 16, 4, 512, 6),
+    Kernel("d_k, d_v", "BackwardKeys<half, 128>", "gpu_backward_bf16_128.fatbin", 4, 32, 16, 5, 528, 6),
 )
 PAIR = (
-    Kernel("window_matmul", "BandOut<half>", "gpu_bf16.o", 1, 64, 64, 4, 256, 2, 1),
-    Kernel("unwindow_matmul", "BandIn<half, 2>", "gpu_bf16.o", 1, 64, 64, 4, 256, 2, 1),
+    Kernel("window_matmul", "BandOut<half>", "gpu_bf16.fatbin", 1, 64, 64, 4, 256, 2, 1),
+    Kernel("unwindow_matmul", "BandIn<half, 2>", "gpu_bf16.fatbin", 1, 64, 64, 4, 256, 2, 1),
 )
 
 
@@ -149,11 +149,10 @@ def opcodes_of(words: Words, before: dict[State, State], end: State, start: Stat
 
 
 def code_of(folder: Path, kernel: Kernel) -> Words:
-    for section, fat in cuda_code.sections((folder / kernel.file).read_bytes()):
-        for of, cubin in cuda_code.cubins(fat) if section == ".nv_fatbin" else ():
-            for name, code in cuda_code.sections(cubin) if of == ARCH else ():
-                if name.startswith(".text.") and name_of(name.removeprefix(".text.")) == kernel.name:
-                    return list(struct.iter_unpack("<QQ", code[: len(code) // 16 * 16]))
+    for of, cubin in cuda_code.entries_of(folder / kernel.file, cuda_code.FAT_ELF):
+        for name, code in cuda_code.sections(cubin) if of == ARCH else ():
+            if name.startswith(".text.") and name_of(name.removeprefix(".text.")) == kernel.name:
+                return list(struct.iter_unpack("<QQ", code[: len(code) // 16 * 16]))
     raise SystemExit(f"{folder / kernel.file} holds no {kernel.name} for sm_{ARCH}; build it: make cuda")
 
 
@@ -247,7 +246,7 @@ def print_pair(turns: dict[str, Counter[int]]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="with the objects, as build/cuda/sm_80-90-100-120")
+    parser.add_argument("folder", type=Path, help="with the fat binaries: build/release/cuda")
     folder = parser.parse_args().folder
     turns = {k.name: turn_of(code_of(folder, k), k.copies) for k in FUSED + PAIR}
     print_turns(turns)

@@ -7,24 +7,12 @@
 
 #include "window_matmul/band.hpp"
 #include "window_matmul/executor.hpp"
+#include "window_matmul/op.hpp"
 #include "window_matmul/tensor.hpp"
 
 namespace window_matmul {
 
 struct DeviceInfo;
-
-// Letters: Lq queries, Lk keys, N head dim, W = left + 1 + right; j(i, c) = i + shift + (c - left) * dilation.
-enum class Op : std::uint8_t {
-  band_out,            // out[i,c] = sum_n x[i,n] * y[n,j(i,c)]              x (Lq, N), y (N, Lk)  -> (Lq, W): window_matmul
-  band_in,             // out[i,n] = sum_c x[i,c] * y[j(i,c),n]              x (Lq, W), y (Lk, N)  -> (Lq, N): unwindow_matmul
-  band_in_transposed,  // out[j,n] = sum over (i,c) with j(i,c) = j of x[i,c] * y[i,n]   x (Lq, W), y (Lq, N)  -> (Lk, N)
-  softmax,             // softmax over the slots of a row whose key exists, 0 elsewhere  x (Lq, W)             -> (Lq, W)
-  softmax_backward,    // out = y * (x - sum_c y*x)                          x = gradient, y = probabilities   -> (Lq, W)
-  attention,           // AttentionArgs: q, k, v -> out, lse
-  attention_backward,  // AttentionArgs: q, k, v, out, lse, d_out, d_lse -> d_q, d_k, d_v, d_bias, d_sinks
-};
-const char* name_of(Op op);
-constexpr bool is_attention(Op op) { return op == Op::attention || op == Op::attention_backward; }
 
 // What is asked of fused attention beyond the band; attention.hpp says what each option means.
 struct AttentionOptions {
@@ -44,9 +32,6 @@ struct AttentionOptions {
   bool aligns_last = false;  // key_lengths on a GPU, without offsets: the last query with the last key of its entry
   friend bool operator==(const AttentionOptions&, const AttentionOptions&) = default;
 };
-
-// How products of fp32 are taken on GPUs, as torch's float32 matmul precision says. high: three products of TF32, nearly as exact.
-enum class Precision : std::uint8_t { highest, high };
 
 struct Problem {  // WHAT: holds no pointer; one line of text names it in logs, tests and benchmarks
   Op op = Op::band_out;

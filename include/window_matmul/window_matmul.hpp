@@ -7,6 +7,7 @@
 #include "window_matmul/backends.hpp"
 #include "window_matmul/band.hpp"
 #include "window_matmul/executor.hpp"
+#include "window_matmul/op.hpp"
 #include "window_matmul/ops.hpp"
 #include "window_matmul/problem.hpp"
 #include "window_matmul/status.hpp"

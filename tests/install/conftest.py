@@ -21,15 +21,16 @@ def wheel() -> Path:
 
 @pytest.fixture
 def install(tmp_path: Path) -> Callable[[Path], Path]:
-    """Installs a wheel into a fresh virtual environment outside the source tree and returns its Python. torch is not downloaded again:
+    """Installs a wheel into a fresh virtual environment outside the source tree and returns its Python. Neither torch nor pip is got again:
     a .pth file lends the packages of this environment, after the fresh one's own."""
 
     def install(wheel: Path) -> Path:
-        run(sys.executable, "-m", "venv", tmp_path / "venv")
+        run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
         python = tmp_path / "venv/bin/python"
-        run(python, "-m", "pip", "install", "--no-index", "--no-deps", wheel)
         purelib = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
         (purelib / "lent.pth").write_text(f"{SITE_PACKAGES}\n")
+        run(python, "-m", "pip", "install", "--ignore-installed", "--no-index", "--no-deps", wheel)
+        assert (purelib / "window_matmul").is_dir()
         return python
 
     return install

@@ -1,7 +1,9 @@
 # tests/install/test_nvcc.py: an nvcc that is older, talks, or does not work never stands between a user and the package.
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +26,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def configure(build: Path, nvcc: Path, *more: str) -> subprocess.CompletedProcess[str]:
     defines = [f"-DWINDOW_MATMUL_NVCC={nvcc}", f"-DPython_EXECUTABLE={sys.executable}", "-DWINDOW_MATMUL_CUDA=AUTO"]
     defines += ["-DWINDOW_MATMUL_CUDA_ARCHITECTURES=", *more]  # both stay in the folder otherwise
-    return subprocess.run(["cmake", "-G", "Ninja", "-S", ROOT, "-B", build, *defines], capture_output=True, text=True)
+    environment = {"WINDOW_MATMUL_CUDA_ARCHITECTURES": "", "PATH": f"{nvcc.parent}:{os.environ['PATH']}"}
+    command: list[str | Path] = ["cmake", "-G", "Ninja", "-S", ROOT, "-B", build, *defines]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
 
 
 def compile_cuda(folder: Path) -> list[str | Path]:
@@ -45,6 +49,21 @@ def test_what_an_nvcc_can_is_asked(build: Path, tmp_path: Path, stand_in: dict[s
     done = configure(build, stand_ins.nvcc(tmp_path / "nvcc", **stand_in))
     assert done.returncode == 0, done.stderr
     assert len(re.findall(expected, done.stdout)) == 1, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("says", "gpus"),
+    [(None, "80"), ("echo 'Failed to initialize NVML'; exit 9", "80"), ("echo 8.9", "80"), ("echo 8.6; echo 9.0; echo 12.1", "80;90;120")],
+    ids=["no driver", "a driver that fails", "one", "several"],
+)
+def test_native_is_the_oldest_and_the_gpus_that_are_here(build: Path, tmp_path: Path, says: str | None, gpus: str) -> None:
+    if says:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{says}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    elif shutil.which("nvidia-smi"):
+        pytest.skip("this machine has a driver")
+    done = configure(build, stand_ins.nvcc(tmp_path / "nvcc"), "-DWINDOW_MATMUL_CUDA_ARCHITECTURES=native")
+    assert done.returncode == 0 and f"CUDA kernels: sm_{gpus} by" in done.stdout, done.stdout
 
 
 def test_what_is_asked_for_by_name_is_an_error(build: Path, tmp_path: Path) -> None:

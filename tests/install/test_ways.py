@@ -13,14 +13,16 @@ import pytest
 import stand_ins
 from commands import ROOT, SITE_PACKAGES, run
 
-# How it is found and put together is in question. So what is compiled, once, has the portable kernels alone and is hardly optimised; the
-# other ways end with the configure step, a library of no lines, and a wheel without libraries.
-CCACHE = {"cmake.define.CMAKE_CXX_COMPILER_LAUNCHER": "ccache"} if shutil.which("ccache") else {}
-COMPILED = CCACHE | {
+# How it is found and put together is in question. So what is compiled, once, are the objects of `make install`, where a ccache has them;
+# else the portable kernels alone, hardly optimised. The other ways end with the configure step, a library of no lines, and a wheel without
+# libraries.
+AS_INSTALLED = {"cmake.define.CMAKE_COMPILE_WARNING_AS_ERROR": "ON"}
+SMALL = {
     "cmake.define.WINDOW_MATMUL_AVX512": "OFF",
     "cmake.define.WINDOW_MATMUL_AVX2": "OFF",
     "cmake.define.CMAKE_CXX_FLAGS_RELEASE": "-O0",
 }
+COMPILED = AS_INSTALLED if os.environ.get("CMAKE_CXX_COMPILER_LAUNCHER") else SMALL
 CONFIGURED = {"build.targets": "window_matmul_torch_stand_in", "install.components": "none"}
 
 
@@ -54,10 +56,9 @@ def environment(place: Path) -> dict[str, str]:
 
 def build(place: Path, command: list[str | Path], options: dict[str, str]) -> str:
     """What was printed."""
-    options = options | {
-        "build-dir": str(place / f"build-{len(list(place.iterdir()))}"),
-        "cmake.define.WINDOW_MATMUL_CUDA_ARCHITECTURES": "",
-    }
+    folder = ROOT / "build/ways"  # from where the sources have the same names as from the folder of `make install`: ccache goes by them
+    shutil.rmtree(folder, ignore_errors=True)
+    options = options | {"build-dir": str(folder), "cmake.define.WINDOW_MATMUL_CUDA_ARCHITECTURES": ""}
     settings = [f"-C{name}={value}" for name, value in options.items()]
     done = subprocess.run([*command, *settings], cwd=place, env=environment(place), capture_output=True, text=True)
     said = f"{done.stdout}\n{done.stderr}"

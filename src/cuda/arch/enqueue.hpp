@@ -1,7 +1,8 @@
 // src/cuda/arch/enqueue.hpp: one grid on a stream; a file of kernels for each element type, so that they compile beside each other.
 #pragma once
 
-#include "cuda/plan.hpp"
+#include "cuda/kernels/attention/launch.hpp"
+#include "cuda/kernels/choice.hpp"
 
 namespace window_matmul::cuda {
 

@@ -1,7 +1,7 @@
 // src/cuda/arch/entry.cuh: a kernel as an entry function, and its launch.
 #pragma once
 
-#include "cuda/plan.hpp"
+#include "cuda/kernels/choice.hpp"
 
 namespace window_matmul::cuda {
 namespace {

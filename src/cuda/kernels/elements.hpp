@@ -1,7 +1,7 @@
 // src/cuda/kernels/elements.hpp: the element types of kernels, and which of them a plan's has.
 #pragma once
 
-#include "cuda/plan.hpp"
+#include "cuda/kernels/choice.hpp"
 #include "half.hpp"
 
 namespace window_matmul::cuda {

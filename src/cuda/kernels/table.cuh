@@ -4,7 +4,7 @@
 #include "cuda/kernels/band/in.cuh"
 #include "cuda/kernels/band/out.cuh"
 #include "cuda/kernels/band/softmax.cuh"
-#include "cuda/plan.hpp"
+#include "cuda/kernels/choice.hpp"
 
 namespace window_matmul::cuda {
 

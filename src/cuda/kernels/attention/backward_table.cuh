@@ -4,7 +4,7 @@
 #include "cuda/kernels/attention/backward_keys.cuh"
 #include "cuda/kernels/attention/backward_queries.cuh"
 #include "cuda/kernels/attention/backward_slots.cuh"
-#include "cuda/plan.hpp"
+#include "cuda/kernels/choice.hpp"
 
 namespace window_matmul::cuda {
 

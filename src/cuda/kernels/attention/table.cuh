@@ -3,7 +3,7 @@
 
 #include "cuda/kernels/attention/forward.cuh"
 #include "cuda/kernels/attention/join.cuh"
-#include "cuda/plan.hpp"
+#include "cuda/kernels/choice.hpp"
 
 namespace window_matmul::cuda {
 
