@@ -18,6 +18,7 @@ CXX := c++
 endif
 export CXX
 export PATH := $(BIN):$(PATH)
+unexport PYTHONDONTWRITEBYTECODE # pip compiles no .pyc files here: what is imported is to be compiled once
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 export CTEST_PARALLEL_LEVEL ?= $(JOBS)
 

@@ -18,8 +18,8 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-# What ranks import is imported once, by the process that they are forked from.
-PRELOAD = ["torch", "torch._dynamo", "torch.distributed.tensor.parallel", "window_matmul.distributed"]
+# What ranks import is imported once, by the process that they are forked from. Each imports the program that started it, too: pytest.
+PRELOAD = ["pytest", "torch", "torch._dynamo", "torch.distributed.tensor.parallel", "window_matmul.distributed"]
 
 # Each line of its input is a call. The child goes on behind the loop, and ends as any Python does.
 SERVER = """
