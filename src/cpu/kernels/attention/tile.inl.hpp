@@ -39,7 +39,8 @@ struct Sums {  // element (r, n) at data[r * stride + n]; whole vectors may be r
 
 // sums = by * (scalars * vectors), in pairs.
 template <Simd S, int Rows, int Vecs>
-[[gnu::noinline]] void multiply_pairs(Scalars<bf16> scalars, Vectors<float> vectors, index_t steps, float by, const Sums<float>& sums) {
+[[gnu::noinline]] void multiply_pairs(const Scalars<bf16>& scalars, Vectors<float> vectors, index_t steps, float by,
+                                      const Sums<float>& sums) {
   Tile<S, Rows, Vecs> tile;
   tile.clear();
   tile.accumulate(scalars, vectors, steps);
@@ -47,9 +48,10 @@ template <Simd S, int Rows, int Vecs>
   tile.store(sums.data, sums.stride);
 }
 
-// Not inlined: the loop needs all registers for itself.
+// Not inlined: the loop needs all registers for itself. Scalars are passed by reference: a copy reads two words at once that were written
+// one by one, and waits until the tile before it is done.
 template <Simd S, int Rows, int Vecs, class V = typename S::Scalar, class L = Nothing>
-[[gnu::noinline]] void add_tile(Scalars<typename S::Scalar> scalars, Vectors<V> vectors, index_t steps,
+[[gnu::noinline]] void add_tile(const Scalars<typename S::Scalar>& scalars, Vectors<V> vectors, index_t steps,
                                 const Sums<typename S::Scalar>& sums, L later = {}) {
   Tile<S, Rows, Vecs> tile;
   if (sums.start == Start::clear)
@@ -64,7 +66,7 @@ template <Simd S, int Rows, int Vecs, class V = typename S::Scalar, class L = No
 
 // The same, row by row, without the steps whose scalar is zero: what a row does not see may be infinite or NaN.
 template <Simd S, int Vecs, class V>
-[[gnu::noinline]] void add_exactly(index_t rows, Scalars<typename S::Scalar> scalars, Vectors<V> vectors, index_t steps,
+[[gnu::noinline]] void add_exactly(index_t rows, const Scalars<typename S::Scalar>& scalars, Vectors<V> vectors, index_t steps,
                                    const Sums<typename S::Scalar>& sums) {
   using T = typename S::Scalar;
   for (index_t r = 0; r < rows; ++r) {
@@ -89,7 +91,7 @@ template <int Most, class F>
 // One tile of at most MostRows rows over all columns: sums(r, n) += sum over steps of scalars(r, step) vectors(step, n). Returns the
 // multiply-adds.
 template <Simd S, int MostRows = S::kTileRows, class V = typename S::Scalar, class L = Nothing>
-index_t add_row_tile(index_t rows, index_t columns, Scalars<typename S::Scalar> scalars, Vectors<V> vectors, index_t steps,
+index_t add_row_tile(index_t rows, index_t columns, const Scalars<typename S::Scalar>& scalars, Vectors<V> vectors, index_t steps,
                      const Sums<typename S::Scalar>& sums, bool exactly, const L& later = {}) {
   constexpr index_t kPanel = S::kTileVecs * S::kLanes;
   index_t done = 0;
