@@ -42,15 +42,14 @@ TEST_P(NonFinite, OneAtATimeInEveryRowAndColumn) {
     Trial trial(op(), taken(c), 1);
     for (Tensor* operand : {&trial.x, &trial.y}) {
       if (operand->size() == 0) continue;  // the softmax has one operand
-      for (const index_t place : some_places(*operand)) {
-        const double clean = (*operand)[place];
-        for (const double bad : {kNaN, place % 2 == 0 ? kInf : -kInf}) {
-          if (op() == Op::softmax && bad == kInf) continue;  // the definition says nothing of the softmax of +inf
-          operand->set(place, bad);
-          ASSERT_TRUE(trial.check(options())) << bad << " in operand " << (operand == &trial.x ? "x" : "y") << " at "
-                                              << testing_tools::place(operand->shape(), place);
-        }
-        operand->set(place, clean);
+      const Shape places = some_places(*operand);
+      for (std::size_t n = 0; n < places.size(); ++n) {
+        const bool positive = n % 3 == 2 && op() != Op::softmax;  // the definition says nothing of the softmax of +inf
+        const double clean = (*operand)[places[n]], bad = n % 3 == 0 ? kNaN : positive ? kInf : -kInf;
+        operand->set(places[n], bad);
+        ASSERT_TRUE(trial.check(options())) << bad << " in operand " << (operand == &trial.x ? "x" : "y") << " at "
+                                            << testing_tools::place(operand->shape(), places[n]);
+        operand->set(places[n], clean);
       }
     }
   }
@@ -100,7 +99,7 @@ class NonFiniteRows : public OnEachRow {
 
 TEST_P(NonFiniteRows, ReachTheRowsThatSeeThemAndNoOthers) {
   for (const DType dtype : dtypes()) {
-    const Case c{.rows = 210, .cols = 210, .window = {40, 25}, .dim = 20, .dtype = dtype};
+    const Case c{.rows = 200, .cols = 200, .window = {40, 25}, .dim = 20, .dtype = dtype};
     expect_reach(Op::band_in, c, [](index_t query, index_t key) { return query - 40 <= key && key <= query + 25; });
     expect_reach(Op::band_in_transposed, c, [](index_t key, index_t query) { return query - 40 <= key && key <= query + 25; });
   }
