@@ -73,7 +73,7 @@ if(WINDOW_MATMUL_SANITIZE)
   target_link_options(window_matmul_tests PRIVATE "LINKER:--whole-archive,$<TARGET_FILE:window_matmul_core>,--no-whole-archive")
 endif()
 window_matmul_add_test_program(window_matmul_tests cpp ${tests})
-set_tests_properties(cpp.attention_test cpp.ops_test PROPERTIES COST 1) # the longest, begun first: none is left over for one processor alone
+set(long_tests cpp.attention_test cpp.attention_nonfinite_test cpp.ops_test) # begun first: none is left over for one processor alone
 
 # AddressSanitizer's checks of single accesses, for those that are calls of its shared library.
 if(WINDOW_MATMUL_SANITIZE MATCHES "address" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND x86_64)
@@ -101,7 +101,9 @@ if(NOT WINDOW_MATMUL_SANITIZE)
   target_include_directories(window_matmul_cuda_tests PRIVATE src tests/cpp tests/cuda_emulation)
   target_link_libraries(window_matmul_cuda_tests PRIVATE window_matmul_core GTest::gtest_main)
   window_matmul_add_test_program(window_matmul_cuda_tests cuda_emulation ${cuda_tests})
+  list(APPEND long_tests cuda_emulation.kernels_test cuda_emulation.attention_backward_test)
 endif()
+set_tests_properties(${long_tests} PROPERTIES COST 1)
 
 # What ptxas says of the kernels, where nvcc is present.
 if(WINDOW_MATMUL_CUDA_FOUND)
