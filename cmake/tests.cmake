@@ -73,7 +73,7 @@ if(WINDOW_MATMUL_SANITIZE)
   target_link_options(window_matmul_tests PRIVATE "LINKER:--whole-archive,$<TARGET_FILE:window_matmul_core>,--no-whole-archive")
 endif()
 window_matmul_add_test_program(window_matmul_tests cpp ${tests})
-set_tests_properties(cpp.attention_test cpp.ops_test PROPERTIES COST 1) # the longest, begun first: none is left over for one processor alone
+set(long_tests cpp.attention_test cpp.attention_nonfinite_test cpp.ops_test) # begun first: none is left over for one processor alone
 
 # AddressSanitizer's checks of single accesses, for those that are calls of its shared library.
 if(WINDOW_MATMUL_SANITIZE MATCHES "address" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND x86_64)
@@ -94,12 +94,16 @@ if(NOT WINDOW_MATMUL_SANITIZE)
   file(GLOB cuda_tests CONFIGURE_DEPENDS tests/cuda_emulation/*.cpp)
   add_executable(window_matmul_cuda_tests ${kernels} ${cuda_tests} $<TARGET_OBJECTS:window_matmul_cuda_emulation>)
   window_matmul_compile_options(window_matmul_cuda_tests)
-  target_compile_options(window_matmul_cuda_tests PRIVATE -O2 # in every configuration: a matrix instruction is thousands of operations here
+  # In every configuration: a matrix instruction is thousands of operations here, few of them the kernels' own, which are long to compile.
+  set_property(SOURCE ${kernels} APPEND PROPERTY COMPILE_OPTIONS -O1)
+  target_compile_options(window_matmul_cuda_tests PRIVATE -O2
     $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>)
   target_include_directories(window_matmul_cuda_tests PRIVATE src tests/cpp tests/cuda_emulation)
   target_link_libraries(window_matmul_cuda_tests PRIVATE window_matmul_core GTest::gtest_main)
   window_matmul_add_test_program(window_matmul_cuda_tests cuda_emulation ${cuda_tests})
+  list(APPEND long_tests cuda_emulation.kernels_test cuda_emulation.attention_backward_test)
 endif()
+set_tests_properties(${long_tests} PROPERTIES COST 1)
 
 # What ptxas says of the kernels, where nvcc is present.
 if(WINDOW_MATMUL_CUDA_FOUND)

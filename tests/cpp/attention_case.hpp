@@ -204,11 +204,11 @@ inline std::vector<AttentionCase> attention_scenes(bool small) {
   all.push_back(plain);
   all[6].key_lengths = {17 * n, 30 * n}, all[6].query_offsets = {4 * n, 0}, all[6].global_tokens = 2, all[6].window.left = kUnbounded;
   // Few queries, and keys for several items.
-  AttentionCase few{.heads = 4, .kv_heads = 2, .queries = 3, .keys = 300 * n, .dim = 8, .value_dim = 9, .window = {kUnbounded, 0}};
+  AttentionCase few{.heads = 4, .kv_heads = 2, .queries = 3, .keys = 200 * n, .dim = 8, .value_dim = 9, .window = {kUnbounded, 0}};
   all.insert(all.end(), 4, few);
   all[7].sinks = all[7].key_mask = true, all[7].softcap = 2;
-  all[8].queries = 1, all[8].window.left = 270 * n, all[8].bias_rank = 2, all[8].hides = true, all[8].global_tokens = 5;
-  all[9].queries = 15, all[9].heads = 6, all[9].window.dilation = {2}, all[9].keys = 540 * n, all[9].dtype = DType::f64;
+  all[8].queries = 1, all[8].window.left = 180 * n, all[8].bias_rank = 2, all[8].hides = true, all[8].global_tokens = 5;
+  all[9].queries = 15, all[9].heads = 6, all[9].window.dilation = {2}, all[9].keys = 360 * n, all[9].dtype = DType::f64;
   all[10].heads = all[10].kv_heads = 1, all[10].queries = 16, all[10].window = {kUnbounded, kUnbounded}, all[10].dtype = DType::bf16;
   return all;
 }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -29,6 +30,9 @@ inline std::string identifier(std::string name) {
 
 using RowAndOp = std::tuple<std::string, Op>;
 
+// The reference follows the definition pair by pair: it gets the smaller problems.
+inline bool is_too_long(const std::string& row, const Case& c) { return row == "reference" && c.cost() > 100'000; }
+
 inline std::vector<std::string> rows_of_bf16() { return rows_here({.dtype = DType::bf16}); }
 
 // Rows that take bf16 take every dtype, or bf16 alone.
@@ -48,6 +52,27 @@ class OnEachRow : public testing::TestWithParam<std::string> {
   bool multiplies_pairs() const { return GetParam() == "cpu.avx512bf16"; }
 };
 
+// A test for each operator, on all rows: what takes longer than any kernel, operands and what the definition says of them, is made once
+// for those that take the same case.
+class OnEachOp : public testing::TestWithParam<Op> {
+ protected:
+  void expect_right(Case c, std::uint64_t seed, Around around = Around::canaries) {
+    static const std::vector<std::string> of_all = rows_here(), of_bf16 = rows_of_bf16();
+    std::map<DType, std::vector<std::string>> rows;  // those of bf16 alone take all cases in it
+    for (const std::string& row : of_bf16) {
+      if (is_too_long(row, c)) continue;
+      rows[std::find(of_all.begin(), of_all.end(), row) == of_all.end() ? DType::bf16 : c.dtype].push_back(row);
+    }
+    for (const auto& [dtype, names] : rows) {
+      c.dtype = dtype;
+      Trial trial(GetParam(), c, seed, around);
+      const Numbers expected = trial.expected();
+      for (const std::string& row : names)
+        ASSERT_TRUE(trial.check(expected, [&] { return trial.run({.backend = row.c_str()}); })) << "on " << row;
+    }
+  }
+};
+
 // A test for each row and operator.
 class OnEachRowAndOp : public testing::TestWithParam<RowAndOp> {
  protected:
@@ -60,10 +85,9 @@ class OnEachRowAndOp : public testing::TestWithParam<RowAndOp> {
     return c;
   }
   RunOptions options() const { return {.backend = row().c_str()}; }
-  // The reference follows the definition pair by pair: it gets the smaller problems.
-  bool too_long(const Case& c) const { return row() == "reference" && c.cost() > 100'000; }
 };
 
+inline std::string name_of_op(const testing::TestParamInfo<Op>& info) { return name_of(info.param); }
 inline std::string name_of_row(const testing::TestParamInfo<std::string>& info) { return identifier(info.param); }
 inline std::string name_of_row_and_op(const testing::TestParamInfo<RowAndOp>& info) {
   return identifier(std::get<0>(info.param)) + "_" + name_of(std::get<1>(info.param));

@@ -96,6 +96,7 @@ class Trial {
   // Calls `run_it` and compares with `numbers`; nothing but the output may have changed.
   template <class F>
   testing::AssertionResult check(const Numbers& numbers, F run_it) {
+    out.blank();  // what an earlier call wrote is not this one's
     x.watch(), y.watch(), out.watch();
     const Status status = run_it();
     const std::string what = std::string(name_of(op)) + " of " + text(c) + ": ";

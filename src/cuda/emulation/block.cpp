@@ -53,8 +53,9 @@ void Block::run(const std::function<void()>& kernel, index_t block_index, index_
   start();
   const auto warps = static_cast<std::uint64_t>(warps_.size());
   int lagging = static_cast<int>(random() % warps);
+  std::vector<int> able;
   while (live_ > 0) {
-    std::vector<int> able;
+    able.clear();
     for (int w = 0; w < static_cast<int>(warps); ++w)
       if (has_ready(w)) able.push_back(w);
     if (able.empty()) return report_.fail("deadlock: " + who_waits());
@@ -128,9 +129,8 @@ void Block::barrier(int id, int threads) {
   if (static_cast<int>(b.waiting.size()) < threads) return wait();
   clocks_.meet(b.waiting);
   if (threads == static_cast<int>(threads_.size())) traffic_.flush();
-  const std::vector<int> all = std::move(b.waiting);
+  wake(b.waiting);
   b.waiting.clear();
-  wake(all);
 }
 
 void Block::together(Together what, void* mine) {
@@ -143,20 +143,14 @@ void Block::together(Together what, void* mine) {
   if (w.waiting.size() < 32) return wait();
   void* lanes[32];
   for (int l = 0; l < 32; ++l) lanes[l] = at(first_lane() + l).mine;
-  const std::vector<int> all = std::move(w.waiting);
-  w.waiting.clear();
   what(*this, lanes);
-  wake(all);
+  wake(w.waiting);
+  w.waiting.clear();
 }
 
 void Block::sync_warp() {
-  together(
-      [](Block& block, void* const*) {
-        std::vector<int> lanes(32);
-        std::iota(lanes.begin(), lanes.end(), block.first_lane());
-        block.clocks_.meet(lanes);
-      },
-      nullptr);
+  together([](Block& block, void* const*) { block.clocks_.meet(block.warps_[static_cast<std::size_t>(block.running_ / 32)].waiting); },
+           nullptr);
 }
 
 // ---- memory -------------------------------------------------------------------------------------------------------------------------

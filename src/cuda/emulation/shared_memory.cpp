@@ -26,7 +26,7 @@ void SharedMemory::reset(std::size_t bytes, int threads) {
   warps_ = static_cast<std::size_t>(threads + 31) / 32;
   bytes_.assign(bytes, std::byte{0xFF});  // a NaN in every type
   cells_.assign(bytes / kGranule, Cell{});
-  readers_.assign(bytes / kGranule * warps_, Reader{});
+  readers_.assign(warps_ * cells_.size(), Reader{});
 }
 
 void SharedMemory::fail(const char* what, int thread, std::uint32_t offset, const std::string& why) {

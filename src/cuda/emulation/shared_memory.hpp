@@ -52,14 +52,14 @@ class SharedMemory {
   bool check_write(int thread, const char* what, std::uint32_t offset, std::uint32_t bytes);
   void fail(const char* what, int thread, std::uint32_t offset, const std::string& why);
   Cell& cell(std::uint32_t offset) { return cells_[offset / kGranule]; }
-  Reader& reader(std::uint32_t offset, std::size_t warp) { return readers_[offset / kGranule * warps_ + warp]; }
+  Reader& reader(std::uint32_t offset, std::size_t warp) { return readers_[warp * cells_.size() + offset / kGranule]; }
 
   Report& report_;
   Clocks& clocks_;
   std::size_t warps_ = 0;
   std::vector<std::byte> bytes_;
   std::vector<Cell> cells_;
-  std::vector<Reader> readers_;  // the last one of each warp, for each cell
+  std::vector<Reader> readers_;  // the last one of each cell, for each warp
 };
 
 }  // namespace window_matmul::cuda::emulation

@@ -60,12 +60,13 @@ void Traffic::count_global(const std::vector<std::uintptr_t>& addresses, std::ui
 void Traffic::count_shared(const std::vector<std::uintptr_t>& addresses, std::uint32_t bytes) {
   const std::size_t together = bytes <= kWord ? kLanes : kLanes * kWord / bytes;
   for (std::size_t first = 0; first < addresses.size(); first += together) {
-    std::array<std::vector<std::uintptr_t>, kBanks> words;
+    std::vector<std::uintptr_t> words;
     for (std::size_t i = first; i < std::min(first + together, addresses.size()); ++i)
-      for (std::uintptr_t w = addresses[i] / kWord; w <= (addresses[i] + bytes - 1) / kWord; ++w) words[w % kBanks].push_back(w);
-    std::int64_t busiest = 0;
-    for (auto& of_bank : words) busiest = std::max(busiest, count_distinct(of_bank));
-    report_.shared_ideal += 1, report_.shared_actual += busiest;
+      for (std::uintptr_t w = addresses[i] / kWord; w <= (addresses[i] + bytes - 1) / kWord; ++w) words.push_back(w);
+    words.resize(static_cast<std::size_t>(count_distinct(words)));
+    std::array<std::int64_t, kBanks> of_bank{};
+    for (const std::uintptr_t w : words) ++of_bank[w % kBanks];
+    report_.shared_ideal += 1, report_.shared_actual += *std::max_element(of_bank.begin(), of_bank.end());
   }
 }
 
