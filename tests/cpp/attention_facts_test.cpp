@@ -228,8 +228,7 @@ TEST_P(AttentionFacts, EveryExecutorGivesTheSameBits) {
     const std::vector<std::byte> serial = bits_of(trial);
     const Executor executors[] = {{}, thread_executor(3), one_by_one_backwards(), a_new_thread_each_time()};
     for (std::size_t n = 0; n < std::size(executors); ++n) {
-      for (Tensor* t : trial.outputs(op()))
-        for (index_t i = 0; i < t->size(); ++i) t->set(i, kNaN);
+      for (Tensor* t : trial.outputs(op())) t->blank();
       ASSERT_TRUE(bits_of(trial, executors[n]) == serial) << "executor " << n << ", " << text(c);
     }
   }
@@ -243,8 +242,7 @@ TEST_P(AttentionFacts, WideWindowsAreWorkForSeveralThreads) {
     trial.give_results_of_forward(zeros_of(trial.c));  // the same bits are asked for, not the right ones
     std::vector<std::byte> serial;
     for (const Executor& executor : {Executor{}, thread_executor(3), one_by_one_backwards()}) {
-      for (Tensor* t : trial.outputs(op()))
-        for (index_t i = 0; i < t->size(); ++i) t->set(i, kNaN);
+      for (Tensor* t : trial.outputs(op())) t->blank();
       RunStats stats;
       RunOptions all = options();
       all.executor = executor, all.stats = &stats;

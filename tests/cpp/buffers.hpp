@@ -64,7 +64,7 @@ class Tensor {
     memory_ = around == Around::canaries ? plain_memory(bytes_, std::align_val_t{kGuard}) : fenced_memory(bytes_, around);
     // Around inputs lie NaNs of every dtype, so that a stray read shows in the result; around outputs lies what no kernel writes.
     std::memset(memory_.get(), role_ == Role::input ? 0xFF : 0xA5, bytes_);
-    blank();
+    if (role_ == Role::output) blank();
     watch();
   }
 
@@ -87,9 +87,9 @@ class Tensor {
     return all;
   }
 
-  // NaN in every element of an output.
+  // NaN in every element.
   void blank() {
-    for (index_t i = 0; role_ == Role::output && i < size(); ++i) std::memset(at(i), 0xFF, size_of(dtype_));
+    for (index_t i = 0; i < size(); ++i) std::memset(at(i), 0xFF, size_of(dtype_));
   }
 
   TensorView view() const {

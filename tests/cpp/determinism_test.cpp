@@ -53,7 +53,7 @@ TEST_P(Determinism, EarlierProblemsLeaveNothingBehind) {
   for (std::size_t n = all.size(); n-- > 0;) {
     for (const Op before : kOps) {
       Trial poisoned(before, taken(all[(n + 2) % all.size()]), 1);
-      for (index_t i = 0; i < poisoned.x.size(); ++i) poisoned.x.set(i, kNaN);
+      poisoned.x.blank();
       ASSERT_TRUE(poisoned.run(options()).ok());
       trials[n].out.blank();
       ASSERT_TRUE(trials[n].run(options()).ok());

@@ -30,15 +30,16 @@ inline std::string identifier(std::string name) {
 
 using RowAndOp = std::tuple<std::string, Op>;
 
-// The reference follows the definition pair by pair: it gets the smaller problems.
-inline bool is_too_long(const std::string& row, const Case& c) { return row == "reference" && c.cost() > 100'000; }
-
 inline std::vector<std::string> rows_of_bf16() { return rows_here({.dtype = DType::bf16}); }
 
 // Rows that take bf16 take every dtype, or bf16 alone.
+inline bool is_of_bf16_alone(const std::string& row) {
+  static const std::vector<std::string> of_all = rows_here();
+  return std::find(of_all.begin(), of_all.end(), row) == of_all.end();
+}
+
 inline std::vector<DType> dtypes_of(const std::string& row) {
-  const std::vector<std::string> of_all = rows_here();
-  if (std::find(of_all.begin(), of_all.end(), row) == of_all.end()) return {DType::bf16};
+  if (is_of_bf16_alone(row)) return {DType::bf16};
   return {std::begin(kDTypes), std::end(kDTypes)};
 }
 
@@ -57,11 +58,11 @@ class OnEachRow : public testing::TestWithParam<std::string> {
 class OnEachOp : public testing::TestWithParam<Op> {
  protected:
   void expect_right(Case c, std::uint64_t seed, Around around = Around::canaries) {
-    static const std::vector<std::string> of_all = rows_here(), of_bf16 = rows_of_bf16();
+    static const std::vector<std::string> all = rows_of_bf16();
     std::map<DType, std::vector<std::string>> rows;  // those of bf16 alone take all cases in it
-    for (const std::string& row : of_bf16) {
-      if (is_too_long(row, c)) continue;
-      rows[std::find(of_all.begin(), of_all.end(), row) == of_all.end() ? DType::bf16 : c.dtype].push_back(row);
+    for (const std::string& row : all) {
+      if (row == "reference" && c.cost() > 100'000) continue;  // it follows the definition pair by pair: it gets the smaller problems
+      rows[is_of_bf16_alone(row) ? DType::bf16 : c.dtype].push_back(row);
     }
     for (const auto& [dtype, names] : rows) {
       c.dtype = dtype;
@@ -78,10 +79,9 @@ class OnEachRowAndOp : public testing::TestWithParam<RowAndOp> {
  protected:
   const std::string& row() const { return std::get<0>(GetParam()); }
   Op op() const { return std::get<1>(GetParam()); }
-  bool of_bf16_alone() const { return dtypes_of(row()).size() == 1; }
   // The case as this row takes it.
   Case taken(Case c) const {
-    if (of_bf16_alone()) c.dtype = DType::bf16;
+    if (is_of_bf16_alone(row())) c.dtype = DType::bf16;
     return c;
   }
   RunOptions options() const { return {.backend = row().c_str()}; }
