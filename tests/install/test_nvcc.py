@@ -70,6 +70,8 @@ def test_what_is_asked_for_by_name_is_an_error(build: Path, tmp_path: Path) -> N
     old = stand_ins.nvcc(tmp_path / "old", refuses=NEW)
     done = configure(build, old, "-DWINDOW_MATMUL_CUDA_ARCHITECTURES=120;90")
     assert done.returncode != 0 and "does not know 120" in " ".join(done.stderr.split())
+    done = configure(build, stand_ins.nvcc(tmp_path / "real", refuses="*_native*"), "-DWINDOW_MATMUL_CUDA_ARCHITECTURES=native;90")
+    assert done.returncode != 0 and "does not know native" in " ".join(done.stderr.split())
     broken = stand_ins.nvcc(tmp_path / "broken", refuses="*try.cu*")
     done = configure(build, broken, "-DWINDOW_MATMUL_CUDA=ON")
     assert done.returncode != 0 and "WINDOW_MATMUL_CUDA is ON" in done.stderr and stand_ins.UNKNOWN in " ".join(done.stderr.split())
