@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import functools
 import json
+import multiprocessing
 import os
 import select
 import signal
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 # What ranks import is imported once, by the process that they are forked from. Each imports the program that started it, too: pytest.
@@ -43,6 +45,13 @@ os.environ.update(call["environment"])
 sys.argv[1:], sys.path[1:] = call["args"], call["path"]
 exec(compile(call["code"], "<a test's child>", "exec"), names)
 """
+
+
+def forkserver() -> ForkServerContext:
+    """For ranks: its processes are forked from one that has imported PRELOAD."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
 
 
 def _path() -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ import torch
 from torch.distributed.tensor import Placement, Replicate, Shard
 
 import sharded
-from child import PRELOAD, run
+from child import forkserver, run
 from window_matmul import _sharding as sharding
 
 OPERATOR = "attention"
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.best_backend
 def found() -> list[dict[str, str]]:
     """Of each rank, what went wrong in each case. One start of the processes for all."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
+        forkserver()
         torch.multiprocessing.start_processes(sharded.work, (folder,), sharded.RANKS, start_method="forkserver")
         return [json.loads(Path(folder, str(rank)).read_text()) for rank in range(sharded.RANKS)]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import functools
 import importlib
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from child import PRELOAD
+from child import forkserver
 
 PROCESSES = 8
 TIMEOUT = 20.0  # seconds, of groups: a call that hangs is a failure, however loaded the machine is
@@ -28,8 +27,7 @@ class Failed(AssertionError):
 class Pool:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        context = multiprocessing.get_context("forkserver")  # which imports torch once
-        context.set_forkserver_preload(PRELOAD)
+        context = forkserver()
         self._ends: list[Connection] = []
         self._processes = []
         for rank in range(PROCESSES):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import multiprocessing.context
 import os
 import signal
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from child import PRELOAD
+from child import forkserver
 
 pytestmark = [pytest.mark.best_backend, pytest.mark.long]
 
@@ -92,8 +91,7 @@ def assert_others_name_a_rank(processes: list[Any], victim: int, folder: str) ->
 @pytest.mark.parametrize("place", STEPS)
 def test_death(place: str) -> None:
     """Of each rank, in groups of their own that wait at the same time."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context = forkserver()
     with ExitStack() as stack:
         folders = [stack.enter_context(tempfile.TemporaryDirectory()) for _ in range(RANKS)]
         groups = [start(context, victim, place, folder) for victim, folder in enumerate(folders)]

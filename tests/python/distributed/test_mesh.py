@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
 from datetime import timedelta
@@ -13,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import Placement, Replicate, Shard, distribute_tensor
 
-from child import PRELOAD
+from child import forkserver
 from window_matmul import window_attention
 
 pytestmark = [pytest.mark.best_backend, pytest.mark.long]
@@ -63,6 +62,6 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_mesh_of_two_dims() -> None:
-    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
+    forkserver()
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.start_processes(work, (folder,), 4, start_method="forkserver")
