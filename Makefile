@@ -31,7 +31,7 @@ export CCACHE_BASEDIR ?= $(CURDIR)
 export CCACHE_NOHASHDIR := 1
 export CCACHE_SLOPPINESS := pch_defines,time_macros
 
-# nvcc takes a second and more a file for each GPU: the first, whose PTX others take, and this machine's do here. `make cuda` checks all.
+# nvcc takes some three seconds a file for each GPU: PTX, which every GPU takes, and code for this machine's do here. `make cuda` checks all.
 CUDA_GPUS ?= native
 export WINDOW_MATMUL_CUDA_ARCHITECTURES := $(CUDA_GPUS)
 

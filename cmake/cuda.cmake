@@ -20,7 +20,7 @@ if(WINDOW_MATMUL_NVCC)
 endif()
 if(NOT cuda_why_not)
   set(WINDOW_MATMUL_CUDA_FOUND ON)
-  message(STATUS "CUDA kernels: sm_${cuda_architectures} by ${WINDOW_MATMUL_NVCC} (target window_matmul_cuda)")
+  message(STATUS "CUDA kernels: ${cuda_codes} by ${WINDOW_MATMUL_NVCC} (target window_matmul_cuda)")
 elseif(NOT WINDOW_MATMUL_CUDA OR WINDOW_MATMUL_CUDA STREQUAL AUTO)
   message(STATUS "CUDA kernels: not compiled, ${cuda_why_not}${cuda_by}; the emulation runs them in the tests")
 else()
@@ -41,10 +41,10 @@ endif()
 # target, and adds WINDOW_MATMUL_CUDART. scripts/compile_cuda.py keeps them for other builds of the same sources. Of their PTX
 # window_matmul_cuda_check has the code of every GPU, whichever these are compiled for.
 if(WINDOW_MATMUL_CUDA_FOUND)
-  list(JOIN cuda_architectures "-" all_architectures)
+  string(REPLACE "," "-" cuda_kept "${cuda_codes}")
   set(cuda_store "${PROJECT_BINARY_DIR}/cuda/store")
   if(PROJECT_IS_TOP_LEVEL)
-    set(cuda_store "${PROJECT_SOURCE_DIR}/build/cuda/sm_${all_architectures}")
+    set(cuda_store "${PROJECT_SOURCE_DIR}/build/cuda/${cuda_kept}")
   endif()
   # Where warnings are errors, nvcc's are too. In a wheel, unless the kernels are demanded, what it cannot compile is left out (torch_cuda.cmake).
   set(compile_cuda "${Python_EXECUTABLE}" "${PROJECT_SOURCE_DIR}/scripts/compile_cuda.py" --store "${cuda_store}")
@@ -65,7 +65,7 @@ if(WINDOW_MATMUL_CUDA_FOUND)
         "${WINDOW_MATMUL_NVCC}" ${cuda_flags} -I "${PROJECT_SOURCE_DIR}/include" -I "${PROJECT_SOURCE_DIR}/src"
         -c "${PROJECT_SOURCE_DIR}/src/cuda/arch/${file}"
       DEPENDS "${PROJECT_SOURCE_DIR}/src/cuda/arch/${file}" "${PROJECT_SOURCE_DIR}/scripts/compile_cuda.py" DEPFILE "${object}.d"
-      COMMENT "Compiling ${file} for sm_${all_architectures}" VERBATIM)
+      COMMENT "Compiling ${file} for ${cuda_codes}" VERBATIM)
     list(APPEND WINDOW_MATMUL_CUDA_OBJECTS "${object}")
     if(file MATCHES "\\.cu$")
       cmake_path(REPLACE_EXTENSION object LAST_ONLY .fatbin OUTPUT_VARIABLE translated)

@@ -1,19 +1,19 @@
 # cmake/cuda_compiler.cmake: nvcc, the GPUs it can compile for, and whether it compiles at all: asked, not concluded from a version.
 #
-# Sets cuda_known with cuda_translate, the arguments that make code for all of it of PTX; of it cuda_architectures with cuda_flags, those
-# that compile for these; and cuda_why_not, "" where kernels can be compiled.
+# Sets cuda_known with cuda_translate, the arguments that make code for all of it of PTX; cuda_codes, as in sm_80,compute_80, with cuda_flags,
+# those that compile for these; and cuda_why_not, "" where kernels can be compiled.
 #
 # An environment's variable of the name stands for one that is empty, and is not kept: `make install` names GPUs, `pip install .` in the same
 # folder does not.
 set(WINDOW_MATMUL_CUDA_ARCHITECTURES "" CACHE STRING
-  "GPUs to compile for, as in 80;90; empty: all that this nvcc knows of 80;90;100;120; native: of these the first, and what this machine has")
+  "GPUs to compile for, as in 80;90; empty: all that this nvcc knows of 80;90;100;120; native: of these what this machine has")
 set(cuda_gpus ${WINDOW_MATMUL_CUDA_ARCHITECTURES})
 if(NOT cuda_gpus)
   set(cuda_gpus $ENV{WINDOW_MATMUL_CUDA_ARCHITECTURES})
 endif()
 include(first_error)
 set(cuda_known)
-set(cuda_architectures)
+set(cuda_codes)
 set(cuda_why_not "")
 
 function(window_matmul_find_nvcc)
@@ -34,10 +34,10 @@ function(window_matmul_known_architectures wanted result)
   set(${result} ${known} PARENT_SCOPE)
 endfunction()
 
-# The first of `known`, whose PTX every later GPU takes, and those that GPUs of this machine run: the ones of their major version.
+# Those of `known` that GPUs of this machine run: the ones of their major version. None where there is no GPU: nothing here could run it.
 function(window_matmul_native_architectures known result)
   execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader OUTPUT_VARIABLE here RESULT_VARIABLE failed ERROR_QUIET)
-  list(POP_FRONT known native)
+  set(native)
   foreach(arch IN LISTS known)
     string(REGEX REPLACE ".$" "" major "${arch}")
     if(failed EQUAL 0 AND here MATCHES "(^|\n)${major}\\.")
@@ -45,6 +45,13 @@ function(window_matmul_native_architectures known result)
     endif()
   endforeach()
   set(${result} ${native} PARENT_SCOPE)
+endfunction()
+
+# 80 90 compute_80 -> "sm_80,sm_90,compute_80", as nvcc writes it.
+function(window_matmul_codes result)
+  list(TRANSFORM ARGN PREPEND sm_ REGEX "^[0-9]" OUTPUT_VARIABLE codes)
+  list(JOIN codes "," codes)
+  set(${result} "${codes}" PARENT_SCOPE)
 endfunction()
 
 # A few lines with what the kernels need: C++20, the toolkit's headers, a C++ compiler that this nvcc accepts, every GPU. Why not, or "".
@@ -97,17 +104,14 @@ else()
     set(cuda_why_not "nvcc takes none of sm_${wanted}")
   else()
     list(GET cuda_known 0 oldest)
-    set(cuda_architectures ${cuda_known})
+    set(compiled_for ${cuda_known})
     if(cuda_gpus STREQUAL native)
-      window_matmul_native_architectures("${cuda_known}" cuda_architectures)
+      window_matmul_native_architectures("${cuda_known}" compiled_for)
     endif()
     # No kernel asks for which GPU it is compiled: one PTX, the oldest GPU's, is translated for each of them, and by the driver for GPUs still to
     # come. A PTX of each GPU's own takes nvcc 1.7 times as long for the same instructions.
-    list(TRANSFORM cuda_architectures PREPEND sm_ OUTPUT_VARIABLE cuda_codes)
-    list(APPEND cuda_codes compute_${oldest})
-    list(JOIN cuda_codes "," cuda_codes)
-    list(TRANSFORM cuda_known PREPEND sm_ OUTPUT_VARIABLE known_codes)
-    list(JOIN known_codes "," known_codes)
+    window_matmul_codes(cuda_codes ${compiled_for} compute_${oldest})
+    window_matmul_codes(known_codes ${cuda_known})
     set(cuda_translate -fatbin -Xptxas -v -gencode "arch=compute_${oldest},code=[${known_codes}]")
     set(cuda_flags -std=c++20 -O3 --expt-relaxed-constexpr -Xptxas -v -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra
       -gencode "arch=compute_${oldest},code=[${cuda_codes}]")

@@ -82,7 +82,7 @@ def test_uv_beside_an_nvcc_that_fails(place: Path, check_use: Callable[[Path], N
 
 def test_pip_beside_an_old_nvcc_that_warns(place: Path) -> None:
     said = build(place, [place / ".venv/bin/python", "-m", "pip", "wheel", "-v", "--no-deps", ROOT], CONFIGURED | nvcc(place, "old"))
-    assert "CUDA kernels: sm_80;90 by" in said and f"Headers of torch: {place}/.venv/" in said
+    assert "CUDA kernels: sm_80,sm_90,compute_80 by" in said and f"Headers of torch: {place}/.venv/" in said
 
 
 def test_build_with_the_python_of_an_environment(place: Path) -> None:

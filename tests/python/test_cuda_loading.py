@@ -178,7 +178,7 @@ if facts["driver"] == "none":
     assert why in said and facts["GPUs"].startswith("none: " + why), (said, facts)
 else:
     assert facts["driver"].startswith("for CUDA ") and ("driver" in said or "device" in said), (said, facts)
-assert facts["runtime"].startswith("CUDA ") and "sm_80" in facts["compiled for"], facts
+assert facts["runtime"].startswith("CUDA ") and "compute_80" in facts["compiled for"], facts
 """)
 
 
