@@ -4,6 +4,7 @@
 
 #include <array>
 #include <complex>
+#include <utility>
 #include <vector>
 
 #include "attention_case.hpp"
