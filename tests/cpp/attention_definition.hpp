@@ -2,7 +2,9 @@
 // imaginary parts carry derivatives.
 #pragma once
 
+#include <array>
 #include <complex>
+#include <utility>
 #include <vector>
 
 #include "attention_case.hpp"
@@ -23,10 +25,11 @@ struct AttentionValues {
 };
 
 // Philox4x32-10 as its authors describe it: word `which` of the block that `counter` names.
-inline std::uint32_t philox_word(std::uint64_t seed, std::vector<std::uint32_t> counter, std::size_t which) {
+using PhiloxCounter = std::array<std::uint32_t, 4>;
+inline std::uint32_t philox_word(std::uint64_t seed, PhiloxCounter counter, std::size_t which) {
   std::uint32_t key[2] = {static_cast<std::uint32_t>(seed & 0xFFFFFFFFu), static_cast<std::uint32_t>(seed >> 32)};
   for (int round = 0; round < 10; ++round) {
-    const std::vector<std::uint32_t> c = counter;
+    const PhiloxCounter c = counter;
     const std::uint64_t a = 0xD2511F53ull * c[0], b = 0xCD9E8D57ull * c[2];
     counter[0] = static_cast<std::uint32_t>(b >> 32) ^ c[1] ^ key[0], counter[1] = static_cast<std::uint32_t>(b);
     counter[2] = static_cast<std::uint32_t>(a >> 32) ^ c[3] ^ key[1], counter[3] = static_cast<std::uint32_t>(a);
@@ -79,6 +82,7 @@ class AttentionDefinition {
     const std::vector<index_t> slots = slots_of(piece, h, i);
     const bool both_ways = piece.queries == piece.keys && piece.shift == 0 && c_.window.right > 0;
     std::vector<SeenByRow<T>> seen;
+    seen.reserve(slots.size());
     for (index_t j = 0; j < piece.keys; ++j) {
       const index_t slot = slots[static_cast<std::size_t>(j)];
       if (c_.key_mask && !x_.key_mask[mask_at(piece, j)]) continue;
@@ -90,8 +94,9 @@ class AttentionDefinition {
     return seen;
   }
 
-  AttentionRow<T> row(index_t s, index_t h, index_t i) const {
-    AttentionRow<T> row{sight(s, h, i), {}, {}, std::vector<T>(static_cast<std::size_t>(c_.value_dim))};
+  AttentionRow<T> row(index_t s, index_t h, index_t i) const { return row(s, h, i, sight(s, h, i)); }
+  AttentionRow<T> row(index_t s, index_t h, index_t i, std::vector<SeenByRow<T>> seen) const {
+    AttentionRow<T> row{std::move(seen), {}, {}, std::vector<T>(static_cast<std::size_t>(c_.value_dim))};
     T highest{-kInf}, total{};
     const auto raise = [&](const T& to) { highest = real_of(to) > real_of(highest) ? T{real_of(to)} : highest; };
     for (auto& key : row.keys) {
@@ -116,17 +121,17 @@ class AttentionDefinition {
     return row;
   }
 
-  // What the gradients are those of: the sum of out d_out and lse d_lse; here of one row.
-  T loss(index_t s, index_t h, index_t i) const {
-    const AttentionRow<T> r = row(s, h, i);
+  // What the gradients are those of: the sum of out d_out and lse d_lse; here of one row, which sees these keys.
+  T loss(index_t s, index_t h, index_t i, const std::vector<SeenByRow<T>>& seen) const {
+    const AttentionRow<T> r = row(s, h, i, seen);
     T sum{};
     if (r.keys.empty()) return sum;
     for (index_t n = 0; n < c_.value_dim; ++n) sum += r.out[static_cast<std::size_t>(n)] * at(x_.d_out, out_at(s, h, i) + n);
     return c_.with_lse ? sum + r.lse * at(x_.d_lse, row_at(s, h, i)) : sum;
   }
-  T loss_of_head(index_t s, index_t h) const {
+  T loss_of_head(index_t s, index_t h, const std::vector<std::vector<SeenByRow<T>>>& sights) const {
     T sum{};
-    for (index_t i = 0; i < pieces_[static_cast<std::size_t>(s)].queries; ++i) sum += loss(s, h, i);
+    for (std::size_t i = 0; i < sights.size(); ++i) sum += loss(s, h, static_cast<index_t>(i), sights[i]);
     return sum;
   }
 
@@ -155,7 +160,7 @@ class AttentionDefinition {
     const auto word = [](index_t n) { return static_cast<std::uint32_t>(n); };
     const Piece& piece = pieces_[static_cast<std::size_t>(s)];
     if (c_.elsewhere > 0) i = c_.dropout_query(piece.batch, piece.first_query + i), j = c_.dropout_key(piece.first_key + j);
-    const std::vector<std::uint32_t> counter = {word(j / 4), word(i), word(h), word(c_.dropout_sequence(s))};
+    const PhiloxCounter counter = {word(j / 4), word(i), word(h), word(c_.dropout_sequence(s))};
     const std::uint32_t drawn = philox_word(x_.dropout_seed, counter, static_cast<std::size_t>(j % 4));
     return static_cast<double>(drawn) >= std::floor(c_.dropout_p * 0x1p32) ? 1 / (1 - c_.dropout_p) : 0;
   }
@@ -230,9 +235,11 @@ class ComplexStep {
     }
   }
   void add_head(index_t s, index_t h, const Piece& piece, AttentionResults& r) {
-    const auto of_head = [&] { return definition_.loss_of_head(s, h); };
+    std::vector<std::vector<SeenByRow<Complex>>> sights;  // no step changes them
+    for (index_t i = 0; i < piece.queries; ++i) sights.push_back(definition_.sight(s, h, i));
+    const auto of_head = [&] { return definition_.loss_of_head(s, h, sights); };
     for (index_t i = 0; i < piece.queries; ++i) {
-      const auto of_row = [&] { return definition_.loss(s, h, i); };
+      const auto of_row = [&] { return definition_.loss(s, h, i, sights[static_cast<std::size_t>(i)]); };
       step(x_.q, definition_.q_at(s, h, i), c_.dim, r.d_q, of_row);
       if (c_.bias_rank == 4) step(x_.bias, definition_.bias_at(s, h, i, 0), c_.width(), r.d_bias, of_row);
     }

@@ -169,7 +169,7 @@ TEST(Philox, KnownAnswers) {
       {{{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}}, 0x299f31d0a4093822, {{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}}};
   for (const auto& k : known) {
     const PhiloxWords got = philox4x32_10(k.counter, k.seed);
-    const std::vector<std::uint32_t> counter(k.counter.word, k.counter.word + 4);
+    const PhiloxCounter counter = std::to_array(k.counter.word);
     for (std::size_t n = 0; n < 4; ++n) {
       EXPECT_EQ(got.word[n], k.want.word[n]);
       EXPECT_EQ(philox_word(k.seed, counter, n), k.want.word[n]) << "the definition's own";

@@ -128,7 +128,7 @@ class AttentionTrial {
     const Status status = run(op, options);
     const std::string what = std::string(name_of(op)) + " of " + text(c) + ": ";
     if (!status.ok()) return testing::AssertionFailure() << what << status.message();
-    for (const Tensor* t : tensors())
+    for (Tensor* t : tensors())
       if (const std::string damage = t->damage(); !damage.empty()) return testing::AssertionFailure() << what << damage;
     const std::string difference = first_difference(op, want, errors, zeros_of(c));
     return difference.empty() ? testing::AssertionSuccess() : testing::AssertionFailure() << what << difference;
@@ -140,6 +140,7 @@ class AttentionTrial {
   std::string first_difference(Op op, const AttentionResults& want, const AttentionResults& errors, const AttentionResults& ignored) const {
     for (const auto& [tensor, member] : results(op)) {
       Numbers numbers;
+      numbers.reserve((want.*member).size());
       for (std::size_t n = 0; n < (want.*member).size(); ++n) {
         const bool any = (ignored.*member)[n] != 0;
         numbers.push_back(any ? Expected{(*tensor)[static_cast<index_t>(n)], 0}

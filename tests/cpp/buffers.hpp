@@ -99,18 +99,20 @@ class Tensor {
     return view;
   }
 
-  // From here on nothing may change but the elements of an output.
-  void watch() { before_.assign(memory_.get(), memory_.get() + bytes_); }
+  // From here on nothing may change but the elements of an output. (AddressSanitizer's memmove, which `assign` calls, goes byte by byte.)
+  void watch() {
+    before_.resize(bytes_);
+    std::memcpy(before_.data(), memory_.get(), bytes_);
+  }
 
   // "" or the first byte that changed though it must not.
-  std::string damage() const {
-    std::vector<std::byte> expected = before_;
+  std::string damage() {
     const std::size_t element = size_of(dtype_);
     if (role_ == Role::output) {
-      for (index_t i = 0; i < size(); ++i) std::memcpy(expected.data() + (at(i) - memory_.get()), at(i), element);
+      for (index_t i = 0; i < size(); ++i) std::memcpy(before_.data() + (at(i) - memory_.get()), at(i), element);
     }
-    if (std::memcmp(expected.data(), memory_.get(), bytes_) == 0) return "";
-    const auto byte = static_cast<std::size_t>(std::mismatch(expected.begin(), expected.end(), memory_.get()).first - expected.begin());
+    if (std::memcmp(before_.data(), memory_.get(), bytes_) == 0) return "";
+    const auto byte = static_cast<std::size_t>(std::mismatch(before_.begin(), before_.end(), memory_.get()).first - before_.begin());
     return describe(byte);
   }
 

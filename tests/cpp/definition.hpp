@@ -48,6 +48,7 @@ inline Numbers band_out_of(const Head& h) {
 
 inline Numbers rounded_sums(const std::vector<Sum>& sums, DType dtype) {
   Numbers out;
+  out.reserve(sums.size());
   for (const Sum& sum : sums) out.push_back(sum.in(dtype));
   return out;
 }

@@ -64,6 +64,7 @@ class Trial {
 
   Numbers expected() const {
     Numbers all;
+    all.reserve(static_cast<std::size_t>(out.size()));
     const std::vector<double> xs = x.values(), ys = y.values();
     for (index_t index = 0; index < volume(c.lead()); ++index) {
       Head head = geometry(index);
@@ -101,7 +102,7 @@ class Trial {
     const Status status = run_it();
     const std::string what = std::string(name_of(op)) + " of " + text(c) + ": ";
     if (!status.ok()) return testing::AssertionFailure() << what << status.message();
-    for (const Tensor* tensor : {&x, &y, &out}) {
+    for (Tensor* tensor : {&x, &y, &out}) {
       if (const std::string damage = tensor->damage(); !damage.empty()) return testing::AssertionFailure() << what << damage;
     }
     const testing::AssertionResult result = close(out, numbers);

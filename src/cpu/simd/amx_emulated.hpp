@@ -1,14 +1,19 @@
 // src/cpu/simd/amx_emulated.hpp: pairs of bf16 and AMX's tiles in portable arithmetic, equal to the instructions' to the bit. For tests.
 #pragma once
 
-#include <bit>
 #include <cstring>
 
 #include "cpu/simd/avx512_emulated.hpp"
-#include "cpu/simd/scalar.hpp"
 
 namespace window_matmul::cpu {
 namespace {
+
+[[gnu::always_inline]] inline __m256 without_subnormals(__m256 v) {  // their sign stays
+  const __m256 sign = _mm256_set1_ps(-0.0f), size = _mm256_andnot_ps(sign, v);
+  const __m256 is_subnormal = _mm256_cmp_ps(size, _mm256_set1_ps(0x1p-126f), _CMP_LT_OQ);
+  return _mm256_andnot_ps(_mm256_andnot_ps(sign, is_subnormal), v);
+}
+[[gnu::always_inline]] inline __m256 high_halves(__m256 v) { return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(-0x10000))); }
 
 struct EmulatedTiles {
   static constexpr int kRows = 16, kColumns = 16, kTiles = 8;
@@ -63,14 +68,7 @@ struct EmulatedTiles {
   [[gnu::always_inline]] static __m256 even_element(__m256i pairs) {
     return without_subnormals(_mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)));
   }
-  [[gnu::always_inline]] static __m256 odd_element(__m256i pairs) {
-    return without_subnormals(_mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u)))));
-  }
-  [[gnu::always_inline]] static __m256 without_subnormals(__m256 v) {  // their sign stays
-    const __m256 sign = _mm256_set1_ps(-0.0f), size = _mm256_andnot_ps(sign, v);
-    const __m256 is_subnormal = _mm256_cmp_ps(size, _mm256_set1_ps(0x1p-126f), _CMP_LT_OQ);
-    return _mm256_andnot_ps(_mm256_andnot_ps(sign, is_subnormal), v);
-  }
+  [[gnu::always_inline]] static __m256 odd_element(__m256i pairs) { return without_subnormals(high_halves(_mm256_castsi256_ps(pairs))); }
 };
 thread_local EmulatedTiles::Tile EmulatedTiles::tiles[EmulatedTiles::kTiles];
 thread_local bool EmulatedTiles::configured;
@@ -87,32 +85,16 @@ struct AmxEmulated<float> : Avx512Emulated<float> {
     round(even, low), round(odd, high);
     return load_pairs(low, high);
   }
-  static Vec high_part(Vec v) {
-    float lanes[kLanes];
-    Avx512Emulated<float>::store(lanes, v);
-    for (float& x : lanes) x = std::bit_cast<float>(std::bit_cast<std::uint32_t>(x) & 0xffff0000u);
-    return load(lanes);
-  }
+  static Vec high_part(Vec v) { return {high_halves(v.low), high_halves(v.high)}; }
   static Vec halves(Vec first, Vec second) {
     bf16 row[2 * kLanes];
     round(first, row), round(second, row + kLanes);
-    std::uint32_t lanes[kLanes];
-    for (index_t i = 0; i < kLanes; ++i) lanes[i] = pair(row[2 * i], row[2 * i + 1]);
-    return loaded(lanes);
+    return {half(row), half(row + kLanes)};
   }
 
  private:
-  static std::uint32_t pair(bf16 even, bf16 odd) { return even.bits | std::uint32_t{odd.bits} << 16; }
-  static Vec loaded(const std::uint32_t (&lanes)[kLanes]) {
-    float bits[kLanes];
-    std::memcpy(bits, lanes, sizeof bits);
-    return load(bits);
-  }
-  static void round(Vec v, bf16* to) {
-    float lanes[kLanes];
-    store(lanes, v);
-    for (index_t i = 0; i < kLanes; ++i) to[i] = narrow<bf16>(without_subnormal(lanes[i]));
-  }
+  static __m256 half(const bf16* row) { return _mm256_castsi256_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row))); }
+  static void round(Vec v, bf16* to) { store(to, Vec{without_subnormals(v.low), without_subnormals(v.high)}); }
 };
 
 }  // namespace
