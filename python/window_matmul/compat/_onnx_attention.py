@@ -6,12 +6,9 @@ as in the kernels, so that halves are cast in front and behind.
 from dataclasses import dataclass
 from typing import Any
 
-import onnx_ir as ir
-from onnxscript import opset18 as op
-from onnxscript.values import Opset
-
 from .._band.arguments import UNBOUNDED
 from . import _onnx_tiles as graph
+from ._onnx_packages import Opset, ir, op
 from ._onnx_tiles import Band, Number, Tiles, Value, all_of, any_of, constant, equal, size
 
 
@@ -26,9 +23,9 @@ class Call:
     sinks: Value | None
     key_mask: Value | None
     global_mask: Value | None
-    cu_q: Value | None
+    cu_q: Value | None  # in int64, as the next three
     cu_k: Value | None
-    lengths: Value | None  # these four in int64
+    lengths: Value | None
     offsets: Value | None
     band: Band
     shift: Number
@@ -45,7 +42,7 @@ class Call:
 
     @property
     def is_plain(self) -> bool:
-        """Whether ONNX's Attention says the same. Its scale is a float32, and its square root is taken."""
+        """Whether ONNX's Attention says the same. Its scale is a float32 above 0."""
         others = (self.bias, self.sinks, self.cu_q, self.lengths, self.offsets)
         queries, keys, _ = self.sizes
         return (
@@ -54,7 +51,9 @@ class Call:
             and max(self.band.taps) == 1
             and isinstance(self.shift, int)
             and (self.shift == 0 or (isinstance(keys, int) and isinstance(queries, int) and self.shift == keys - queries))
-            and all(isinstance(x, int | float) and x >= 0 for x in (self.scale, self.softcap))
+            and isinstance(self.softcap, int | float)
+            and isinstance(self.scale, int | float)
+            and self.scale > 0
             and self.sums is not ir.DataType.DOUBLE
         )
 

@@ -1,4 +1,4 @@
-# python/window_matmul/compat/_onnx_tiles.py: windows as graphs of standard ONNX operators: numbers, tiles of queries and keys, who sees whom.
+# python/window_matmul/compat/_onnx_tiles.py: windows in standard ONNX operators: numbers, bands, tiles of queries and keys.
 """A tile is c queries beside the S keys that they may see. Where the window is bounded there are as many tiles as the queries fill, so that
 scores take Lq * (2 W + 64) numbers at most, else one of all queries and all keys. A tensor of tiles is (B, H, C, c, S) or (B, H, C, c, n),
 with 1 where it does not depend on a dim. Lengths may be known when the graph runs only: a `Number` is an int, or a value of the graph.
@@ -9,11 +9,8 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
-import numpy as np
-import onnx_ir as ir
-from onnxscript import opset18 as op
-
 from .._band.arguments import UNBOUNDED
+from ._onnx_packages import ir, np, op
 
 Value = Any  # onnx_ir.Value: what an operator's call gives, and takes
 Number = Any
@@ -78,7 +75,7 @@ def any_of(*terms: Value | None) -> Value:
 
 
 def gather(x: Value, index: Value) -> Value:
-    """x[..., index], other dims broadcast. Not by GatherElements, which onnx's evaluator (1.23) refuses beyond 64 entries."""
+    """x[..., index], other dims broadcast. Not by GatherElements, which onnx's evaluator (1.23) refuses from 64 entries on."""
     one, others, own = constant([1]), op.Shape(index, end=-1), op.Shape(x, end=-1)
     x, index = op.Expand(x, op.Concat(others, one, axis=0)), op.Expand(index, op.Concat(own, one, axis=0))
     rows = op.ReduceProd(op.Shape(index, end=-1), keepdims=0)
@@ -155,10 +152,6 @@ class Tiles:
             starts = op.Clip(starts, constant(0), as_value(minus(keys, columns)))
             self.first = op.Reshape(starts, as_shape(1, 1, self.number, 1, 1))
         self.key = op.Add(self.first, op.Reshape(count(self.columns), as_shape(1, 1, 1, 1, self.columns)))
-
-    def offset(self) -> Value:
-        """How far each key is behind the aligned one."""
-        return op.Sub(self.key, self.aligned)
 
     def of_queries(self, x: Value) -> Value:
         """(B, H, Lq, n) -> (B, H, C, c, n)."""

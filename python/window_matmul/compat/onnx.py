@@ -20,21 +20,15 @@ from typing import Any, NoReturn
 
 import torch
 
-try:
-    import onnx_ir as ir
-    from onnxscript import evaluator
-    from onnxscript import opset18 as op
-except ImportError as error:
-    raise ImportError(f"window_matmul.compat.onnx needs onnxscript and onnx; pip install onnxscript ({error})") from error
-
 from .._attention.ops import SPLIT_LSE, WIDE_OUT
 from . import _onnx_tiles as graph
 from ._onnx_attention import Call, attend, attend_by_one_node
+from ._onnx_packages import evaluator, ir, op
 from ._onnx_tiles import Number, Tiles, Value, as_band, constant, size
 
 __all__ = ["translation_table"]
 
-_NEWEST_OPSET = 25  # of which torch 2.13 writes models that are right
+_ATTENTION_WITH_WINDOWS = 25  # opset_version; later ones torch 2.13 makes from opset 18, where that node is not
 
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -46,8 +40,12 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     'window_matmul.attention.default'
     """
     namespace = torch.ops.window_matmul
-    table = {namespace.attention.default: _attention, namespace.band_out.default: _band_out, namespace.band_in.default: _band_in}
-    table[namespace.window_softmax.default] = _window_softmax
+    table: dict[Callable[..., Any], Callable[..., Any]] = {
+        namespace.attention.default: _attention,
+        namespace.band_out.default: _band_out,
+        namespace.band_in.default: _band_in,
+        namespace.window_softmax.default: _window_softmax,
+    }
     for name in ("attention_backward", "band_in_transposed", "window_softmax_backward"):
         table[getattr(namespace, name).default] = _refuse_gradients
     return table
@@ -57,12 +55,9 @@ def _refuse_gradients(*_: Any) -> NoReturn:
     raise ValueError("the model computes gradients of window_matmul's operators; what is exported needs to be inference alone")
 
 
-def _opset() -> int:
-    """That of the model to come, as far as the exporter says."""
-    version = getattr(getattr(evaluator.default(), "opset", None), "version", 18)
-    if version > _NEWEST_OPSET:
-        raise ValueError(f"opset_version is {version}; it needs to be from 18 to {_NEWEST_OPSET}")
-    return int(version)
+def _has_attention() -> bool:
+    """Whether the model is to have opset 25, as far as the exporter says."""
+    return getattr(getattr(evaluator.default(), "opset", None), "version", 0) == _ATTENTION_WITH_WINDOWS
 
 
 def _sums(x: Value) -> ir.DataType:
@@ -77,49 +72,33 @@ def _heads(name: str, x: Value) -> int:
 
 
 # ---- fused attention -----------------------------------------------------------------------------------------------------------------
-def _attention(
-    q: Value,
-    k: Value,
-    v: Value,
-    bias: Value | None,
-    sinks: Value | None,
-    key_mask: Value | None,
-    global_mask: Value | None,
-    cu_q: Value | None,
-    cu_k: Value | None,
-    seed: Value | None,
-    key_lengths: Value | None,
-    offsets: Value | None,
-    band: Sequence[int],
-    shift: Number,
-    global_tokens: Number,
-    reals: Sequence[Any],
-) -> tuple[Value, Value]:
-    opset = _opset()
+def _attention(*operands: Any) -> tuple[Value, Value]:
+    """The operands of _attention/ops.py."""
+    q, k, v, bias, sinks, key_mask, global_mask, cu_q, cu_k, seed, key_lengths, offsets, band, shift, global_tokens, reals = operands
     left, right, form, *dilation = band
     softcap, _, *scale = reals
     if seed is not None:
         raise ValueError("dropout_p is not 0; an ONNX model needs it to be: export the model in eval()")
     if form & SPLIT_LSE:
-        raise ValueError("the model calls RollingCache.attend, which writes into the cache; an ONNX model needs window_attention over its keys")
+        raise ValueError("the model calls RollingCache.attend, which writes into its cache; an ONNX model needs to call window_attention")
     sums, dim = _sums(q), q.shape[3]
     if not scale and not isinstance(dim, int):
         raise ValueError("scale is None beside q with a head dim that is known only when the model runs; it needs to be given")
-    ints = (None if x is None else op.Cast(x, to=ir.DataType.INT64) for x in (cu_q, cu_k, key_lengths, offsets))
     call = Call(
         *(op.Cast(x, to=sums) for x in (q, k, v)),
-        *(bias, sinks, key_mask, global_mask, *ints),
-        as_band(left, right, dilation),
-        shift,
-        global_tokens,
-        softcap,
-        scale[0] if scale else dim**-0.5,
-        sums,
-        (size(q, 2), size(k, 2), size(v, 3)),
-        (_heads("q", q), _heads("k", k)),
+        *(bias, sinks, key_mask, global_mask),
+        *(None if x is None else op.Cast(x, to=ir.DataType.INT64) for x in (cu_q, cu_k, key_lengths, offsets)),
+        band=as_band(left, right, dilation),
+        shift=shift,
+        global_tokens=global_tokens,
+        softcap=softcap,
+        scale=scale[0] if scale else dim**-0.5,
+        sums=sums,
+        sizes=(size(q, 2), size(k, 2), size(v, 3)),
+        heads=(_heads("q", q), _heads("k", k)),
     )
     out, lse = attend(call)
-    if opset >= 25 and call.is_plain:
+    if _has_attention() and call.is_plain:
         out = attend_by_one_node(call)
     return (out if form & WIDE_OUT else op.Cast(out, to=q.dtype)), lse
 
@@ -137,10 +116,7 @@ def _without_heads(x: Value, like: Value, last: Number) -> Value:
     return op.Reshape(x, op.Concat(op.Shape(like, end=-1), graph.as_shape(last), axis=0))
 
 
-def _band_out(
-    q: Value, k: Value, left: int, right: int, dilation: Sequence[int], shift: Number, fill: float, _precision: int = 0
-) -> Value:
-    _opset()
+def _band_out(q: Value, k: Value, left: int, right: int, dilation: Sequence[int], shift: Number, fill: float, _precision: int = 0) -> Value:
     sums, band, rank = _sums(q), as_band(left, right, dilation), len(q.shape)
     tiles = Tiles(size(q, -2), size(k, -1), shift, band)
     keys = op.Transpose(k, perm=[*range(rank - 2), rank - 1, rank - 2])
@@ -152,11 +128,10 @@ def _band_out(
 
 
 def _band_in(a: Value, v: Value, left: int, right: int, dilation: Sequence[int], shift: Number, _precision: int = 0) -> Value:
-    _opset()
     sums, band, rank = _sums(a), as_band(left, right, dilation), len(a.shape)
     tiles = Tiles(size(a, -2), size(v, -2), shift, band)
     weights, values = (_with_heads(op.Cast(x, to=sums), rank) for x in (a, v))
-    offset = tiles.offset()
+    offset = op.Sub(tiles.key, tiles.aligned)
     spread = graph.gather(tiles.of_queries(weights), band.slot(offset))
     spread = op.Where(band.inside(offset), spread, constant(0, sums.numpy()))
     last = size(v, -1)
@@ -165,7 +140,6 @@ def _band_in(a: Value, v: Value, left: int, right: int, dilation: Sequence[int],
 
 
 def _window_softmax(a: Value, left: int, right: int, dilation: Sequence[int], shift: Number, num_keys: Number) -> Value:
-    _opset()
     sums, band = _sums(a), as_band(left, right, dilation)
     row = op.Unsqueeze(graph.count(size(a, -2)), constant([1]))
     place = band.places(op.Add(row, graph.as_value(shift)))  # (H, 1, Lq, W)
