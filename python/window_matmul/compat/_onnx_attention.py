@@ -38,7 +38,7 @@ class Call:
 
     @property
     def has_globals(self) -> bool:
-        return self.global_mask is not None or not isinstance(self.global_tokens, int) or self.global_tokens > 0
+        return self.global_mask is not None or not graph.is_zero(self.global_tokens)
 
     @property
     def is_plain(self) -> bool:
@@ -170,8 +170,8 @@ def _logits(call: Call, places: Places, scores: Value) -> Value:
     return scores if visible is None else op.Where(visible, scores, graph.minus_infinity(call.sums))
 
 
-def _usable(call: Call) -> Value | None:
-    """Keys that anything may see, (B, 1, Lk, 1): what the values of others hold is not to count."""
+def _cleared(call: Call, x: Value) -> Value:
+    """k or v, 0 where nothing may see the key: what it holds is not to count."""
     key = graph.count(call.sizes[1])
     first, last = (constant([n]) for n in (0, -1))
     usable = all_of(
@@ -181,9 +181,8 @@ def _usable(call: Call) -> Value | None:
         None if call.cu_k is None else op.Less(key, op.Gather(call.cu_k, last)),
     )
     if usable is None:
-        return None
-    shape = graph.as_shape(-1, 1, call.sizes[1], 1)
-    return op.Reshape(usable, shape)
+        return x
+    return op.Where(op.Reshape(usable, graph.as_shape(-1, 1, call.sizes[1], 1)), x, call.number(0.0))
 
 
 # ---- attention -----------------------------------------------------------------------------------------------------------------------
@@ -201,10 +200,9 @@ def attend_by_one_node(call: Call) -> Value:
     sides = [side if side < UNBOUNDED else -1 for side in (call.band.left, call.band.right)]
     mask = None if call.key_mask is None else op.Unsqueeze(call.key_mask, constant([1, 2]))
     lengths = None if call.shift == 0 else op.Expand(constant(call.sizes[1]), op.Shape(call.q, start=0, end=1))
-    usable = _usable(call)
-    v = call.v if usable is None else op.Where(usable, call.v, call.number(0.0))
+    k, v = (_cleared(call, x) for x in (call.k, call.v))
     return Opset("", 25).Attention(
-        *(call.q, call.k, v, mask, None, None, lengths),
+        *(call.q, k, v, mask, None, None, lengths),
         scale=float(call.scale),
         softcap=float(call.softcap),
         left_window_size=sides[0],
@@ -216,11 +214,9 @@ def attend(call: Call) -> tuple[Value, Value]:
     """out (B, H, Lq, Dv) and lse (B, H, Lq), in the sums' dtype."""
     places = _of_batch(call) if call.cu_q is None else _of_packed(call)
     tiles, value_dim = places.tiles, call.sizes[2]
-    usable = _usable(call)
-    v = call.v if usable is None else op.Where(usable, call.v, call.number(0.0))
-    k, v = _of_all_heads(call, call.k, size(call.k, 3)), _of_all_heads(call, v, value_dim)
+    k, v = _of_all_heads(call, call.k, size(call.k, 3)), _of_all_heads(call, _cleared(call, call.v), value_dim)
     scores = tiles.scores(op.Mul(call.q, call.number(call.scale)), k)
-    if not (isinstance(call.softcap, int | float) and call.softcap == 0):
+    if not graph.is_zero(call.softcap):
         cap = call.number(call.softcap)
         scores = op.Mul(cap, op.Tanh(op.Div(scores, cap)))
     sinks = None if call.sinks is None else op.Unsqueeze(op.Cast(call.sinks, to=call.sums), constant([0, 2, 3, 4]))

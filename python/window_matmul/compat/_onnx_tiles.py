@@ -29,7 +29,9 @@ def as_value(number: Number) -> Value:
 
 
 def size(x: Value, axis: int) -> Number:
+    """`axis` may be negative where x has a shape, as operands have."""
     known = None if x.shape is None else x.shape[axis]
+    axis = axis if axis >= 0 else axis + len(x.shape)
     return known if isinstance(known, int) else op.Squeeze(op.Shape(x, start=axis, end=axis + 1))
 
 
@@ -51,6 +53,11 @@ quotient = _folded(lambda a, b: a // b, lambda a, b: op.Div(a, b))
 least = _folded(min, lambda a, b: op.Min(a, b))
 greatest = _folded(max, lambda a, b: op.Max(a, b))
 equal = _folded(lambda a, b: a == b, lambda a, b: op.Equal(a, b))
+
+
+def is_zero(number: Any) -> bool:
+    """Surely so. A value's own comparison would be a node of the graph."""
+    return isinstance(number, int | float) and number == 0
 
 
 def as_shape(*numbers: Number) -> Value:
@@ -132,8 +139,9 @@ class Tiles:
     """One of all queries and keys, or with `around`, a bounded band, those that it takes; `shift` is then a number."""
 
     def __init__(self, queries: Number, keys: Number, shift: Number, around: Band | None = None) -> None:
-        self.queries, self.keys = queries, keys
-        self.rows, self.columns = queries, keys
+        if is_zero(queries) or is_zero(keys):
+            raise ValueError(f"there are {queries} queries and {keys} keys; an ONNX model needs at least one of each")
+        self.queries, self.keys = self.rows, self.columns = queries, keys
         self.are_many = False
         if around is not None:
             rows = greatest(1, least(queries, max(around.span, _LEAST_ROWS)))
@@ -158,7 +166,7 @@ class Tiles:
         if not self.are_many:
             return op.Unsqueeze(x, constant([2]))
         last, more = size(x, 3), minus(times(self.number, self.rows), self.queries)
-        if more != 0:
+        if not is_zero(more):
             x = op.Pad(x, as_shape(0, 0, 0, 0, 0, 0, more, 0))
         return op.Reshape(x, as_shape(0, 0, self.number, self.rows, last))
 

@@ -34,7 +34,8 @@ _ATTENTION_WITH_WINDOWS = 25  # opset_version; later ones torch 2.13 makes from 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """For `custom_translation_table` of `torch.onnx.export(..., dynamo=True)`: what each operator of this package is in ONNX.
 
-    What ONNX cannot say is an error at export that names the argument: `dropout_p` above 0, `RollingCache`, gradients within a model.
+    What a graph cannot say is an error at export that names it: `dropout_p` above 0, `RollingCache`, gradients within a model, no queries
+    or no keys.
 
     >>> sorted(str(op) for op in translation_table())[0]
     'window_matmul.attention.default'
@@ -64,6 +65,10 @@ def _sums(x: Value) -> ir.DataType:
     return ir.DataType.DOUBLE if x.dtype == ir.DataType.DOUBLE else ir.DataType.FLOAT
 
 
+def _as_int64(x: Value | None) -> Value | None:
+    return None if x is None else op.Cast(x, to=ir.DataType.INT64)
+
+
 def _heads(name: str, x: Value) -> int:
     known = x.shape[1]
     if not isinstance(known, int):
@@ -85,17 +90,13 @@ def _attention(*operands: Any) -> tuple[Value, Value]:
     if not scale and not isinstance(dim, int):
         raise ValueError("scale is None beside q with a head dim that is known only when the model runs; it needs to be given")
     call = Call(
-        *(op.Cast(x, to=sums) for x in (q, k, v)),
+        *(op.Cast(q, to=sums), op.Cast(k, to=sums), op.Cast(v, to=sums)),
         *(bias, sinks, key_mask, global_mask),
-        *(None if x is None else op.Cast(x, to=ir.DataType.INT64) for x in (cu_q, cu_k, key_lengths, offsets)),
-        band=as_band(left, right, dilation),
-        shift=shift,
-        global_tokens=global_tokens,
-        softcap=softcap,
-        scale=scale[0] if scale else dim**-0.5,
-        sums=sums,
-        sizes=(size(q, 2), size(k, 2), size(v, 3)),
-        heads=(_heads("q", q), _heads("k", k)),
+        *(_as_int64(cu_q), _as_int64(cu_k), _as_int64(key_lengths), _as_int64(offsets)),
+        *(as_band(left, right, dilation), shift, global_tokens, softcap, scale[0] if scale else dim**-0.5),
+        sums,
+        (size(q, 2), size(k, 2), size(v, 3)),
+        (_heads("q", q), _heads("k", k)),
     )
     out, lse = attend(call)
     if _has_attention() and call.is_plain:
