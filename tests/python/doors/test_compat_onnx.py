@@ -104,17 +104,18 @@ LONG = [  # several tiles
 def test_every_option() -> None:
     others = (torch.float64, torch.bfloat16, torch.float16)
     check_cases(
-        [(case, torch.float32) for case in CASES[::6] + LONG]
-        + [(case, dtype) for dtype in others for case in (*OPTIONS_TOGETHER[1:3], LONG[1])]
+        [(case, torch.float32) for case in CASES[::10] + LONG] + [(case, dtype) for dtype in others for case in OPTIONS_TOGETHER[1:3]]
     )
 
 
-def check_same(call: Callable[..., list[Tensor]], tensors: Sequence[Tensor], proto: Any, atol: float = 2e-6) -> None:
-    """Of float32 numbers of size 1, sums of up to 200, each rounded on both sides: some 10 units of 2**-23."""
+def check_same(call: Callable[..., list[Tensor]], tensors: Sequence[Tensor], proto: Any, atol: Sequence[float] = (2e-6,)) -> None:
+    """Of float32 numbers of size 1, sums of up to 200, each rounded on both sides: some 10 units of 2**-23. Or `atol`, in turns."""
     want = call(*tensors)
     for name, found in outputs(proto, tensors).items():
         for at, (x, y) in enumerate(zip(found, want, strict=True)):
-            torch.testing.assert_close(x, y, atol=atol, rtol=1e-5, msg=lambda text, at=at, name=name: f"output {at} of {name}: {text}")
+            torch.testing.assert_close(
+                x, y, atol=atol[at % len(atol)], rtol=1e-5, msg=lambda text, at=at, name=name: f"output {at} of {name}: {text}"
+            )
 
 
 def test_lengths_that_are_known_when_it_runs() -> None:
@@ -136,7 +137,7 @@ def test_lengths_that_are_known_when_it_runs() -> None:
 
     dynamic = [{0: DYNAMIC, 2: DYNAMIC}] * 3 + [{0: DYNAMIC, 1: DYNAMIC}, {0: DYNAMIC, 2: DYNAMIC}]
     proto = exported(call, drawn(2, 90), dynamic=dynamic, optimize=False)
-    for batch, length in ((1, 5), (3, 64), (2, 67), (1, 200)):
+    for batch, length in ((1, 5), (3, 67), (1, 200)):
         check_same(call, drawn(batch, length), proto)
 
 
@@ -185,14 +186,14 @@ def test_plain_calls_are_one_node_in_opset_25() -> None:
     q, k, v = torch.randn(2, 4, 40, 8), torch.randn(2, 2, 70, 8), torch.randn(2, 2, 70, 5)
     mask = torch.rand(2, 70) < 0.5
     k, v = (x.masked_fill(~mask[:, None, :, None], torch.nan) for x in (k, v))
-    proto = exported(call, [q, k, v, mask], 25)
+    proto = exported(call, [q, k, v, mask], 25, optimize=False)
     assert sum(node.op_type == "Attention" for node in proto.graph.node) == 4
-    check_same(call, [q, k, v, mask], proto, atol=2e-4)  # one output is float16, of size 0.2
+    check_same(call, [q, k, v, mask], proto, atol=[2e-6] * 3 + [2e-4] + [2e-6] * 8)  # the fourth is float16, of size 0.2
 
 
 # ---- bands ---------------------------------------------------------------------------------------------------------------------------
 def test_bands() -> None:
-    fills, windows = (0.0, -torch.inf, 7.0), ((3, 1), (0, 0), (20, 0), (1, 2, 3))
+    fills, windows = (0.0, -torch.inf, 7.0), ((3, 1), (20, 0), (1, 2, 3))
     shapes = [((5, 8), (7, 8)), ((3, 100, 8), (3, 170, 8)), ((2, 2, 3, 9, 8), (2, 2, 3, 4, 8))]
     dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -211,8 +212,10 @@ def test_bands() -> None:
         return results
 
     tensors = [torch.randn(shape) for pair in shapes for shape in pair]
-    # bf16: a unit of 2**-8 of a score of up to 20, and of what follows from it
-    check_same(call, tensors, exported(call, tensors, optimize=False), atol=20 * 2.0**-8)
+    # a unit of each dtype of a score of up to 20, and of what follows from it; 4 of float32, whose sums of 8 have another order
+    units = [20 * unit for unit in (2.0**-21, 2.0**-23, 2.0**-8, 2.0**-11)]
+    atol = [units[(n + at) % 4] for n in range(len(shapes)) for at in range(len(windows)) for _ in range(3)]
+    check_same(call, tensors, exported(call, tensors, optimize=False), atol)
 
 
 def test_memory_grows_with_the_window() -> None:
