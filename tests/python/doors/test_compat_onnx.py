@@ -104,7 +104,7 @@ LONG = [  # several tiles
 def test_every_option() -> None:
     others = (torch.float64, torch.bfloat16, torch.float16)
     check_cases(
-        [(case, torch.float32) for case in CASES[::10] + LONG] + [(case, dtype) for dtype in others for case in OPTIONS_TOGETHER[1:3]]
+        [(case, torch.float32) for case in CASES[::12] + LONG] + [(case, dtype) for dtype in others for case in OPTIONS_TOGETHER[1:3]]
     )
 
 
@@ -137,7 +137,7 @@ def test_lengths_that_are_known_when_it_runs() -> None:
 
     dynamic = [{0: DYNAMIC, 2: DYNAMIC}] * 3 + [{0: DYNAMIC, 1: DYNAMIC}, {0: DYNAMIC, 2: DYNAMIC}]
     proto = exported(call, drawn(2, 90), dynamic=dynamic, optimize=False)
-    for batch, length in ((1, 5), (3, 67), (1, 200)):
+    for batch, length in ((1, 5), (3, 200)):
         check_same(call, drawn(batch, length), proto)
 
 
