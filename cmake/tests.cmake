@@ -94,10 +94,12 @@ if(NOT WINDOW_MATMUL_SANITIZE)
   file(GLOB cuda_tests CONFIGURE_DEPENDS tests/cuda_emulation/*.cpp)
   add_executable(window_matmul_cuda_tests ${kernels} ${cuda_tests} $<TARGET_OBJECTS:window_matmul_cuda_emulation>)
   window_matmul_compile_options(window_matmul_cuda_tests)
-  # In every configuration: a matrix instruction is thousands of operations here, few of them the kernels' own, which are long to compile.
-  set_property(SOURCE ${kernels} APPEND PROPERTY COMPILE_OPTIONS -O1)
-  target_compile_options(window_matmul_cuda_tests PRIVATE -O2
+  # In every configuration and for the kernels too: a matrix instruction is thousands of operations here, few of them the kernels' own. What
+  # takes the time is the emulation, by -O2. The precompiled header is that of the other tests, whose options these are: of a library.
+  target_compile_options(window_matmul_cuda_tests PRIVATE -O1 -fPIC
     $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>)
+  target_precompile_headers(window_matmul_cuda_tests REUSE_FROM window_matmul_tests_of_kernels)
+  set_property(SOURCE ${kernels} PROPERTY SKIP_PRECOMPILE_HEADERS ON)
   target_include_directories(window_matmul_cuda_tests PRIVATE src tests/cpp tests/cuda_emulation)
   target_link_libraries(window_matmul_cuda_tests PRIVATE window_matmul_core GTest::gtest_main)
   window_matmul_add_test_program(window_matmul_cuda_tests cuda_emulation ${cuda_tests})

@@ -14,15 +14,7 @@ constexpr index_t kDim = 64;
 class BackwardTraffic : public testing::TestWithParam<Arithmetic> {
  protected:
   const cuda::emulation::Report& count(index_t length, index_t window, bool traffic) {
-    AttentionCase c{.queries = length, .keys = length, .dim = kDim, .value_dim = kDim, .window = {window, window}};
-    c.with_lse = false;
-    AttentionTrial trial(as_computed(c, GetParam()), 48);
-    trial.give_results_of_forward(zeros_of(c));
-    Emulated::how = {.seed = 48, .count_traffic = traffic};
-    const Status status = trial.run(Op::attention_backward, {.device = &kAmpere, .precision = GetParam().precision});
-    Emulated::how = {};
-    EXPECT_EQ(status.message(), "");
-    return Emulated::report;
+    return counted(Op::attention_backward, length, window, kDim, GetParam(), traffic);
   }
   Emulated emulated;
 };

@@ -88,17 +88,7 @@ class HeadDim128 : public testing::TestWithParam<Arithmetic> {
  protected:
   static constexpr index_t kLength = 384, kDim = 128, kWindow = 128;
 
-  const cuda::emulation::Report& count(Op op) {
-    AttentionCase c{.queries = kLength, .keys = kLength, .dim = kDim, .value_dim = kDim, .window = {kWindow, kWindow}};
-    c.with_lse = op == Op::attention;
-    AttentionTrial trial(as_computed(c, GetParam()), 51);
-    if (op == Op::attention_backward) trial.give_results_of_forward(zeros_of(c));
-    Emulated::how = {.seed = 51, .count_traffic = true};
-    const Status status = trial.run(op, {.device = &kAmpere, .precision = GetParam().precision});
-    Emulated::how = {};
-    EXPECT_EQ(status.message(), "");
-    return Emulated::report;
-  }
+  const cuda::emulation::Report& count(Op op) { return counted(op, kLength, kWindow, kDim, GetParam(), true); }
   double operand() const { return static_cast<double>(size_of(GetParam().dtype)) * kLength * kDim; }
 
   Emulated emulated;

@@ -14,13 +14,7 @@ constexpr index_t kDim = 64;
 class AttentionTraffic : public testing::TestWithParam<Arithmetic> {
  protected:
   const cuda::emulation::Report& count(index_t length, index_t window, bool traffic) {
-    AttentionCase c{.queries = length, .keys = length, .dim = kDim, .value_dim = kDim, .window = {window, window}};
-    AttentionTrial trial(as_computed(c, GetParam()), 41);
-    Emulated::how = {.seed = 41, .count_traffic = traffic};
-    const Status status = trial.run(Op::attention, {.device = &kAmpere, .precision = GetParam().precision});
-    Emulated::how = {};
-    EXPECT_EQ(status.message(), "");
-    return Emulated::report;
+    return counted(Op::attention, length, window, kDim, GetParam(), traffic);
   }
   Emulated emulated;
 };

@@ -85,6 +85,20 @@ void for_each_option(Random& random, F&& f) {
   }
 }
 
+// What a call multiplies and, where `traffic` asks for it, moves: one head without options. Needs an Emulated.
+inline const cuda::emulation::Report& counted(Op op, index_t length, index_t window, index_t dim, const Arithmetic& arithmetic,
+                                              bool traffic) {
+  AttentionCase c{.queries = length, .keys = length, .dim = dim, .value_dim = dim, .window = {window, window}};
+  c.with_lse = op == Op::attention;
+  AttentionTrial trial(as_computed(c, arithmetic), 41);
+  if (op == Op::attention_backward) trial.give_results_of_forward(zeros_of(c));
+  Emulated::how = {.seed = 41, .count_traffic = traffic};
+  const Status status = trial.run(op, {.device = &kAmpere, .precision = arithmetic.precision});
+  Emulated::how = {};
+  EXPECT_EQ(status.message(), "");
+  return Emulated::report;
+}
+
 // Multiply-adds of one product of tensor cores over the tiles of 16 queries by 16 keys that hold a pair.
 inline double products_of_touched_tiles(index_t length, index_t window, index_t dim, const Arithmetic& arithmetic) {
   const Band band{length, length, window, window, 0};

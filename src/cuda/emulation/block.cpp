@@ -155,43 +155,45 @@ void Block::sync_warp() {
 
 // ---- memory -------------------------------------------------------------------------------------------------------------------------
 
-void Block::load_global(const void* place, std::uintptr_t address, void* to, std::uint32_t bytes) {
+void Block::load_global(std::uintptr_t address, void* to, std::uint32_t bytes) {
   std::memset(to, 0, bytes);
   if (!global_.may_load(address, bytes, bytes)) return;
-  if (settings_.count_traffic) traffic_.record(running_, Traffic::Space::global, place, address, bytes);
+  if (settings_.count_traffic) traffic_.record(running_, Traffic::Space::global, __builtin_return_address(0), address, bytes);
   std::memcpy(to, reinterpret_cast<const void*>(address), bytes);
 }
 
-void Block::store_global(const void* place, std::uintptr_t address, const void* from, std::uint32_t bytes) {
+void Block::store_global(std::uintptr_t address, const void* from, std::uint32_t bytes) {
   if (!global_.may_store(address, bytes)) return;
-  if (settings_.count_traffic) traffic_.record(running_, Traffic::Space::global, place, address, bytes);
+  if (settings_.count_traffic) traffic_.record(running_, Traffic::Space::global, __builtin_return_address(0), address, bytes);
   std::memcpy(reinterpret_cast<void*>(address), from, bytes);
 }
 
-void Block::load_shared(const void* place, std::uint32_t offset, void* to, std::uint32_t bytes) {
+void Block::load_shared(std::uint32_t offset, void* to, std::uint32_t bytes) {
   if (!shared_.load(running_, offset, to, bytes)) return;
-  if (settings_.count_traffic) traffic_.record(running_, Traffic::Space::shared, place, offset, bytes);
+  if (settings_.count_traffic) traffic_.record(running_, Traffic::Space::shared, __builtin_return_address(0), offset, bytes);
 }
 
-void Block::store_shared(const void* place, std::uint32_t offset, const void* from, std::uint32_t bytes) {
+void Block::store_shared(std::uint32_t offset, const void* from, std::uint32_t bytes) {
   if (!shared_.store(running_, offset, from, bytes)) return;
-  if (settings_.count_traffic) traffic_.record(running_, Traffic::Space::shared, place, offset, bytes);
+  if (settings_.count_traffic) traffic_.record(running_, Traffic::Space::shared, __builtin_return_address(0), offset, bytes);
 }
 
 void Block::count_matrices(const std::vector<std::uintptr_t>& rows) {
   if (settings_.count_traffic) traffic_.count_shared(rows, 16);
 }
 
-void Block::copy_async(const void* place, std::uint32_t offset, std::uintptr_t address, std::uint32_t bytes, int valid) {
+void Block::copy_async(std::uint32_t offset, std::uintptr_t address, std::uint32_t bytes, int valid) {
   Copy copy{offset, bytes, {}};
   if (valid < 0 || valid > static_cast<int>(bytes)) return report_.fail("a copy of " + std::to_string(valid) + " valid bytes");
   if (address % bytes != 0) return report_.fail("a copy of " + std::to_string(bytes) + " bytes from an address that is not aligned");
   if (valid > 0 && global_.may_load(address, static_cast<std::size_t>(valid), 0)) {
-    if (settings_.count_traffic) traffic_.record(running_, Traffic::Space::global, place, address, static_cast<std::uint32_t>(valid));
+    if (settings_.count_traffic)
+      traffic_.record(running_, Traffic::Space::global, __builtin_return_address(0), address, static_cast<std::uint32_t>(valid));
     std::memcpy(copy.data.data(), reinterpret_cast<const void*>(address), static_cast<std::size_t>(valid));
   }
   if (!shared_.begin_copy(running_, offset, bytes)) return;
-  if (settings_.count_traffic) traffic_.record(running_, Traffic::Space::shared, static_cast<const char*>(place) + 1, offset, bytes);
+  if (settings_.count_traffic)
+    traffic_.record(running_, Traffic::Space::shared, static_cast<char*>(__builtin_return_address(0)) + 1, offset, bytes);
   at(running_).copies.push_back(copy);
   ++at(running_).uncommitted;
 }

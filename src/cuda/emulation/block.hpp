@@ -42,12 +42,12 @@ class Block {
   void sync_warp();
   void together(Together what, void* mine);
 
-  // `place` tells requests apart: the caller's address.
-  void load_global(const void* place, std::uintptr_t address, void* to, std::uint32_t bytes);
-  void store_global(const void* place, std::uintptr_t address, const void* from, std::uint32_t bytes);
-  void load_shared(const void* place, std::uint32_t offset, void* to, std::uint32_t bytes);
-  void store_shared(const void* place, std::uint32_t offset, const void* from, std::uint32_t bytes);
-  void copy_async(const void* place, std::uint32_t offset, std::uintptr_t address, std::uint32_t bytes, int valid);
+  // Who calls tells requests apart: the address that these return to.
+  [[gnu::noinline]] void load_global(std::uintptr_t address, void* to, std::uint32_t bytes);
+  [[gnu::noinline]] void store_global(std::uintptr_t address, const void* from, std::uint32_t bytes);
+  [[gnu::noinline]] void load_shared(std::uint32_t offset, void* to, std::uint32_t bytes);
+  [[gnu::noinline]] void store_shared(std::uint32_t offset, const void* from, std::uint32_t bytes);
+  [[gnu::noinline]] void copy_async(std::uint32_t offset, std::uintptr_t address, std::uint32_t bytes, int valid);
   void commit_copies();
   void wait_copies(int newest);
 

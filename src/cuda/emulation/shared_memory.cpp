@@ -2,11 +2,12 @@
 #include "cuda/emulation/shared_memory.hpp"
 
 #include <algorithm>
+#include <bit>
 
 namespace window_matmul::cuda::emulation {
 
 void Clocks::reset(int threads) {
-  threads_ = threads;
+  threads_ = threads, epoch_ = 1;
   clock_.assign(static_cast<std::size_t>(threads) * static_cast<std::size_t>(threads), 0);
   for (int t = 0; t < threads; ++t) clock_[static_cast<std::size_t>(t * threads + t)] = 1;
 }
@@ -14,9 +15,14 @@ void Clocks::reset(int threads) {
 void Clocks::meet(const std::vector<int>& threads) {
   const auto n = static_cast<std::size_t>(threads_);
   merged_.assign(n, 0);
-  for (const int t : threads) {
-    const std::uint32_t* row = clock_.data() + static_cast<std::size_t>(t) * n;
-    for (std::size_t other = 0; other < n; ++other) merged_[other] = std::max(merged_[other], row[other]);
+  if (threads.size() == n) {
+    ++epoch_;
+    for (const int t : threads) merged_[static_cast<std::size_t>(t)] = now(t);  // nobody knows more of a thread than itself
+  } else {
+    for (const int t : threads) {
+      const std::uint32_t* row = clock_.data() + static_cast<std::size_t>(t) * n;
+      for (std::size_t other = 0; other < n; ++other) merged_[other] = std::max(merged_[other], row[other]);
+    }
   }
   for (const int t : threads) ++merged_[static_cast<std::size_t>(t)];  // what comes after is not known to anybody
   for (const int t : threads) std::copy(merged_.begin(), merged_.end(), clock_.begin() + static_cast<std::ptrdiff_t>(t) * threads_);
@@ -26,7 +32,7 @@ void SharedMemory::reset(std::size_t bytes, int threads) {
   warps_ = static_cast<std::size_t>(threads + 31) / 32;
   bytes_.assign(bytes, std::byte{0xFF});  // a NaN in every type
   cells_.assign(bytes / kGranule, Cell{});
-  readers_.assign(warps_ * cells_.size(), Reader{});
+  readers_.resize(warps_ * cells_.size());
 }
 
 void SharedMemory::fail(const char* what, int thread, std::uint32_t offset, const std::string& why) {
@@ -49,6 +55,8 @@ bool SharedMemory::load(int thread, std::uint32_t offset, void* to, std::uint32_
     if (c.writer < 0) return fail("load", thread, at, "nothing was stored there"), false;
     if (!clocks_.knows(thread, c.writer, c.written_at))
       return fail("load", thread, at, "races with a store by thread " + std::to_string(c.writer)), false;
+    if (c.read_in != clocks_.epoch()) c.read_in = clocks_.epoch(), c.readers = 0;
+    c.readers |= 1u << (thread / 32);
     reader(at, static_cast<std::size_t>(thread / 32)) = {thread, clocks_.now(thread)};
   }
   std::memcpy(to, bytes_.data() + offset, bytes);
@@ -62,8 +70,8 @@ bool SharedMemory::check_write(int thread, const char* what, std::uint32_t offse
     if (c.copies > 0) return fail(what, thread, at, "a copy may not have landed"), false;
     if (c.writer >= 0 && !clocks_.knows(thread, c.writer, c.written_at))
       return fail(what, thread, at, "races with a store by thread " + std::to_string(c.writer)), false;
-    for (std::size_t w = 0; w < warps_; ++w)
-      if (const Reader& r = reader(at, w); r.thread >= 0 && !clocks_.knows(thread, r.thread, r.at))
+    for (std::uint32_t left = c.read_in == clocks_.epoch() ? c.readers : 0; left != 0; left &= left - 1)
+      if (const Reader& r = reader(at, static_cast<std::size_t>(std::countr_zero(left))); !clocks_.knows(thread, r.thread, r.at))
         return fail(what, thread, at, "races with a load by thread " + std::to_string(r.thread)), false;
   }
   return true;

@@ -16,11 +16,13 @@ class Clocks {
   void reset(int threads);
   void meet(const std::vector<int>& threads);  // a barrier of these
   std::uint32_t now(int thread) const { return at(thread, thread); }
+  std::uint32_t epoch() const { return epoch_; }  // barriers of the whole block so far: everybody knows all that lies before the last
   bool knows(int thread, int other, std::uint32_t when) const { return thread == other || at(thread, other) > when; }
 
  private:
   std::uint32_t at(int thread, int other) const { return clock_[static_cast<std::size_t>(thread * threads_ + other)]; }
   int threads_ = 0;
+  std::uint32_t epoch_ = 1;
   std::vector<std::uint32_t> clock_, merged_;
 };
 
@@ -43,10 +45,11 @@ class SharedMemory {
     std::int16_t writer = -1;  // a thread; -1: nobody yet
     std::uint16_t copies = 0;  // on their way here
     std::uint32_t written_at = 0;
+    std::uint32_t read_in = 0, readers = 0;  // an epoch, and a bit for each warp that has read in it: earlier ones race with nobody
   };
   struct Reader {
-    std::int32_t thread = -1;
-    std::uint32_t at = 0;
+    std::int32_t thread;
+    std::uint32_t at;
   };
   bool is_inside(const char* what, std::uint32_t offset, std::uint32_t bytes);
   bool check_write(int thread, const char* what, std::uint32_t offset, std::uint32_t bytes);
@@ -59,7 +62,7 @@ class SharedMemory {
   std::size_t warps_ = 0;
   std::vector<std::byte> bytes_;
   std::vector<Cell> cells_;
-  std::vector<Reader> readers_;  // the last one of each cell, for each warp
+  std::vector<Reader> readers_;  // the last one of each cell, for each warp that has its bit there
 };
 
 }  // namespace window_matmul::cuda::emulation

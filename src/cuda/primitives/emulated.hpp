@@ -9,7 +9,10 @@
 
 #include "cuda/emulation/block.hpp"
 
-#define WINDOW_MATMUL_DEVICE [[gnu::always_inline]] inline
+// Kernels whose every function is inlined take more than twice as long to compile, and their speed hardly matters here.
+#define WINDOW_MATMUL_DEVICE inline
+// Accesses are: each use of one has its own place in the program, by which `traffic.hpp` puts lanes together.
+#define WINDOW_MATMUL_ACCESS [[gnu::always_inline]] inline
 #define WINDOW_MATMUL_UNROLL
 #define WINDOW_MATMUL_NO_UNROLL
 
@@ -20,9 +23,6 @@ using emulation::Block;
 WINDOW_MATMUL_DEVICE int thread_index() { return Block::current().thread(); }
 WINDOW_MATMUL_DEVICE index_t block_index() { return Block::current().block_index(); }
 WINDOW_MATMUL_DEVICE index_t grid_size() { return Block::current().grid_size(); }
-
-// An address in the kernel: not inlined into it, so that each use has its own.
-[[gnu::noinline]] inline const void* place_of_call() { return __builtin_return_address(0); }
 
 // ---- barriers and shuffles ----------------------------------------------------------------------------------------------------------
 
@@ -59,40 +59,40 @@ T shuffle_xor(T value, int mask) {
 // ---- memory -------------------------------------------------------------------------------------------------------------------------
 
 template <class T>
-WINDOW_MATMUL_DEVICE T load_global(std::uintptr_t address) {
+WINDOW_MATMUL_ACCESS T load_global(std::uintptr_t address) {
   static_assert(std::has_single_bit(sizeof(T)) && sizeof(T) >= 2 && sizeof(T) <= 16);
   T value;
-  Block::current().load_global(place_of_call(), address, &value, sizeof(T));
+  Block::current().load_global(address, &value, sizeof(T));
   return value;
 }
-WINDOW_MATMUL_DEVICE std::uint8_t load_byte(std::uintptr_t address) {
+WINDOW_MATMUL_ACCESS std::uint8_t load_byte(std::uintptr_t address) {
   std::uint8_t value;
-  Block::current().load_global(place_of_call(), address, &value, 1);
+  Block::current().load_global(address, &value, 1);
   return value;
 }
 template <class T>
-WINDOW_MATMUL_DEVICE void store_global(std::uintptr_t address, T value) {
+WINDOW_MATMUL_ACCESS void store_global(std::uintptr_t address, T value) {
   static_assert(std::has_single_bit(sizeof(T)) && sizeof(T) >= 2 && sizeof(T) <= 16);
-  Block::current().store_global(place_of_call(), address, &value, sizeof(T));
+  Block::current().store_global(address, &value, sizeof(T));
 }
 template <class T>
-WINDOW_MATMUL_DEVICE T load_shared(std::uint32_t offset) {
+WINDOW_MATMUL_ACCESS T load_shared(std::uint32_t offset) {
   T value;
-  Block::current().load_shared(place_of_call(), offset, &value, sizeof(T));
+  Block::current().load_shared(offset, &value, sizeof(T));
   return value;
 }
 template <class T>
-WINDOW_MATMUL_DEVICE void store_shared(std::uint32_t offset, T value) {
-  Block::current().store_shared(place_of_call(), offset, &value, sizeof(T));
+WINDOW_MATMUL_ACCESS void store_shared(std::uint32_t offset, T value) {
+  Block::current().store_shared(offset, &value, sizeof(T));
 }
 template <int Bytes>
-WINDOW_MATMUL_DEVICE void copy_async(std::uint32_t shared, std::uintptr_t global, int valid) {
+WINDOW_MATMUL_ACCESS void copy_async(std::uint32_t shared, std::uintptr_t global, int valid) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
-  Block::current().copy_async(place_of_call(), shared, global, Bytes, valid);
+  Block::current().copy_async(shared, global, Bytes, valid);
 }
-WINDOW_MATMUL_DEVICE void commit_copies() { Block::current().commit_copies(); }
+WINDOW_MATMUL_ACCESS void commit_copies() { Block::current().commit_copies(); }
 template <int Newest>
-WINDOW_MATMUL_DEVICE void wait_copies() {
+WINDOW_MATMUL_ACCESS void wait_copies() {
   Block::current().wait_copies(Newest);
 }
 
