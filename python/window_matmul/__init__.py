@@ -6,6 +6,7 @@ window_matmul, window_softmax and unwindow_matmul."""
 import sys
 from typing import TYPE_CHECKING
 
+from ._library import TORCH_LIBRARY, find
 from ._registration import watch
 from .window import Window
 
@@ -44,7 +45,7 @@ def _import_names() -> None:
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        if name == "__version__" and "torch" not in sys.modules:
+        if name == "__version__" and sys.modules.get("torch") is None:
             from ._c_library import version
 
             return version()
@@ -59,7 +60,8 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if sys.modules.get("torch") is None:
-    watch()
-else:
-    _import_names()
+if find(TORCH_LIBRARY):  # else this is a package without the operators for torch
+    if sys.modules.get("torch") is None:
+        watch()
+    else:
+        _import_names()

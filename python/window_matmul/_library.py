@@ -3,6 +3,7 @@ from pathlib import Path
 
 from . import __path__ as _folders  # in an editable install: the sources and, elsewhere, what was built
 
+TORCH_LIBRARY = "libwindow_matmul_torch_cpu.so"
 _is_loaded = False
 
 
@@ -32,5 +33,5 @@ def load_into_torch() -> None:
         raise ImportError(f"window_matmul needs torch >= 2.10; this is torch {torch.__version__}")
     if hasattr(torch.ops.window_matmul, "band_out"):  # registering the names twice would end the process
         raise ImportError("another copy of window_matmul is already loaded in this process; start a new one to load this copy")
-    torch.ops.load_library(path_of("libwindow_matmul_torch_cpu.so"))
+    torch.ops.load_library(path_of(TORCH_LIBRARY))
     _is_loaded = True
