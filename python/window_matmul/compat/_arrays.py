@@ -2,6 +2,7 @@
 import ctypes
 import math
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -113,13 +114,11 @@ def check_beside(name: str, x: Array, other_name: str, other: Array) -> None:
 
 def dtype_of(name: str) -> np.dtype[Any]:
     """NumPy's own, or ml_dtypes'."""
-    if name != "bfloat16":
-        return np.dtype(name)
     try:
-        from ml_dtypes import bfloat16
+        dtype: np.dtype[Any] = np.dtype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)
     except ImportError:
         raise ImportError("NumPy has bfloat16 from ml_dtypes alone, and results are to have it: pip install ml_dtypes") from None
-    return np.dtype(bfloat16)
+    return dtype
 
 
 def empty(shape: tuple[int, ...], dtype: str, heads_inside: bool = False) -> tuple[NDArray[Any], Array]:
