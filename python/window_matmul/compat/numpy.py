@@ -29,9 +29,10 @@ from numpy.typing import NDArray
 
 from .. import _arguments as plain
 from .. import _c_library as library
-from .._integers import as_flag, as_int
+from .._integers import as_flag
 from ..window import Window
-from ._arrays import Array, as_array, as_floats, check_beside, empty
+from ._array_options import as_out_dtype, as_seed, set_entries, set_options, sums_of
+from ._arrays import Array, as_floats, check_beside, empty
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -144,64 +145,6 @@ def _check_width(a: Array, left: int, right: int) -> None:
 
 
 # ---- fused attention -----------------------------------------------------------------------------------------------------------------
-def _as_logits(name: str, x: object, q: Array) -> Array:
-    """bias or sinks, in q's dtype or float32."""
-    array = as_array(name, x)
-    if array.dtype not in (q.dtype, "float32"):
-        raise TypeError(f"{name} is {array.dtype} beside q of {q.dtype}; it needs to be the same or float32")
-    return array
-
-
-def _as_mask(name: str, x: object, need: tuple[int, ...]) -> Array:
-    array = as_array(name, x)
-    if array.dtype != "bool":
-        raise TypeError(f"{name} is {array.dtype}; it needs to be bool")
-    plain.check_mask(name, array.shape, need)
-    return array
-
-
-def _as_numbers(name: str, x: object, q: Array) -> Array:
-    array = as_array(name, x)
-    if array.dtype not in ("int32", "int64"):
-        raise TypeError(f"{name} is {array.dtype}; it needs to be int32 or int64")
-    plain.check_entries(name, array.shape, q.shape)
-    return array
-
-
-def _is_array(x: object) -> bool:
-    """No number: those that are arrays have no dims."""
-    return hasattr(x, "__dlpack__") and getattr(x, "ndim", 1) > 0
-
-
-def _sums_of(dtype: str) -> str:
-    return "float64" if dtype == "float64" else "float32"
-
-
-def _as_out_dtype(q: Array, out_dtype: object) -> str:
-    if out_dtype is None:
-        return q.dtype
-    try:
-        name = np.dtype(out_dtype).name  # type: ignore[call-overload]
-    except TypeError:
-        name = ""
-    if name not in (q.dtype, _sums_of(q.dtype)):
-        need = "None or float64" if q.dtype == "float64" else f"None, float32 or the dtype of q, {q.dtype}"
-        raise TypeError(f"out_dtype is {out_dtype!r} beside q of {q.dtype}; it needs to be {need}")
-    return str(name)
-
-
-def _as_seed(dropout_p: float, dropout_seed: object) -> int:
-    need = "an int from 0 to 2**64 - 1"
-    if dropout_seed is None:
-        if dropout_p:
-            raise ValueError(f"dropout_seed is None beside a dropout_p of {dropout_p}; it needs to be {need}")
-        return 0
-    seed = as_int("dropout_seed", dropout_seed, need)
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"dropout_seed is {seed}; it needs to be {need}")
-    return seed
-
-
 class _Options(TypedDict, total=False):
     dilation: Dilation
     scale: float | None
@@ -267,63 +210,16 @@ def window_attention(
     plain.check_operands(x.shape, y.shape, z.shape, 4)
     plain.check_heads_of(dilation, x)
     cap, p, *factor = plain.as_reals(scale, softcap, dropout_p, x.shape[3])
-    seed = _as_seed(p, dropout_seed)
+    seed = as_seed(p, dropout_seed)
     options = library.AttentionOptions(size=sizeof(library.AttentionOptions), softcap=cap, dropout_p=p, dropout_seed=seed)
     if factor:
         options.scale = pointer(c_double(factor[0]))
-    kept = _set_options(options, x, y, (left, right), bias, sinks, key_mask, global_tokens)
-    offset = _set_entries(options, kept, x, y, key_lengths, query_offset)
+    kept = set_options(options, x, y, (left, right), bias, sinks, key_mask, global_tokens)
+    offset = set_entries(options, kept, x, y, key_lengths, query_offset)
     with_lse = as_flag("return_lse", return_lse)
     shape = x.shape[:3]
-    out, to = empty((*shape, z.shape[3]), _as_out_dtype(x, out_dtype), x.strides[1] < x.strides[2])
-    lse, lse_to = empty(shape, _sums_of(x.dtype)) if with_lse else (None, None)
+    out, to = empty((*shape, z.shape[3]), as_out_dtype(x, out_dtype), x.strides[1] < x.strides[2])
+    lse, lse_to = empty(shape, sums_of(x.dtype)) if with_lse else (None, None)
     window = library.window(left, right, taps, offset)
     library.call("window_attention", window, x.tensor(), y.tensor(), z.tensor(), options, to.tensor(), lse_to and lse_to.tensor())
     return out if lse is None else (out, lse)
-
-
-def _set_options(
-    options: library.AttentionOptions,
-    q: Array,
-    k: Array,
-    sides: tuple[int, int],
-    bias: object,
-    sinks: object,
-    key_mask: object,
-    global_tokens: object,
-) -> list[Array]:
-    """Returns what has to live as long as the call."""
-    kept, mask_shape = [], (k.shape[0], k.shape[2])
-
-    def give(field: str, array: Array) -> None:
-        kept.append(array)
-        setattr(options, field, pointer(array.tensor()))
-
-    if _is_array(global_tokens) or getattr(global_tokens, "dtype", None) == np.bool_:
-        give("global_mask", _as_mask("global_tokens", global_tokens, mask_shape))
-    elif global_tokens is not None:
-        need = "an int of at least 0, a bool mask, or None"
-        options.global_tokens = plain.as_count("global_tokens", global_tokens, need, plain.UNBOUNDED)
-    if bias is not None:
-        give("bias", _as_logits("bias", bias, q))
-        plain.check_bias(kept[-1].shape, q.shape, sides)
-    if sinks is not None:
-        give("sinks", _as_logits("sinks", sinks, q))
-        plain.check_sinks(kept[-1].shape, q.shape)
-    if key_mask is not None:
-        give("key_mask", _as_mask("key_mask", key_mask, mask_shape))
-    return kept
-
-
-def _set_entries(
-    options: library.AttentionOptions, kept: list[Array], q: Array, k: Array, key_lengths: object, query_offset: object
-) -> int | None:
-    """What each entry of the batch has of its own; returns the offset of all, None for the library's."""
-    if key_lengths is not None:
-        kept.append(_as_numbers("key_lengths", key_lengths, q))
-        options.key_lengths = pointer(kept[-1].tensor())
-    if _is_array(query_offset):
-        kept.append(_as_numbers("query_offset", query_offset, q))
-        options.query_offsets = pointer(kept[-1].tensor())
-        return None
-    return None if query_offset is None else plain.as_offset(query_offset, "an int, an array (B,) of ints, or None")
