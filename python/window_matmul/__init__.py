@@ -35,7 +35,7 @@ def _import_names() -> None:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise ImportError("window_matmul needs torch, but for window_matmul.compat.numpy: pip install 'torch>=2.10'") from None
+        raise ImportError("window_matmul needs torch for all but window_matmul.compat.numpy: pip install 'torch>=2.10'") from None
     from . import _load, _names
 
     known = vars(_names) | {"__version__": _load.version}

@@ -6,7 +6,6 @@ program that has imported both finds the operators registered, in whatever order
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -17,8 +16,8 @@ def register() -> None:
     from ._attention import autograd as _autograd  # noqa: F401, of _band too
 
 
-class _Watch(MetaPathFinder):
-    """Finds torch as others do, and registers the operators behind its import."""
+class _Watch:
+    """A finder: finds torch as others do, and registers the operators behind its import."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "torch":
