@@ -100,9 +100,7 @@ def set_options(
     return kept
 
 
-def set_entries(
-    options: library.AttentionOptions, kept: list[Array], q: Array, k: Array, key_lengths: object, query_offset: object
-) -> int | None:
+def set_entries(options: library.AttentionOptions, kept: list[Array], q: Array, key_lengths: object, query_offset: object) -> int | None:
     """What each entry of the batch has of its own; returns the offset of all, None for the library's."""
     if key_lengths is not None:
         kept.append(_as_numbers("key_lengths", key_lengths, q))

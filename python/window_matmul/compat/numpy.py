@@ -215,7 +215,7 @@ def window_attention(
     if factor:
         options.scale = pointer(c_double(factor[0]))
     kept = set_options(options, x, y, (left, right), bias, sinks, key_mask, global_tokens)
-    offset = set_entries(options, kept, x, y, key_lengths, query_offset)
+    offset = set_entries(options, kept, x, key_lengths, query_offset)
     with_lse = as_flag("return_lse", return_lse)
     shape = x.shape[:3]
     out, to = empty((*shape, z.shape[3]), as_out_dtype(x, out_dtype), x.strides[1] < x.strides[2])
