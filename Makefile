@@ -38,7 +38,7 @@ export WINDOW_MATMUL_CUDA_ARCHITECTURES := $(CUDA_GPUS)
 # What the wheel is made of. Folders count too: their time changes when a file goes.
 BUILD_SCRIPTS := scripts/build_backend.py scripts/compile_cuda.py scripts/find_torch_headers.py
 WHEEL_SOURCES := $(shell find CMakeLists.txt LICENSE README.md cmake include pyproject.toml python $(BUILD_SCRIPTS) src -not -path '*/__pycache__*')
-CPP_FILES := $(shell find include src python tests examples -name '*.[ch]pp' -o -name '*.cu' -o -name '*.cuh')
+CPP_FILES := $(shell find include src python tests examples -name '*.[ch]pp' -o -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh')
 
 # The C++ tests of all rows of the kernel table but the best, as GoogleTest filters.
 OTHER_ROWS := 'from window_matmul.testing import backends; print(":".join(f"*/{row.replace(chr(46), chr(95))}*" for row in backends()[1:]))'

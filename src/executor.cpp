@@ -1,7 +1,7 @@
 // src/executor.cpp: std::threads for programs that have no pool of their own.
 #include "window_matmul/executor.hpp"
 
-#include <system_error>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -17,8 +17,8 @@ void run_on_threads(void* context, index_t count, Executor::Body body, void* bod
     const index_t end = begin + (count - begin) / (threads - t + 1);
     try {
       others.emplace_back(body, body_context, begin, end);
-    } catch (const std::system_error&) {
-      break;  // the system gives no more threads: this one does the rest
+    } catch (const std::exception&) {
+      break;  // the system gives no more threads, or no memory for one: this one does the rest
     }
     begin = end;
   }

@@ -17,6 +17,7 @@ _OPS = ("band_out", "band_in", "band_in_transposed", "softmax", "softmax_backwar
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 _VARIABLES = {
     "WINDOW_MATMUL_BACKEND": "the row of the kernel table that is used; by default the first that can",
+    "WINDOW_MATMUL_THREADS": "threads of the C interface and compat.numpy; by default as many as there are processors for the process",
     "WINDOW_MATMUL_KEEP_MIB": "how much memory of large results is kept for the next ones; 0: none; by default a quarter of the machine's",
 }
 

@@ -1,32 +1,14 @@
-# python/window_matmul/_load.py: loads the compiled libraries into torch, once.
-from pathlib import Path
-
+# python/window_matmul/_load.py: the libraries that torch has loaded, and what they say.
 import torch
 
-from . import __path__ as _folders  # in an editable install: the sources and, elsewhere, what was built
+from . import _library
 
-_LIBRARY = "libwindow_matmul_torch_cpu.so"
 _CUDA_LIBRARY = "libwindow_matmul_torch_cuda.so"
-
-
-def _find(library: str) -> list[Path]:
-    return [path for folder in _folders if (path := Path(folder, "lib", library)).exists()]
-
-
-def _load() -> None:
-    if torch.__version__ < "2.10":  # compares versions, not letters
-        raise ImportError(f"window_matmul needs torch >= 2.10; this is torch {torch.__version__}")
-    if hasattr(torch.ops.window_matmul, "band_out"):  # registering the names twice would end the process
-        raise ImportError("another copy of window_matmul is already loaded in this process; start a new one to load this copy")
-    paths = _find(_LIBRARY)
-    if not paths:
-        raise ImportError(f"window_matmul: {_LIBRARY} is in none of {list(_folders)}; install the package with `pip install .`")
-    torch.ops.load_library(paths[0])
 
 
 def why_not_built() -> str:
     """ "not built (...)" where this package has no CUDA kernels, else "": known when configured, or written down when nvcc failed."""
-    if written := _find("why_no_cuda.txt"):
+    if written := _library.find("why_no_cuda.txt"):
         return f"not built ({written[0].read_text().strip()})"
     said = kernels("band_out", "float32")["cuda.sm80"]
     return said if said.startswith("not built") else ""
@@ -36,9 +18,9 @@ def _load_cuda() -> str:
     """Loads the CUDA kernels where torch can have tensors for them. Returns "", or why there are none."""
     if torch.version.cuda is None:
         return f"this torch, {torch.__version__}, is built without CUDA"
-    paths = _find(_CUDA_LIBRARY)
+    paths = _library.find(_CUDA_LIBRARY)
     if not paths:
-        missing = f"{_CUDA_LIBRARY} is in none of {list(_folders)}"
+        missing = f"{_CUDA_LIBRARY} is in none of {_library.folders()}"
         return f"the CUDA kernels of this window_matmul are {why_not_built()}" if why_not_built() else missing
     try:
         torch.ops.load_library(paths[0])
@@ -67,6 +49,6 @@ def cuda_kernels(op: str, dtype: str, gpu: int) -> dict[str, str]:
     return dict(line.split("\t") for line in torch.ops.window_matmul._cuda_kernels(op, dtype, gpu).splitlines())
 
 
-_load()
+_library.load_into_torch()
 version = facts()["version"]
 why_no_cuda = _load_cuda()

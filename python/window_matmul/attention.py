@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import _sharding as sharding
-from ._attention.arguments import as_bounds, as_entries, as_flag, as_form, as_operands, as_options, as_reals, check_heads, draw_seed
+from ._attention.arguments import as_bounds, as_entries, as_flag, as_form, as_operands, as_options, as_reals, check_heads_of, draw_seed
 from ._attention.autograd import attention
 from ._band.arguments import as_window
 from .functional import Dilation, WindowSize
@@ -143,7 +143,7 @@ def window_attention(
     left, right, taps = as_window(window_size, dilation)
     q, k, v = as_operands(q, k, v, 4)
     if type(dilation) is not int:
-        check_heads(dilation, q)
+        check_heads_of(dilation, q)
     reals = as_reals(scale, softcap, dropout_p, q.shape[3])
     bias, sinks, key_mask, global_mask, count = as_options(q, k, (left, right), bias, sinks, key_mask, global_tokens)
     lengths, offsets, shift = as_entries(key_lengths, query_offset, q, k)
@@ -262,7 +262,7 @@ def window_attention_varlen(
     left, right, taps = as_window(window_size, dilation)
     q, k, v = as_operands(q, k, v, 3)
     if type(dilation) is not int:
-        check_heads(dilation, q)
+        check_heads_of(dilation, q)
     cu_q, cu_k = as_bounds("cu_seqlens_q", cu_seqlens_q, q), as_bounds("cu_seqlens_k", cu_seqlens_k, q)
     reals = as_reals(scale, softcap, dropout_p, q.shape[2])
     bias, sinks, key_mask, global_mask, count = as_options(q, k, (left, right), bias, sinks, key_mask, global_tokens)

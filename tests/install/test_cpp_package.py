@@ -12,7 +12,8 @@ import pytest
 from commands import ROOT, run
 
 CXX = os.environ.get("CXX", "c++")
-HEADERS = sorted((ROOT / "include/window_matmul").glob("*.hpp"))
+CC = os.environ.get("CC", "cc")
+HEADERS = sorted((ROOT / "include/window_matmul").glob("*.h*"))
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The C++ package, installed from the build of `make test-cpp` where there is one."""
     folder = tmp_path_factory.mktemp("cpp")
     build = ROOT / "build/release"
-    if not (build / "libwindow_matmul_core.a").exists():
+    if not all((build / library).exists() for library in ("libwindow_matmul_core.a", "libwindow_matmul.so")):
         build = folder / "build"
         run("cmake", "-G", "Ninja", "-S", ROOT, "-B", build)
         run("cmake", "--build", build)
@@ -34,8 +35,15 @@ def test_header_compiles_alone(header: Path) -> None:
     run(CXX, *strict, "-I", ROOT / "include", "-include", header, "-x", "c++", os.devnull)
 
 
+@pytest.mark.parametrize("language", ["c", "c++"])
+def test_the_header_for_c_compiles_alone_in_each(language: str) -> None:
+    strict = ("-fsyntax-only", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
+    compiler = (CC, "-std=c11") if language == "c" else (CXX, "-std=c++11")
+    run(*compiler, *strict, "-include", ROOT / "include/window_matmul/c_api.h", "-x", language, os.devnull)
+
+
 def dense_attention() -> list[list[float]]:
-    """What examples/cpp/main.cpp computes, from the definition."""
+    """What the examples compute, from the definition."""
     x = [[math.sin(4 * i + n) for n in range(4)] for i in range(6)]
     rows = []
     for i in range(6):
@@ -45,9 +53,10 @@ def dense_attention() -> list[list[float]]:
     return rows
 
 
-def test_example_finds_the_package_and_attends(prefix: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("language", ["cpp", "c"])
+def test_example_finds_the_package_and_attends(language: str, prefix: Path, tmp_path: Path) -> None:
     example = tmp_path / "example"
-    shutil.copytree(ROOT / "examples/cpp", example)
+    shutil.copytree(ROOT / "examples" / language, example)
     run("cmake", "-G", "Ninja", "-B", "build", f"-DCMAKE_PREFIX_PATH={prefix}", cwd=example)
     run("cmake", "--build", "build", cwd=example)
     printed = [[float(number) for number in line.split()] for line in run("build/attention", cwd=example).splitlines()]

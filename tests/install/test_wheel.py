@@ -13,6 +13,7 @@ from commands import ROOT, SITE_PACKAGES, run
 
 LIBRARY = "window_matmul/lib/libwindow_matmul_torch_cpu.so"
 CUDA_LIBRARY = "window_matmul/lib/libwindow_matmul_torch_cuda.so"
+C_LIBRARY = "window_matmul/lib/libwindow_matmul.so"
 NEEDED = {"libtorch_cpu.so", "libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6", "ld-linux-x86-64.so.2"}
 
 
@@ -24,6 +25,7 @@ def found_nvcc() -> bool:
 
 @pytest.fixture(scope="module", params=[LIBRARY, CUDA_LIBRARY], ids=["cpu", "cuda"])
 def library(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those that torch loads."""
     if request.param == CUDA_LIBRARY and not found_nvcc():
         pytest.skip("built without nvcc")
     folder = tmp_path_factory.mktemp("wheel")
@@ -54,7 +56,7 @@ def test_holds_the_package_and_nothing_else(wheel: Path) -> None:
     programs = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("window_matmul/bin/")}  # test_conformance.py
     sources = {str(path.relative_to(ROOT / "python")) for path in (ROOT / "python/window_matmul").rglob("*.py")} | programs
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert names == sources | {LIBRARY, "window_matmul/py.typed"} | ({CUDA_LIBRARY} if found_nvcc() else set())
+    assert names == sources | {LIBRARY, C_LIBRARY, "window_matmul/py.typed"} | ({CUDA_LIBRARY} if found_nvcc() else set())
 
 
 def test_needs_only_torch_and_the_system(library: Path) -> None:
@@ -70,6 +72,17 @@ def test_asks_of_torch_only_the_stable_c_interface(library: Path) -> None:
     of_torch = {name for name in undefined if "@" not in name and not name.startswith(("_ITM_", "__gmon_start__", "__cxa_finalize"))}
     assert of_torch
     assert all(name.startswith(("aoti_torch_", "torch_")) and "cuda_stream" not in name for name in of_torch), sorted(of_torch)
+
+
+def test_the_library_for_c_knows_no_torch_and_offers_its_functions_alone(wheel: Path, tmp_path: Path) -> None:
+    library = Path(zipfile.ZipFile(wheel).extract(C_LIBRARY, tmp_path))
+    dynamic = run("readelf", "--dynamic", "--wide", library)
+    assert set(re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic)) <= NEEDED - {"libtorch_cpu.so"}
+    assert "RPATH" not in dynamic and "RUNPATH" not in dynamic
+    offered = set(re.findall(r" [A-Z] (\S+)$", run("nm", "--dynamic", "--defined-only", library), re.MULTILINE))
+    declared = re.findall(r"^WM_API .*?(wm_\w+)\(", (ROOT / "include/window_matmul/c_api.h").read_text(), re.MULTILINE)
+    assert offered == set(declared) and len(declared) > 10
+    assert str(ROOT).encode() not in library.read_bytes()
 
 
 def test_offers_no_symbol_of_its_own(library: Path) -> None:

@@ -3,14 +3,18 @@
 dim 1 of both.
 """
 
-import math
-from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 
+from .. import _arguments as plain
+from .._arguments import as_factor as as_factor
+from .._arguments import as_probability as as_probability
+from .._arguments import as_real as as_real
+from .._arguments import as_reals as as_reals
+from .._arguments import check_heads_of as check_heads_of
 from .._band.arguments import (
     DTYPES,
     STRIDED,
@@ -29,7 +33,6 @@ from .._integers import as_flag as as_flag
 from .ops import HEADS_INSIDE, HIGH_PRECISION, WIDE_OUT
 
 _SEEDS = (1 << 63) - 1
-_LAYOUTS = {4: ("(B, H, Lq, D)", "(B, Hkv, Lk, D)", "(B, Hkv, Lk, Dv)"), 3: ("(total_q, H, D)", "(total_k, Hkv, D)", "(total_k, Hkv, Dv)")}
 
 
 class Options(NamedTuple):
@@ -54,16 +57,8 @@ def as_operands(q: Tensor, k: Tensor, v: Tensor, dims: int) -> tuple[Tensor, Ten
         q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
         check_beside("k", k, "q", q)
         check_beside("v", v, "q", q)
-    q_shape, k_shape, v_shape = q.shape, k.shape, v.shape
-    if (
-        len(q_shape) == len(k_shape) == len(v_shape) == dims
-        and q_shape[-1] == k_shape[-1]
-        and k_shape[:-1] == v_shape[:-1]
-        and (dims == 3 or q_shape[0] == k_shape[0])
-        and (q_shape[1] == k_shape[1] or (k_shape[1] != 0 and q_shape[1] % k_shape[1] == 0))
-    ):
-        return q, k, v
-    raise _wrong_shapes(tuple(q_shape), tuple(k_shape), tuple(v_shape), dims)
+    plain.check_operands(q.shape, k.shape, v.shape, dims)
+    return q, k, v
 
 
 def _are_right(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -82,69 +77,6 @@ def _are_right(q: Tensor, k: Tensor, v: Tensor) -> bool:
         and v.layout is STRIDED
         and not (q.is_nested or k.is_nested or v.is_nested)
     )
-
-
-def _wrong_shapes(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], dims: int) -> ValueError:
-    for name, shape, layout in zip("qkv", (q, k, v), _LAYOUTS[dims], strict=True):
-        if len(shape) != dims:
-            return ValueError(f"{name} is {shape}; it needs to be {layout}")
-    if dims == 4 and k[0] != q[0]:
-        return ValueError(f"k is {k} beside q of {q}; its dim 0 needs to be q's, {q[0]}")
-    if k[-1] != q[-1]:
-        return ValueError(f"k is {k} beside q of {q}; its dim -1 needs to be q's, {q[-1]}")
-    if k[:-1] != v[:-1]:
-        return ValueError(f"v is {v} beside k of {k}; all dims but the last need to be equal")
-    return ValueError(f"k is {k} beside q of {q}; its number of heads, dim 1, needs to divide q's, {q[1]}")
-
-
-def check_heads(dilation: object, q: Tensor) -> None:
-    if isinstance(dilation, tuple | list) and q.shape[1] != len(dilation):
-        raise ValueError(f"dilation is {dilation!r}; it needs an int for each of the {q.shape[1]} heads of q, which is {tuple(q.shape)}")
-
-
-# ---- numbers -------------------------------------------------------------------------------------------------------------------------
-def as_reals(scale: object, softcap: object, dropout_p: object, dim: int) -> tuple[float, ...]:
-    """softcap, dropout_p, and the scale unless it is the default."""
-    if scale is None and dim == 0:
-        raise ValueError("scale is None where the head dim of q and k is 0; it needs to be a number: 1 / sqrt(0) is none")
-    if type(softcap) is type(dropout_p) is float and softcap == dropout_p == 0.0 and scale is None:
-        return 0.0, 0.0
-    cap = as_real("softcap", softcap, "a finite number of at least 0")
-    if not 0 <= cap < math.inf:
-        raise ValueError(f"softcap is {softcap!r}; it needs to be a finite number of at least 0")
-    p = as_probability("dropout_p", dropout_p)
-    factor = as_factor("scale", scale)
-    return (cap, p) if factor is None else (cap, p, factor)
-
-
-def as_factor(name: str, value: object) -> float | None:
-    """Of the scores; None is the default."""
-    if value is None:
-        return None
-    factor = as_real(name, value, "a finite number or None")
-    if not -math.inf < factor < math.inf:
-        raise ValueError(f"{name} is {value!r}; it needs to be a finite number or None")
-    return factor
-
-
-def as_probability(name: str, value: object) -> float:
-    p = as_real(name, value, "a number from 0 to 1")
-    if not 0 <= p <= 1:
-        raise ValueError(f"{name} is {value!r}; it needs to be a number from 0 to 1")
-    return p
-
-
-def as_real(name: str, value: object, need: str) -> float:
-    if type(value) is float:
-        return value
-    if isinstance(value, torch.SymFloat):
-        return value  # type: ignore[return-value]
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it needs to be {need}")
-    try:
-        return float(value)
-    except OverflowError:
-        return math.nan
 
 
 def as_form(q: Tensor, out_dtype: object) -> int:
@@ -190,20 +122,13 @@ def as_options(
 
 def _as_bias(bias: Tensor, q: Tensor, sides: tuple[int, int]) -> Tensor:
     bias = _as_logits("bias", bias, q)
-    if UNBOUNDED in sides:
-        raise ValueError(f"bias is {tuple(bias.shape)}, a number for each slot; it needs a window_size with both sides bounded")
-    width, heads = sides[0] + 1 + sides[1], q.shape[1]
-    shapes = [(heads, width), (*q.shape[:-1], width) if q.ndim == 4 else (heads, q.shape[0], width)]
-    if not any(bias.shape == shape for shape in shapes):  # `in` is wrong in torch.compile's graphs where sides are symbols
-        full = "(B, H, Lq, W)" if q.ndim == 4 else "(H, total_q, W)"
-        raise ValueError(f"bias is {tuple(bias.shape)}; it needs to be (H, W) or {full}, here {shapes[0]} or {shapes[1]}")
+    plain.check_bias(bias.shape, q.shape, sides)
     return bias
 
 
 def _as_sinks(sinks: Tensor, q: Tensor) -> Tensor:
     sinks = _as_logits("sinks", sinks, q)
-    if tuple(sinks.shape) != (q.shape[1],):
-        raise ValueError(f"sinks is {tuple(sinks.shape)}; it needs to be (H,), here ({q.shape[1]},)")
+    plain.check_sinks(sinks.shape, q.shape)
     return sinks
 
 
@@ -229,8 +154,7 @@ def _as_mask(name: str, mask: Tensor, q: Tensor, shape: tuple[int, ...]) -> Tens
     check_strided(name, mask)
     if mask.dtype is not torch.bool:
         raise TypeError(f"{name} is {mask.dtype}; it needs to be bool")
-    if tuple(mask.shape) != shape:
-        raise ValueError(f"{name} is {tuple(mask.shape)}; it needs to be {'(B, Lk)' if len(shape) == 2 else '(total_k,)'}, here {shape}")
+    plain.check_mask(name, mask.shape, shape)
     check_device(name, mask, "q", q)
     return mask
 
@@ -262,8 +186,7 @@ def _as_numbers(name: str, numbers: Tensor, q: Tensor) -> Tensor:
     """One for each entry. The values are checked where they are read, in the library."""
     check_strided(name, numbers)
     _check_integers(name, numbers)
-    if tuple(numbers.shape) != (q.shape[0],):
-        raise ValueError(f"{name} is {tuple(numbers.shape)}; it needs to be (B,), here ({q.shape[0]},)")
+    plain.check_entries(name, numbers.shape, q.shape)
     check_device(name, numbers, "q", q)
     return numbers
 

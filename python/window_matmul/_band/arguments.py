@@ -3,114 +3,24 @@
 precisely what is wrong: TypeError for a type or tensor dtype, ValueError for a value, shape or device.
 """
 
-import math
-from numbers import Real
-
 import torch
 from torch import Tensor
 from torch._C import _is_any_autocast_enabled
 
+from .. import _arguments as plain
 from .. import _load
-from .._integers import as_int, as_positive, as_side
-from ..window import Window
+from .._arguments import MAX_DIMS as _MAX_DIMS
+from .._arguments import UNBOUNDED as UNBOUNDED
+from .._arguments import as_band as as_band
+from .._arguments import as_dilation as as_dilation
+from .._arguments import as_fill as as_fill
+from .._arguments import as_window as as_window
+from .._arguments import check_heads as check_heads
+from .._arguments import to_window as to_window
 from .ops import HIGH, HIGHEST
 
 STRIDED = torch.strided
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_MAX_DIMS = 16
-_MAX_SIDE = 1 << 59  # left + 1 + right stays within 2**60, what the library takes
-_MAX_DISTANCE = 1 << 60
-UNBOUNDED = 1 << 60  # a side that reaches beyond every sequence
-
-
-# ---- window_size, dilation ----------------------------------------------------------------------------------------------------------
-def as_band(window_size: object, dilation: object) -> tuple[int, int, tuple[int, ...]]:
-    """left, right, and the dilation: () for 1, one int, or one for each entry of dim -3."""
-    left = right = None
-    if type(window_size) is int:
-        left = right = window_size
-    elif type(window_size) is tuple and len(window_size) == 2:
-        left, right = window_size
-    elif type(window_size) is Window and window_size.dilation == 1:
-        left, right = window_size.left, window_size.right
-    if (
-        type(left) is int
-        and type(right) is int
-        and 0 <= left < _MAX_SIDE
-        and 0 <= right < _MAX_SIDE
-        and type(dilation) is int
-        and dilation == 1
-    ):
-        return left, right, ()
-    return _as_any_band(window_size, dilation)
-
-
-def _as_any_band(window_size: object, dilation: object) -> tuple[int, int, tuple[int, ...]]:
-    left, right = _sides(window_size)
-    if left is None or right is None or left >= _MAX_SIDE or right >= _MAX_SIDE:
-        raise ValueError(
-            f"window_size is {window_size!r}; each side needs to be bounded, and below 2**59: a band is stored in left + 1 + right columns"
-        )
-    return left, right, as_dilation(window_size, dilation, "entry of dim -3")
-
-
-def as_window(window_size: object, dilation: object) -> tuple[int, int, tuple[int, ...]]:
-    """As `as_band`, for fused attention: a side may be UNBOUNDED, and the dilation is one for each head."""
-    if type(dilation) is int and dilation == 1:
-        left, right = window_size if type(window_size) is tuple and len(window_size) == 2 else (window_size, window_size)
-        if type(left) is int and type(right) is int and 0 <= left < _MAX_SIDE and 0 <= right < _MAX_SIDE:
-            return left, right, ()
-    left, right = (UNBOUNDED if side is None or side >= _MAX_SIDE else side for side in _sides(window_size))
-    return left, right, as_dilation(window_size, dilation, "head")
-
-
-def _sides(window_size: object) -> tuple[int | None, int | None]:
-    need = "an int of at least 0, a pair (left, right) of such, or a Window"
-    if isinstance(window_size, Window):
-        return window_size.left, window_size.right
-    if isinstance(window_size, tuple | list):
-        if len(window_size) != 2:
-            raise ValueError(f"window_size is {window_size!r}; it needs to be {need}")
-        return as_side("window_size[0]", window_size[0]), as_side("window_size[1]", window_size[1])
-    if window_size is None:
-        return None, None
-    side = as_int("window_size", window_size, need)
-    if side < 0:
-        raise ValueError(f"window_size is {side}; it needs to be {need}")
-    return side, side
-
-
-def to_window(window_size: object) -> Window:
-    """The same as a Window."""
-    return window_size if isinstance(window_size, Window) else Window(*_sides(window_size))
-
-
-def as_dilation(window_size: object, dilation: object, each: str) -> tuple[int, ...]:
-    """The dilation, which a Window brings along: () for 1, one int, or one for `each`."""
-    taps = _taps(dilation, each)
-    if isinstance(window_size, Window) and any(tap != window_size.dilation for tap in taps):
-        if taps != (1,) or isinstance(dilation, tuple | list):
-            raise ValueError(f"dilation is {dilation!r} beside {window_size!r}; it needs to be the same, or left away")
-        taps = (window_size.dilation,)
-    if max(taps) > _MAX_DISTANCE:
-        raise ValueError(f"dilation is {max(taps)}; it needs to be at most 2**60")
-    return () if taps == (1,) else taps
-
-
-def _taps(dilation: object, each: str) -> tuple[int, ...]:
-    if not isinstance(dilation, tuple | list):
-        return (as_positive("dilation", dilation, f"an int of at least 1, or a tuple or list of one for each {each}"),)
-    if not dilation:
-        raise ValueError(f"dilation is {dilation!r}; it needs an int for each {each}")
-    return tuple(as_positive(f"dilation[{head}]", tap) for head, tap in enumerate(dilation))
-
-
-def check_heads(dilation: object, name: str, x: Tensor) -> None:
-    """A dilation for each head needs the heads: dim -3, after broadcasting."""
-    if isinstance(dilation, tuple | list) and (x.ndim < 3 or x.shape[-3] != len(dilation)):
-        raise ValueError(
-            f"dilation is {dilation!r}; it needs an int for each entry of dim -3 of {name}, which is {tuple(x.shape)} after broadcasting"
-        )
 
 
 # ---- numbers ------------------------------------------------------------------------------------------------------------------------
@@ -118,35 +28,14 @@ def check_heads(dilation: object, name: str, x: Tensor) -> None:
 def as_offset(query_offset: object, need: str = "an int or None") -> int:
     if isinstance(query_offset, torch.SymInt):
         return query_offset  # type: ignore[return-value]
-    offset = as_int("query_offset", query_offset, need)
-    if abs(offset) > _MAX_DISTANCE:
-        raise ValueError(f"query_offset is {offset}; it needs to be from -2**60 to 2**60")
-    return offset
+    return plain.as_offset(query_offset, need)
 
 
-def as_count(name: str, value: object, need: str = "an int of at least 0, or None", at_most: int | None = None) -> int:
+def as_count(name: str, value: object, need: str = plain.COUNT, at_most: int | None = None) -> int:
     """A number from 0 to 2**60; of one beyond `at_most`, that."""
     if isinstance(value, torch.SymInt):
         return value  # type: ignore[return-value]
-    number = as_int(name, value, need)
-    if number < 0 or (number > _MAX_DISTANCE and at_most is None):
-        raise ValueError(f"{name} is {number}; it needs to be " + ("from 0 to 2**60" if at_most is None else need))
-    return number if at_most is None else min(number, at_most)
-
-
-def as_fill(fill: object) -> tuple[float, ...]:
-    """Nothing for 0.0, which is the operator's own default."""
-    if type(fill) is float and fill == 0.0 and math.copysign(1.0, fill) == 1.0:
-        return ()
-    if isinstance(fill, bool) or not isinstance(fill, Real):
-        raise TypeError(f"fill is {fill!r} ({type(fill).__name__}); it needs to be a float")
-    try:
-        value = float(fill)
-    except OverflowError:
-        value = math.nan
-    if math.isnan(value):
-        raise ValueError(f"fill is {fill!r}; it needs to be a float other than NaN, infinities included")
-    return (value,)
+    return plain.as_count(name, value, need, at_most)
 
 
 # ---- tensors ------------------------------------------------------------------------------------------------------------------------

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 from torch.library import Library, fallthrough_kernel, register_fake, register_vmap
 
-from .. import _load as _load
+from .. import _library
 
 Band = tuple[int, ...]  # left, right, shift, Lk, precision, then the dilation: nothing for 1, one int, or one for each entry of dim -3
 HIGHEST, HIGH = 0, 1  # precision
 
+_library.load_into_torch()
 library = Library("window_matmul", "FRAGMENT")  # lives as long as the module
 
 

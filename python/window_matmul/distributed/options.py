@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._attention.arguments import Options, as_entries, as_flag, as_form, as_operands, as_options, as_reals, check_heads, draw_seed
+from .._attention.arguments import Options, as_entries, as_flag, as_form, as_operands, as_options, as_reals, check_heads_of, draw_seed
 from .._band.arguments import UNBOUNDED, as_window
 from ..attention import AnyWindow
 from .agreement import Fields, Own
@@ -91,7 +91,7 @@ def as_arguments(
     given = {**_DEFAULTS, **options}
     left, right, taps = as_window(window_size, given["dilation"])
     q, k, v = as_operands(q, k, v, dims)
-    check_heads(given["dilation"], q)
+    check_heads_of(given["dilation"], q)
     reals = as_reals(given["scale"], given["softcap"], given["dropout_p"], q.shape[-1])
     tensors = as_options(q, k, (left, right), given["bias"], given["sinks"], given["key_mask"], given["global_tokens"])
     if dims == 3:
