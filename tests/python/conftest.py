@@ -11,9 +11,12 @@ tests that take a processor more than some seconds: files that hold one are begu
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -49,6 +52,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "best_backend: costly, or independent of the kernel: runs on the best row only")
     config.addinivalue_line("markers", "long: takes a processor more than some seconds: begun first, and left out by --tenth")
+    if not config.option.verbose < 0 or config.option.durations is not None or config.option.xmlpath is not None:
+        return  # they show or count what is left out
+    for plugin in config.pluginmanager.get_plugins():
+        if type(plugin).__name__ == "WorkerInteractor":
+            plugin.sendevent = functools.partial(tell, plugin.sendevent)
+
+
+def tell(send: Callable[..., None], name: str, **of_event: Any) -> None:
+    """What pytest-xdist's worker says of a test: seven messages, of which two are read where it passes: that it did, and that it is done.
+    The others take the process that counts, beside the two that test, a millisecond a test."""
+    report = of_event.get("data", {})
+    is_read = report.get("when") == "call" or report.get("outcome") != "passed"
+    if name not in ("logstart", "logfinish") and (name != "testreport" or is_read):
+        send(name, **of_event)
 
 
 def pytest_report_header() -> str:
@@ -65,7 +82,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", rows[:1] if only_best else of_bf16 + rows, indirect=True)
     elif not only_best:
         others = ["", *(rows if of_bf16 else rows[1:])]
-        metafunc.parametrize("another_backend", others, ids=lambda row: row or "any row", indirect=True)
+        metafunc.fixturenames.append("another_backend")  # a parameter that no test asks for
+        metafunc.parametrize("another_backend", others, ids=lambda row: row or "any row")
 
 
 def parameters_of(item: pytest.Item) -> dict[str, object]:
@@ -116,22 +134,26 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-@pytest.fixture
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The kernel row under test; the library reads the variable at each call."""
-    monkeypatch.setenv(VARIABLE, request.param)
-    return str(request.param)
-
-
-@pytest.fixture(autouse=True)
-def another_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row of a test that does not ask for it; the variable stays as it is for the best one."""
-    if row := getattr(request, "param", ""):
-        monkeypatch.setenv(VARIABLE, row)
-
-
-@pytest.fixture(autouse=True)
-def same_start() -> None:
-    """Each test draws the same numbers, alone or in any order, on one thread; tests about threads set more."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Each test draws the same numbers, alone or in any order, on one thread; tests about threads set more. And it runs on its row. No
+    fixtures: each takes a test 0.1 ms, as long as most calls of the library."""
     torch.default_generator.manual_seed(20240229)  # torch.manual_seed writes down for each kind of GPU who called it, which takes 2 ms
     torch.set_num_threads(1)
+    parameters = parameters_of(item)
+    if row := parameters.get("backend") or parameters.get("another_backend"):
+        os.environ[VARIABLE] = str(row)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    if FORCED:
+        os.environ[VARIABLE] = FORCED
+    else:
+        os.environ.pop(VARIABLE, None)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> str:
+    """The kernel row under test; the library reads the variable at each call."""
+    return str(request.param)

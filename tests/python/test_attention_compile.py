@@ -19,6 +19,7 @@ from window_matmul import Window, window_attention, window_attention_varlen
 OPERATOR = "attention"
 pytestmark = [pytest.mark.best_backend, pytest.mark.long]
 by_case = pytest.mark.parametrize("case", OPTIONS_TOGETHER, ids=str)
+TENSORS = OPTIONS_TOGETHER[2:4] + OPTIONS_TOGETHER[5:]  # all options that are tensors
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +40,7 @@ def values_and_gradients(f: Callable[..., Any], tensors: dict[str, Tensor]) -> l
 
 
 # ---- torch.compile -------------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("dynamic", [False, True])
-@by_case
+@pytest.mark.parametrize("case, dynamic", [(case, True) for case in OPTIONS_TOGETHER] + [(case, False) for case in TENSORS], ids=str)
 def test_compile(backend: str, case: Case, dynamic: bool) -> None:
     """With other work around it; bit-equal to the same without the compiler."""
 

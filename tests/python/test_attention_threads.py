@@ -63,7 +63,7 @@ def test_repetition_changes_no_bit(backend: str, case: Case, dtype: torch.dtype)
     moved = {  # nor does the address
         name: torch.cat([x.new_empty(n + 1), x.flatten()])[n + 1 :].view_as(x) for n, (name, x) in enumerate(tensors.items())
     }
-    assert equal(everything(case, tensors), first) and equal(everything(case, moved), first)
+    assert equal(everything(case, moved), first)
 
 
 @by_dtype

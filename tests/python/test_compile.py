@@ -222,7 +222,7 @@ def private_calls(grad: bool) -> list[tuple[Any, tuple[Any, ...]]]:
 
 @pytest.mark.parametrize("number", range(15))
 def test_opcheck(backend: str, number: int) -> None:
-    for grad_ in (False, True):
+    for grad_ in (False, True) if number < 5 else (True,):  # without gradients the dilation is one more number
         op, args = private_calls(grad_)[number]
         torch.library.opcheck(op, args)
     op, args = private_calls(False)[number]
