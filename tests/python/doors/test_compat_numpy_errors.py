@@ -125,7 +125,6 @@ X = np.ones((1, 1, 4, 2), np.float32)
         (torch.ones(1, 1, 4, 2, dtype=torch.complex64), TypeError, "q is complex64; it needs to be float32"),
         (OnAGpu(), ValueError, "q is on the device cuda:1; it needs to be on the CPU, where CuPy's cupy.asnumpy brings it"),
     ],
-    ids=str,
 )
 def test_what_is_no_array_here(q: Any, error: type[Exception], said: str) -> None:
     with pytest.raises(error) as raised:
