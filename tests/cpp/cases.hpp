@@ -134,7 +134,7 @@ inline const std::vector<Case>& cases() {
       list.push_back({.rows = 130, .cols = 300, .window = {128, 0}, .dim = 64, .dtype = dtype, .lead_x = {2}, .lead_y = {2}});
       list.push_back({.rows = 40, .cols = 45, .window = {9, 20}, .dim = 2100, .dtype = dtype, .y = {.turned = true}});
       list.push_back({.rows = 70, .cols = 90, .window = {9, 4}, .dim = 300, .dtype = dtype, .out = {.gap = 3}});
-      list.push_back({.rows = 1100, .cols = 1100, .window = {500, 600}, .dim = 3, .dtype = dtype, .y = {.turned = true}});
+      list.push_back({.rows = 400, .cols = 1300, .window = {500, 600}, .dim = 3, .dtype = dtype, .y = {.turned = true}});
     }
     return list;
   }();
