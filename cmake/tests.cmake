@@ -30,8 +30,10 @@ function(window_matmul_add_test_program program prefix)
 endfunction()
 
 # Most of the time of the tests of kernels is that of the tests themselves, which make operands and evaluate definitions: the sanitizers look at the
-# library and at the tests of what lies in headers, and not at these. Their headers are parsed once.
-file(GLOB tests CONFIGURE_DEPENDS tests/cpp/*.cpp)
+# library and at the tests of what lies in headers, and not at these, nor at their tools. Their headers are parsed once, for the emulation's tests too.
+file(GLOB tests CONFIGURE_DEPENDS tests/cpp/*_test.cpp)
+file(GLOB test_tools CONFIGURE_DEPENDS tests/cpp/*.cpp)
+list(REMOVE_ITEM test_tools ${tests})
 set(tests_of_kernels "")
 foreach(file IN LISTS tests)
   file(STRINGS "${file}" includes REGEX "include \"(trial|rows|attention_trial)\\.hpp\"")
@@ -46,12 +48,15 @@ if(WINDOW_MATMUL_SANITIZE MATCHES "address")
   set(sanitized NOT_SANITIZED)
 endif()
 
+add_library(window_matmul_test_tools OBJECT ${test_tools})
+window_matmul_compile_options(window_matmul_test_tools ${sanitized})
+target_precompile_headers(window_matmul_test_tools PRIVATE tests/cpp/attention_trial.hpp)
 add_library(window_matmul_tests_of_kernels OBJECT ${tests_of_kernels})
 window_matmul_compile_options(window_matmul_tests_of_kernels ${sanitized})
-target_precompile_headers(window_matmul_tests_of_kernels PRIVATE tests/cpp/attention_trial.hpp)
-add_executable(window_matmul_tests ${other_tests} $<TARGET_OBJECTS:window_matmul_tests_of_kernels>)
+target_precompile_headers(window_matmul_tests_of_kernels REUSE_FROM window_matmul_test_tools)
+add_executable(window_matmul_tests ${other_tests} $<TARGET_OBJECTS:window_matmul_tests_of_kernels> $<TARGET_OBJECTS:window_matmul_test_tools>)
 window_matmul_compile_options(window_matmul_tests)
-foreach(target IN ITEMS window_matmul_tests_of_kernels window_matmul_tests)
+foreach(target IN ITEMS window_matmul_test_tools window_matmul_tests_of_kernels window_matmul_tests)
   target_compile_options(${target} PRIVATE -O1 # compiles in half the time
     $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>) # GCC 12 sees both in std::vector, where they are not
   target_include_directories(${target} PRIVATE src include tests tests/cpp)
@@ -66,6 +71,7 @@ if(x86_64)
   target_sources(window_matmul_tests PRIVATE $<TARGET_OBJECTS:window_matmul_words>)
   target_compile_definitions(window_matmul_tests PRIVATE WINDOW_MATMUL_TEST_WORDS=1)
 endif()
+target_link_libraries(window_matmul_test_tools PRIVATE GTest::gtest)
 target_link_libraries(window_matmul_tests_of_kernels PRIVATE GTest::gtest)
 target_link_libraries(window_matmul_tests PRIVATE window_matmul_core GTest::gtest_main)
 if(WINDOW_MATMUL_SANITIZE)
@@ -92,13 +98,14 @@ endif()
 if(NOT WINDOW_MATMUL_SANITIZE)
   file(GLOB kernels CONFIGURE_DEPENDS src/cuda/arch/emulated*.cpp)
   file(GLOB cuda_tests CONFIGURE_DEPENDS tests/cuda_emulation/*.cpp)
-  add_executable(window_matmul_cuda_tests ${kernels} ${cuda_tests} $<TARGET_OBJECTS:window_matmul_cuda_emulation>)
+  add_executable(window_matmul_cuda_tests ${kernels} ${cuda_tests} $<TARGET_OBJECTS:window_matmul_cuda_emulation>
+    $<TARGET_OBJECTS:window_matmul_test_tools>)
   window_matmul_compile_options(window_matmul_cuda_tests)
   # In every configuration and for the kernels too: a matrix instruction is thousands of operations here, few of them the kernels' own. What
   # takes the time is the emulation, by -O2. The precompiled header is that of the other tests, whose options these are: of a library.
   target_compile_options(window_matmul_cuda_tests PRIVATE -O1 -fPIC
     $<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-maybe-uninitialized>)
-  target_precompile_headers(window_matmul_cuda_tests REUSE_FROM window_matmul_tests_of_kernels)
+  target_precompile_headers(window_matmul_cuda_tests REUSE_FROM window_matmul_test_tools)
   set_property(SOURCE ${kernels} PROPERTY SKIP_PRECOMPILE_HEADERS ON)
   target_include_directories(window_matmul_cuda_tests PRIVATE src tests/cpp tests/cuda_emulation)
   target_link_libraries(window_matmul_cuda_tests PRIVATE window_matmul_core GTest::gtest_main)
