@@ -6,7 +6,6 @@
 #include <limits>
 
 #include "attention_trial.hpp"
-#include "refusal.hpp"
 
 namespace window_matmul {
 namespace {

@@ -261,7 +261,7 @@ std::vector<std::string> rows_of_attention(Op op, DType dtype) {
 std::vector<RowAndOp> attention_rows() {
   std::vector<RowAndOp> all;
   for (const Op op : {Op::attention, Op::attention_backward})
-    for (const std::string& row : rows_of_attention(op, DType::bf16)) all.emplace_back(row, op);
+    for (const std::string& row : rows_of_attention(op, DType::bf16)) all.push_back({row, op});
   return all;
 }
 

@@ -1,12 +1,39 @@
 // tests/cpp/buffers.cpp: tensors of any layout in memory whose every other byte is watched.
 #include "buffers.hpp"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 namespace window_matmul::testing_tools {
 
+namespace {
+
 constexpr std::size_t kGuard = 256;  // a multiple of every vector's size: `offset` alone decides the alignment
+
+using Memory = std::shared_ptr<std::byte>;
+
+Memory plain_memory(std::size_t bytes, std::align_val_t alignment) {
+  return {static_cast<std::byte*>(::operator new(bytes, alignment)), [=](std::byte* p) { ::operator delete(p, alignment); }};
+}
+
+// Beside a page that faults when touched.
+Memory fenced_memory(std::size_t bytes, Around side) {
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  const std::size_t usable = (bytes + page - 1) / page * page, all = usable + page;
+  void* begin = mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (begin == MAP_FAILED) throw std::bad_alloc();
+  auto* first = static_cast<std::byte*>(begin);
+  std::byte* fence = side == Around::fence_before ? first : first + usable;
+  if (mprotect(fence, page, PROT_NONE) != 0) throw std::bad_alloc();
+  std::byte* start = side == Around::fence_before ? first + page : first + usable - bytes;
+  return {start, [=](std::byte*) { munmap(begin, all); }};
+}
+
+}  // namespace
 
 index_t volume(const Shape& shape) {
   index_t product = 1;

@@ -2,11 +2,11 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "elements.hpp"
-#include "memory.hpp"
 #include "window_matmul/tensor.hpp"
 
 namespace window_matmul::testing_tools {
@@ -30,6 +30,9 @@ struct Layout {
 std::string text(const Layout&);
 
 enum class Role { input, output };
+
+// What lies around a tensor: bytes that are compared afterwards, or on one side nothing at all.
+enum class Around { canaries, fence_before, fence_after };
 
 class Tensor {
  public:
@@ -65,7 +68,7 @@ class Tensor {
   std::vector<index_t> offsets_;         // of each element from element (0, ..., 0), in elements
   index_t lowest_ = 0, highest_ = 0;     // of the offsets; half-open
   std::size_t lead_ = 0, bytes_ = 0;     // watched bytes before the lowest element; bytes in all
-  Memory memory_;
+  std::shared_ptr<std::byte> memory_;
   std::vector<std::byte> before_;
 };
 

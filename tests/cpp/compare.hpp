@@ -1,13 +1,17 @@
-// tests/cpp/compare.hpp: expected numbers with tolerances derived from the rounding they allow, and the report of the worst element.
+// tests/cpp/compare.hpp: expected numbers with tolerances derived from the rounding they allow, and the report of the worst element; the
+// words of a refusal.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "buffers.hpp"
+#include "window_matmul/problem.hpp"
+#include "window_matmul/status.hpp"
 
 namespace window_matmul::testing_tools {
 
@@ -53,5 +57,8 @@ inline double misfit(double got, const Expected& want) {
 
 std::string place(const Shape& shape, index_t flat);
 testing::AssertionResult close(const Tensor& got, const std::vector<Expected>& want);
+
+// Whether `op` refused its arguments with these words, in this order; " ... " stands for anything.
+testing::AssertionResult refuses(Op op, const Status& status, std::string_view words);
 
 }  // namespace window_matmul::testing_tools

@@ -5,7 +5,6 @@
 #include <functional>
 #include <limits>
 
-#include "refusal.hpp"
 #include "trial.hpp"
 #include "window_matmul/backends.hpp"
 

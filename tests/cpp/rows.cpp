@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <ostream>
 
 namespace window_matmul::testing_tools {
 namespace {
@@ -34,10 +35,12 @@ std::vector<DType> dtypes_of(const std::string& row) {
   return {std::begin(kDTypes), std::end(kDTypes)};
 }
 
+void PrintTo(const RowAndOp& which, std::ostream* out) { *out << which.row << ", " << name_of(which.op); }
+
 std::vector<RowAndOp> rows_and(std::span<const Op> ops) {
   std::vector<RowAndOp> all;
   for (const std::string& row : rows_of_bf16())
-    for (const Op op : ops) all.emplace_back(row, op);
+    for (const Op op : ops) all.push_back({row, op});
   return all;
 }
 
@@ -60,7 +63,7 @@ void OnEachOp::expect_right(Case c, std::uint64_t seed, Around around) {
 std::string name_of_op(const testing::TestParamInfo<Op>& info) { return name_of(info.param); }
 std::string name_of_row(const testing::TestParamInfo<std::string>& info) { return identifier(info.param); }
 std::string name_of_row_and_op(const testing::TestParamInfo<RowAndOp>& info) {
-  return identifier(std::get<0>(info.param)) + "_" + name_of(std::get<1>(info.param));
+  return identifier(info.param.row) + "_" + name_of(info.param.op);
 }
 
 }  // namespace window_matmul::testing_tools

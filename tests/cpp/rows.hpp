@@ -3,9 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <iosfwd>
 #include <span>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "cases.hpp"
@@ -20,7 +20,11 @@ std::vector<std::string> rows_of_bf16();
 bool is_of_bf16_alone(const std::string& row);
 std::vector<DType> dtypes_of(const std::string& row);
 
-using RowAndOp = std::tuple<std::string, Op>;
+struct RowAndOp {
+  std::string row;
+  Op op;
+};
+void PrintTo(const RowAndOp& which, std::ostream* out);  // how GoogleTest names it
 std::vector<RowAndOp> rows_and(std::span<const Op> ops);  // each with each
 
 // A test for each row; `GetParam()` is its name.
@@ -43,8 +47,8 @@ class OnEachOp : public testing::TestWithParam<Op> {
 // A test for each row and operator.
 class OnEachRowAndOp : public testing::TestWithParam<RowAndOp> {
  protected:
-  const std::string& row() const { return std::get<0>(GetParam()); }
-  Op op() const { return std::get<1>(GetParam()); }
+  const std::string& row() const { return GetParam().row; }
+  Op op() const { return GetParam().op; }
   // The case as this row takes it.
   Case taken(Case c) const {
     if (is_of_bf16_alone(row())) c.dtype = DType::bf16;
