@@ -1,13 +1,17 @@
-// tests/cpp/compare.hpp: expected numbers with tolerances derived from the rounding they allow, and the report of the worst element.
+// tests/cpp/compare.hpp: expected numbers with tolerances derived from the rounding they allow, and the report of the worst element; the
+// words of a refusal.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "buffers.hpp"
+#include "window_matmul/problem.hpp"
+#include "window_matmul/status.hpp"
 
 namespace window_matmul::testing_tools {
 
@@ -51,25 +55,10 @@ inline double misfit(double got, const Expected& want) {
   return error <= want.tolerance ? error / want.tolerance : want.tolerance > 0 && std::isfinite(error) ? error / want.tolerance : kInf;
 }
 
-inline std::string place(const Shape& shape, index_t flat) {
-  Shape index(shape.size());
-  for (std::size_t d = shape.size(); d-- > 0; flat /= shape[d]) index[d] = flat % shape[d];
-  return text(index);
-}
+std::string place(const Shape& shape, index_t flat);
+testing::AssertionResult close(const Tensor& got, const std::vector<Expected>& want);
 
-inline testing::AssertionResult close(const Tensor& got, const std::vector<Expected>& want) {
-  if (static_cast<std::size_t>(got.size()) != want.size()) return testing::AssertionFailure() << "sizes differ";
-  double worst = 0;
-  index_t where = 0, wrong = 0;
-  for (index_t i = 0; i < got.size(); ++i) {
-    const double off = misfit(got[i], want[static_cast<std::size_t>(i)]);
-    wrong += off > 1;
-    if (off > worst) worst = off, where = i;
-  }
-  if (wrong == 0) return testing::AssertionSuccess();
-  const Expected& e = want[static_cast<std::size_t>(where)];
-  return testing::AssertionFailure() << wrong << " of " << got.size() << " elements are wrong; the worst, at " << place(got.shape(), where)
-                                     << ", is " << got[where] << " and should be " << e.value << " +- " << e.tolerance;
-}
+// Whether `op` refused its arguments with these words, in this order; " ... " stands for anything.
+testing::AssertionResult refuses(Op op, const Status& status, std::string_view words);
 
 }  // namespace window_matmul::testing_tools

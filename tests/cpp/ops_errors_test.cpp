@@ -2,8 +2,8 @@
 // written.
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <limits>
-#include <memory>
 
 #include "trial.hpp"
 #include "window_matmul/backends.hpp"
@@ -77,30 +77,21 @@ struct Call {
 
 class OpsErrors : public testing::TestWithParam<Op> {
  protected:
-  // Makes a right call wrong by `spoil` and expects a refusal with all of `words`, which leaves the output alone.
-  template <class F>
-  void expect_refusal(const Words& words, F spoil) {
+  // Makes a right call wrong by `spoil` and expects a refusal with these words, which leaves the output alone.
+  static void expect_refusal(const std::string& words, const std::function<void(Call&)>& spoil) {
     Call call(GetParam());
     const std::vector<std::byte> before = call.trial.out.bits();
     spoil(call);
-    const Status status = call.run();
-    EXPECT_EQ(status.code(), StatusCode::invalid_argument) << "want: " << testing::PrintToString(words);
-    EXPECT_EQ(status.message().rfind(std::string(name_of(GetParam())) + ": ", 0), 0u) << status.message();
-    for (const std::string& word : words)
-      EXPECT_NE(status.message().find(word), std::string::npos) << "'" << word << "' in: " << status.message();
-    EXPECT_TRUE(call.trial.out.bits() == before && call.trial.out.damage().empty()) << "the output was written to";
+    EXPECT_TRUE(refuses(GetParam(), call.run(), words));
+    EXPECT_TRUE(call.trial.out.bits() == before && call.trial.out.damage().empty()) << words << ": the output was written to";
   }
 
   // Spoils each tensor of the call in turn; the message starts with its name.
-  template <class F>
-  void expect_each_tensor_refused(const Words& words, F spoil) {
-    const std::size_t count = Call(GetParam()).tensors().size();
-    for (std::size_t n = 0; n < count; ++n) {
-      Call names(GetParam());
-      Words all = words;
-      all.push_back(": " + names.name_of_tensor(names.tensors()[n]) + " ");
-      expect_refusal(all, [&](Call& call) { spoil(*call.tensors()[n]); });
-    }
+  static void expect_each_tensor_refused(const std::string& words, const std::function<void(TensorView&)>& spoil) {
+    Call names(GetParam());
+    const std::vector<TensorView*> tensors = names.tensors();
+    for (std::size_t n = 0; n < tensors.size(); ++n)
+      expect_refusal(": " + names.name_of_tensor(tensors[n]) + " ... " + words, [&](Call& call) { spoil(*call.tensors()[n]); });
   }
 
   static Call right_call() { return Call(GetParam()); }
@@ -114,60 +105,60 @@ TEST_P(OpsErrors, TheCallIsRightBeforeItIsSpoilt) {
 
 TEST_P(OpsErrors, Rank) {
   for (const int rank : {-1, 0, 1, 17, 1000}) {
-    expect_each_tensor_refused({"has " + std::to_string(rank) + " dims", "needs 2 to 16"}, [=](TensorView& t) { t.rank = rank; });
+    expect_each_tensor_refused("has " + std::to_string(rank) + " dims ... needs 2 to 16", [=](TensorView& t) { t.rank = rank; });
   }
 }
 
 TEST_P(OpsErrors, DTypesDiffer) {
   const Words names = right_call().names();
-  const auto says = [&](const std::string& name) { return Words{": " + name + " is float16", "dtype of " + names[0] + ", float32"}; };
+  const auto says = [&](const std::string& name) { return ": " + name + " is float16 ... dtype of " + names[0] + ", float32"; };
   if (GetParam() != Op::softmax) expect_refusal(says(names[1]), [](Call& c) { c.y.dtype = DType::f16; });
   expect_refusal(says(names[2]), [](Call& c) { c.out.dtype = DType::f16; });
-  expect_refusal({"is float32", "dtype of " + names[0] + ", float64"}, [](Call& c) { c.x.dtype = DType::f64; });
+  expect_refusal("is float32 ... dtype of " + names[0] + ", float64", [](Call& c) { c.x.dtype = DType::f64; });
 }
 
 TEST_P(OpsErrors, NoMemory) {
-  expect_each_tensor_refused({"(2, ", "no memory", "null"}, [](TensorView& t) { t.data = nullptr; });
+  expect_each_tensor_refused("(2, ... no memory ... null", [](TensorView& t) { t.data = nullptr; });
 }
 
 TEST_P(OpsErrors, NegativeSizes) {
   for (const int dim : {0, 1, 2}) {
-    expect_each_tensor_refused({"-7", "negative"}, [=](TensorView& t) { t.shape[dim] = -7; });
-    expect_each_tensor_refused({std::to_string(kMin), "negative"}, [=](TensorView& t) { t.shape[dim] = kMin; });
+    expect_each_tensor_refused("-7 ... negative", [=](TensorView& t) { t.shape[dim] = -7; });
+    expect_each_tensor_refused(std::to_string(kMin) + " ... negative", [=](TensorView& t) { t.shape[dim] = kMin; });
   }
 }
 
 TEST_P(OpsErrors, TooLarge) {
   for (const index_t size : {kMax, kUnbounded + 1, kUnbounded}) {
-    expect_each_tensor_refused({std::to_string(size), "too large", "64 bits"}, [=](TensorView& t) { t.shape[0] = size; });
+    expect_each_tensor_refused(std::to_string(size) + " ... too large ... 64 bits", [=](TensorView& t) { t.shape[0] = size; });
   }
-  expect_each_tensor_refused({"4294967296, 4294967296", "too large"}, [](TensorView& t) { t.shape[0] = t.shape[1] = index_t{1} << 32; });
+  expect_each_tensor_refused("4294967296, 4294967296 ... too large", [](TensorView& t) { t.shape[0] = t.shape[1] = index_t{1} << 32; });
   for (const index_t stride : {kMax, kMin, kMin + 1, kMax / 2, -kMax / 2}) {
-    expect_each_tensor_refused({"(2, ", "too large"}, [=](TensorView& t) { t.stride[0] = stride; });
+    expect_each_tensor_refused("(2, ... too large", [=](TensorView& t) { t.stride[0] = stride; });
   }
-  expect_each_tensor_refused({"too large"}, [](TensorView& t) { t.stride[1] = t.stride[2] = index_t{1} << 59; });
+  expect_each_tensor_refused("too large", [](TensorView& t) { t.stride[1] = t.stride[2] = index_t{1} << 59; });
 }
 
 TEST_P(OpsErrors, Sides) {
   for (const index_t side : {index_t{-1}, kMin}) {
-    expect_refusal({"left is " + std::to_string(side), "at least 0"}, [=](Call& c) { c.window.left = side; });
-    expect_refusal({"right is " + std::to_string(side), "at least 0"}, [=](Call& c) { c.window.right = side; });
+    expect_refusal("left is " + std::to_string(side) + " ... at least 0", [=](Call& c) { c.window.left = side; });
+    expect_refusal("right is " + std::to_string(side) + " ... at least 0", [=](Call& c) { c.window.right = side; });
   }
   for (const index_t side : {kMax, kUnbounded}) {
-    expect_refusal({"left is " + std::to_string(side), "at most 2^60"}, [=](Call& c) { c.window.left = side; });
-    expect_refusal({"right is " + std::to_string(side), "at most 2^60"}, [=](Call& c) { c.window.right = side; });
-    expect_refusal({"left is " + std::to_string(side), "right is " + std::to_string(side)},
+    expect_refusal("left is " + std::to_string(side) + " ... at most 2^60", [=](Call& c) { c.window.left = side; });
+    expect_refusal("right is " + std::to_string(side) + " ... at most 2^60", [=](Call& c) { c.window.right = side; });
+    expect_refusal("left is " + std::to_string(side) + " ... right is " + std::to_string(side),
                    [=](Call& c) { c.window.left = c.window.right = side; });
   }
 }
 
 TEST_P(OpsErrors, Dilation) {
   for (const index_t dilation : {index_t{0}, index_t{-1}, kMin, kUnbounded + 1, kMax}) {
-    expect_refusal({"dilation is " + std::to_string(dilation), "from 1 to 2^60"}, [=](Call& c) { c.window.dilation = {dilation}; });
-    expect_refusal({"dilation is " + std::to_string(dilation)}, [=](Call& c) { c.window.dilation = {1, dilation}; });
+    expect_refusal("dilation is " + std::to_string(dilation) + " ... from 1 to 2^60", [=](Call& c) { c.window.dilation = {dilation}; });
+    expect_refusal("dilation is " + std::to_string(dilation), [=](Call& c) { c.window.dilation = {1, dilation}; });
   }
-  expect_refusal({"dilation has 3 values", "one for each of the 2 heads"}, [](Call& c) { c.window.dilation = {1, 2, 3}; });
-  expect_refusal({"dilation has 2 values", "one for each of the 1 heads"}, [](Call& c) {
+  expect_refusal("dilation has 3 values ... one for each of the 2 heads", [](Call& c) { c.window.dilation = {1, 2, 3}; });
+  expect_refusal("dilation has 2 values ... one for each of the 1 heads", [](Call& c) {
     for (TensorView* t : c.tensors()) t->shape[0] = 1;
     c.window.dilation = {1, 2};
   });
@@ -175,48 +166,49 @@ TEST_P(OpsErrors, Dilation) {
 
 TEST_P(OpsErrors, QueryOffset) {
   for (const index_t offset : {kMin, kMax, kUnbounded + 1, -kUnbounded - 1}) {
-    expect_refusal({"query_offset is " + std::to_string(offset), "-2^60 and 2^60"}, [=](Call& c) { c.window.query_offset = offset; });
+    expect_refusal("query_offset is " + std::to_string(offset) + " ... -2^60 and 2^60", [=](Call& c) { c.window.query_offset = offset; });
   }
 }
 
 // Every dim of every matrix but those that define Lq, Lk and N.
 TEST_P(OpsErrors, ShapesThatDoNotFit) {
   const Words n = right_call().names();
-  const auto refuses = [&](TensorView Call::* tensor, int dim_from_end, const Words& words) {
+  const auto refuse = [&](TensorView Call::* tensor, int dim_from_end, const std::string& words) {
     expect_refusal(words, [=](Call& c) { (c.*tensor).shape[(c.*tensor).rank - dim_from_end] = 2; });
   };
   const std::string width = "needs to be " + std::to_string(kWidth) + ", left + 1 + right";
   if (GetParam() == Op::band_out) {
-    refuses(&Call::y, 2, {": k (2, 2, 5): dim -2 needs to be 3", "last dim of q"});
-    refuses(&Call::out, 1, {": a (2, 4, 2): dim -1", width});
-    refuses(&Call::out, 2, {": a (2, 2, 6): dim -2 needs to be 4", "rows of q"});
+    refuse(&Call::y, 2, ": k (2, 2, 5): dim -2 needs to be 3 ... last dim of q");
+    refuse(&Call::out, 1, ": a (2, 4, 2): dim -1 ... " + width);
+    refuse(&Call::out, 2, ": a (2, 2, 6): dim -2 needs to be 4 ... rows of q");
   } else if (GetParam() == Op::band_in) {
-    refuses(&Call::x, 1, {": a (2, 4, 2): dim -1", width});
-    refuses(&Call::out, 1, {": o (2, 4, 2): dim -1 needs to be 3", "last dim of v"});
-    refuses(&Call::out, 2, {": o (2, 2, 3): dim -2 needs to be 4", "rows of a"});
+    refuse(&Call::x, 1, ": a (2, 4, 2): dim -1 ... " + width);
+    refuse(&Call::out, 1, ": o (2, 4, 2): dim -1 needs to be 3 ... last dim of v");
+    refuse(&Call::out, 2, ": o (2, 2, 3): dim -2 needs to be 4 ... rows of a");
   } else if (GetParam() == Op::band_in_transposed) {
-    refuses(&Call::x, 1, {": a (2, 4, 2): dim -1", width});
-    refuses(&Call::y, 2, {": x (2, 2, 3): dim -2 needs to be 4", "rows of a"});
-    refuses(&Call::out, 1, {": o (2, 5, 2): dim -1 needs to be 3", "last dim of x"});
+    refuse(&Call::x, 1, ": a (2, 4, 2): dim -1 ... " + width);
+    refuse(&Call::y, 2, ": x (2, 2, 3): dim -2 needs to be 4 ... rows of a");
+    refuse(&Call::out, 1, ": o (2, 5, 2): dim -1 needs to be 3 ... last dim of x");
   } else {
-    refuses(&Call::x, 1, {": " + n[0] + " (2, 4, 2): dim -1", width});
-    refuses(&Call::out, 1, {": " + n[2] + " (2, 4, 2): dim -1", width});
-    refuses(&Call::out, 2, {": " + n[2] + " (2, 2, 6): dim -2 needs to be 4", "rows of " + n[0]});
+    refuse(&Call::x, 1, ": " + n[0] + " (2, 4, 2): dim -1 ... " + width);
+    refuse(&Call::out, 1, ": " + n[2] + " (2, 4, 2): dim -1 ... " + width);
+    refuse(&Call::out, 2, ": " + n[2] + " (2, 2, 6): dim -2 needs to be 4 ... rows of " + n[0]);
   }
   if (GetParam() == Op::softmax_backward) {
-    refuses(&Call::y, 1, {": p (2, 4, 2): dim -1", width});
-    refuses(&Call::y, 2, {": p (2, 2, 6): dim -2 needs to be 4", "rows of g"});
+    refuse(&Call::y, 1, ": p (2, 4, 2): dim -1 ... " + width);
+    refuse(&Call::y, 2, ": p (2, 2, 6): dim -2 needs to be 4 ... rows of g");
   }
 }
 
 TEST_P(OpsErrors, LeadingDimsThatDoNotBroadcast) {
   const Words n = right_call().names();
-  expect_refusal({": " + n[0] + " (3, ", "broadcast", n[2] + " (2, "}, [](Call& c) { c.x.shape[0] = 3; });
-  if (GetParam() != Op::softmax) expect_refusal({": " + n[1] + " (3, ", "broadcast", n[2] + " (2, "}, [](Call& c) { c.y.shape[0] = 3; });
-  expect_refusal({n[2] + " (3, "}, [](Call& c) { c.out.shape[0] = 3; });
-  expect_refusal({n[2] + " (1, "}, [](Call& c) { c.out.shape[0] = 1; });
-  expect_refusal({n[2] + " (2, ", "dim 0 needs to be 1"}, [](Call& c) { c.x.shape[0] = c.y.shape[0] = 1; });
-  expect_refusal({n[0] + " (1, 2, "}, [](Call& c) {  // more leading dims than the output
+  expect_refusal(": " + n[0] + " (3, ... broadcast ... " + n[2] + " (2, ", [](Call& c) { c.x.shape[0] = 3; });
+  if (GetParam() != Op::softmax)
+    expect_refusal(": " + n[1] + " (3, ... broadcast ... " + n[2] + " (2, ", [](Call& c) { c.y.shape[0] = 3; });
+  expect_refusal(n[2] + " (3, ", [](Call& c) { c.out.shape[0] = 3; });
+  expect_refusal(n[2] + " (1, ", [](Call& c) { c.out.shape[0] = 1; });
+  expect_refusal(n[2] + " (2, ... dim 0 needs to be 1", [](Call& c) { c.x.shape[0] = c.y.shape[0] = 1; });
+  expect_refusal(n[0] + " (1, 2, ", [](Call& c) {  // more leading dims than the output
     std::copy_backward(c.x.shape, c.x.shape + 3, c.x.shape + 4), std::copy_backward(c.x.stride, c.x.stride + 3, c.x.stride + 4);
     c.x.shape[0] = 1, c.x.rank = 4;
   });
@@ -224,8 +216,9 @@ TEST_P(OpsErrors, LeadingDimsThatDoNotBroadcast) {
 
 TEST_P(OpsErrors, OutputThatOverlapsItself) {
   for (const int dim : {0, 1, 2}) {
-    const Words words = {": " + right_call().names()[2] + " overlaps itself", "dim " + std::to_string(dim), "stride 0"};
-    expect_refusal(words, [=](Call& c) { c.out.stride[dim] = 0; });
+    const std::string output = right_call().names()[2];
+    expect_refusal(": " + output + " overlaps itself ... dim " + std::to_string(dim) + " ... stride 0",
+                   [=](Call& c) { c.out.stride[dim] = 0; });
   }
 }
 

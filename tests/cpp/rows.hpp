@@ -3,10 +3,9 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <map>
+#include <iosfwd>
+#include <span>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "cases.hpp"
@@ -15,33 +14,18 @@
 
 namespace window_matmul::testing_tools {
 
-inline std::vector<std::string> rows_here(const Problem& problem = {}) {
-  std::vector<std::string> names;
-  for (const Verdict& verdict : verdicts(problem, this_device())) {
-    if (verdict.why_not.empty()) names.push_back(verdict.name);
-  }
-  return names;
-}
-
-inline std::string identifier(std::string name) {
-  std::replace(name.begin(), name.end(), '.', '_');
-  return name;
-}
-
-using RowAndOp = std::tuple<std::string, Op>;
-
-inline std::vector<std::string> rows_of_bf16() { return rows_here({.dtype = DType::bf16}); }
-
+std::vector<std::string> rows_here(const Problem& problem = {});
+std::vector<std::string> rows_of_bf16();
 // Rows that take bf16 take every dtype, or bf16 alone.
-inline bool is_of_bf16_alone(const std::string& row) {
-  static const std::vector<std::string> of_all = rows_here();
-  return std::find(of_all.begin(), of_all.end(), row) == of_all.end();
-}
+bool is_of_bf16_alone(const std::string& row);
+std::vector<DType> dtypes_of(const std::string& row);
 
-inline std::vector<DType> dtypes_of(const std::string& row) {
-  if (is_of_bf16_alone(row)) return {DType::bf16};
-  return {std::begin(kDTypes), std::end(kDTypes)};
-}
+struct RowAndOp {
+  std::string row;
+  Op op;
+};
+void PrintTo(const RowAndOp& which, std::ostream* out);  // how GoogleTest names it
+std::vector<RowAndOp> rows_and(std::span<const Op> ops);  // each with each
 
 // A test for each row; `GetParam()` is its name.
 class OnEachRow : public testing::TestWithParam<std::string> {
@@ -57,28 +41,14 @@ class OnEachRow : public testing::TestWithParam<std::string> {
 // for those that take the same case.
 class OnEachOp : public testing::TestWithParam<Op> {
  protected:
-  void expect_right(Case c, std::uint64_t seed, Around around = Around::canaries) {
-    static const std::vector<std::string> all = rows_of_bf16();
-    std::map<DType, std::vector<std::string>> rows;  // those of bf16 alone take all cases in it
-    for (const std::string& row : all) {
-      if (row == "reference" && c.cost() > 100'000) continue;  // it follows the definition pair by pair: it gets the smaller problems
-      rows[is_of_bf16_alone(row) ? DType::bf16 : c.dtype].push_back(row);
-    }
-    for (const auto& [dtype, names] : rows) {
-      c.dtype = dtype;
-      Trial trial(GetParam(), c, seed, around);
-      const Numbers expected = trial.expected();
-      for (const std::string& row : names)
-        ASSERT_TRUE(trial.check(expected, [&] { return trial.run({.backend = row.c_str()}); })) << "on " << row;
-    }
-  }
+  void expect_right(Case c, std::uint64_t seed, Around around = Around::canaries);
 };
 
 // A test for each row and operator.
 class OnEachRowAndOp : public testing::TestWithParam<RowAndOp> {
  protected:
-  const std::string& row() const { return std::get<0>(GetParam()); }
-  Op op() const { return std::get<1>(GetParam()); }
+  const std::string& row() const { return GetParam().row; }
+  Op op() const { return GetParam().op; }
   // The case as this row takes it.
   Case taken(Case c) const {
     if (is_of_bf16_alone(row())) c.dtype = DType::bf16;
@@ -87,17 +57,14 @@ class OnEachRowAndOp : public testing::TestWithParam<RowAndOp> {
   RunOptions options() const { return {.backend = row().c_str()}; }
 };
 
-inline std::string name_of_op(const testing::TestParamInfo<Op>& info) { return name_of(info.param); }
-inline std::string name_of_row(const testing::TestParamInfo<std::string>& info) { return identifier(info.param); }
-inline std::string name_of_row_and_op(const testing::TestParamInfo<RowAndOp>& info) {
-  return identifier(std::get<0>(info.param)) + "_" + name_of(std::get<1>(info.param));
-}
+std::string name_of_op(const testing::TestParamInfo<Op>& info);
+std::string name_of_row(const testing::TestParamInfo<std::string>& info);
+std::string name_of_row_and_op(const testing::TestParamInfo<RowAndOp>& info);
 
 }  // namespace window_matmul::testing_tools
 
 #define WINDOW_MATMUL_TEST_EACH_ROW(fixture) \
   INSTANTIATE_TEST_SUITE_P(Rows, fixture, testing::ValuesIn(testing_tools::rows_of_bf16()), testing_tools::name_of_row)
-#define WINDOW_MATMUL_TEST_EACH_ROW_AND_OP(fixture)                                                                                    \
-  INSTANTIATE_TEST_SUITE_P(Rows, fixture,                                                                                              \
-                           testing::Combine(testing::ValuesIn(testing_tools::rows_of_bf16()), testing::ValuesIn(testing_tools::kOps)), \
+#define WINDOW_MATMUL_TEST_EACH_ROW_AND_OP(fixture)                                                        \
+  INSTANTIATE_TEST_SUITE_P(Rows, fixture, testing::ValuesIn(testing_tools::rows_and(testing_tools::kOps)), \
                            testing_tools::name_of_row_and_op)

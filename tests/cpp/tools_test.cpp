@@ -103,6 +103,16 @@ TEST(Compare, ReportsTheWorstElement) {
   EXPECT_EQ(result.message(), std::string("2 of 4 elements are wrong; the worst, at (1, 0), is 1 and should be 9 +- 1"));
 }
 
+TEST(Compare, RefusalsNeedTheirWordsWholeAndInOrder) {
+  const Status status{StatusCode::invalid_argument, "band_in: v is float16; it needs to be float32, the dtype of a"};
+  EXPECT_TRUE(refuses(Op::band_in, status, ": v is float16 ... float32 ... dtype of a"));
+  EXPECT_FALSE(refuses(Op::band_in, status, "float32 ... v is float16"));
+  EXPECT_FALSE(refuses(Op::band_in, status, "v is float ... dtype of a"));
+  EXPECT_FALSE(refuses(Op::band_in, status, "v is float64"));
+  EXPECT_FALSE(refuses(Op::band_out, status, "v is float16"));
+  EXPECT_FALSE(refuses(Op::band_in, {StatusCode::unsupported, status.message()}, "v is float16"));
+}
+
 TEST(Trials, PoisonWhatTheDefinitionDoesNotLookAt) {
   const Case c{.rows = 3, .cols = 3, .window = {1, 1, {}, 1}, .dim = 2};  // query 2 is aligned with key 3: sees key 2 alone
   const Trial trial(Op::band_in, c, 1);

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include <ostream>
+#include <iosfwd>
 #include <string>
 #include <vector>
 
@@ -13,7 +13,7 @@
 
 namespace window_matmul {
 
-inline void PrintTo(Op op, std::ostream* out) { *out << name_of(op); }  // how GoogleTest names it
+void PrintTo(Op op, std::ostream* out);  // how GoogleTest names it
 
 }  // namespace window_matmul
 
@@ -21,144 +21,39 @@ namespace window_matmul::testing_tools {
 
 inline constexpr Op kOps[] = {Op::band_out, Op::band_in, Op::band_in_transposed, Op::softmax, Op::softmax_backward};
 
-inline Shape with_matrix(Shape lead, index_t rows, index_t cols) {
-  lead.push_back(rows), lead.push_back(cols);
-  return lead;
-}
-
-// The index within `from` of the matrix that broadcasting pairs with matrix `index` of `to`.
-inline index_t broadcast_index(const Shape& from, const Shape& to, index_t index) {
-  index_t out = 0, step = 1;
-  for (std::size_t back = 1; back <= to.size(); ++back) {
-    const index_t extent = to[to.size() - back], mine = back <= from.size() ? from[from.size() - back] : 1;
-    out += mine == 1 ? 0 : index % extent * step;
-    step *= mine;
-    index /= extent;
-  }
-  return out;
-}
-
 class Trial {
  public:
   const Op op;
   const Case c;
   Tensor x, y, out;
 
-  Trial(Op op_, const Case& case_, std::uint64_t seed, Around around = Around::canaries)
-      : op(op_),
-        c(case_),
-        x(c.dtype, with_matrix(op == Op::softmax ? c.lead() : c.lead_x, c.rows, op == Op::band_out ? c.dim : c.width()), Role::input, c.x,
-          around),
-        y(c.dtype, with_matrix(op == Op::softmax ? Shape{} : c.lead_y, rows_of_y(), cols_of_y()), Role::input, c.y, around),
-        out(c.dtype, with_matrix(c.lead(), keys_are_rows() ? c.cols : c.rows, dim_is_cols() ? c.dim : c.width()), Role::output, c.out,
-            around) {
-    fill_used(seed);
-  }
+  Trial(Op op_, const Case& case_, std::uint64_t seed, Around around = Around::canaries);
 
-  Head geometry(index_t index) const {
-    const index_t heads = c.lead().empty() ? 1 : c.lead().back();
-    Head h{.rows = c.rows, .cols = c.cols, .left = c.window.left, .right = c.window.right, .shift = c.shift()};
-    h.dilation = c.dilation_of(index % heads), h.dim = c.dim, h.fill = c.fill, h.dtype = c.dtype;
-    return h;
-  }
-
-  Numbers expected() const {
-    Numbers all;
-    all.reserve(static_cast<std::size_t>(out.size()));
-    const std::vector<double> xs = x.values(), ys = y.values();
-    for (index_t index = 0; index < volume(c.lead()); ++index) {
-      Head head = geometry(index);
-      head.x = xs.data() + first_of(x, index), head.y = ys.data() + first_of(y, index);
-      const Numbers one = evaluate(op, head);
-      all.insert(all.end(), one.begin(), one.end());
-    }
-    return all;
-  }
-
-  Status run(const RunOptions& options) {
-    switch (op) {
-      case Op::band_out:
-        return band_out(c.window, x.view(), y.view(), out.view(), c.fill, options);
-      case Op::band_in:
-        return band_in(c.window, x.view(), y.view(), out.view(), options);
-      case Op::band_in_transposed:
-        return band_in_transposed(c.window, x.view(), y.view(), out.view(), options);
-      case Op::softmax:
-        return window_softmax(c.window, c.cols, x.view(), out.view(), options);
-      case Op::softmax_backward:
-        return window_softmax_backward(c.window, c.cols, x.view(), y.view(), out.view(), options);
-      case Op::attention:
-      case Op::attention_backward:
-        break;  // attention_*.hpp
-    }
-    return {};
-  }
+  Numbers expected() const;  // what the definition says
+  Status run(const RunOptions& options);
 
   // Calls `run_it` and compares with `numbers`; nothing but the output may have changed.
   template <class F>
   testing::AssertionResult check(const Numbers& numbers, F run_it) {
-    out.blank();  // what an earlier call wrote is not this one's
-    x.watch(), y.watch(), out.watch();
-    const Status status = run_it();
-    const std::string what = std::string(name_of(op)) + " of " + text(c) + ": ";
-    if (!status.ok()) return testing::AssertionFailure() << what << status.message();
-    for (Tensor* tensor : {&x, &y, &out}) {
-      if (const std::string damage = tensor->damage(); !damage.empty()) return testing::AssertionFailure() << what << damage;
-    }
-    const testing::AssertionResult result = close(out, numbers);
-    return result ? result : testing::AssertionFailure() << what << result.message();
+    watch();
+    return compare(run_it(), numbers);
   }
-  testing::AssertionResult check(const RunOptions& options) {
-    return check(expected(), [&] { return run(options); });
-  }
+  testing::AssertionResult check(const RunOptions& options);
 
  private:
   bool keys_are_rows() const { return op == Op::band_in_transposed; }
   bool dim_is_cols() const { return op == Op::band_in || op == Op::band_in_transposed; }
   index_t rows_of_y() const { return op == Op::band_out ? c.dim : op == Op::band_in ? c.cols : op == Op::softmax ? 0 : c.rows; }
   index_t cols_of_y() const { return op == Op::band_out ? c.cols : dim_is_cols() ? c.dim : c.width(); }
+  Head geometry(index_t index) const;
+  index_t first_of(const Tensor& t, index_t index) const;  // the place of the matrix that head `index` reads
 
-  // The place of the matrix that head `index` reads.
-  index_t first_of(const Tensor& t, index_t index) const {
-    const Shape& shape = t.shape();
-    const Shape lead(shape.begin(), shape.end() - 2);
-    return broadcast_index(lead, c.lead(), index) * shape[lead.size()] * shape.back();
-  }
+  void watch();
+  testing::AssertionResult compare(const Status& status, const Numbers& numbers);
 
   using Flags = std::vector<bool>;
-  static void mark(Flags& flags, index_t first, index_t count, index_t step) {
-    if (count == 0 || flags[static_cast<std::size_t>(first)]) return;  // a run is marked as a whole
-    for (index_t n = 0; n < count; ++n) flags[static_cast<std::size_t>(first + n * step)] = true;
-  }
-
-  // Which elements the definition looks at.
-  void mark_used(Flags& in_x, Flags& in_y) const {
-    if (x.size() == 0) return;
-    for (index_t index = 0; index < volume(c.lead()); ++index) {
-      const index_t x0 = first_of(x, index), y0 = op == Op::softmax ? 0 : first_of(y, index);
-      geometry(index).for_each_pair([&](index_t i, index_t slot, index_t j) {
-        if (op == Op::band_out) mark(in_x, x0 + i * c.dim, c.dim, 1), mark(in_y, y0 + j, c.dim, c.cols);
-        if (op != Op::band_out) mark(in_x, x0 + i * c.width() + slot, 1, 1);
-        if (op == Op::band_in) mark(in_y, y0 + j * c.dim, c.dim, 1);
-        if (op == Op::band_in_transposed) mark(in_y, y0 + i * c.dim, c.dim, 1);
-        if (op == Op::softmax_backward) mark(in_y, y0 + i * c.width() + slot, 1, 1);
-      });
-    }
-  }
-
-  // Numbers wherever the definition looks; the NaN that the tensors are made of elsewhere.
-  void fill_used(std::uint64_t seed) {
-    Flags in_x(static_cast<std::size_t>(x.size())), in_y(static_cast<std::size_t>(y.size()));
-    mark_used(in_x, in_y);
-    Random random(seed);
-    const auto fill = [&](Tensor& t, const Flags& flags, double low, double high) {
-      for (index_t i = 0; i < t.size(); ++i) {
-        if (flags[static_cast<std::size_t>(i)]) t.set(i, random.between(low, high));
-      }
-    };
-    fill(x, in_x, op == Op::softmax ? -6 : -1, op == Op::softmax ? 6 : 1);
-    fill(y, in_y, op == Op::softmax_backward ? 0 : -1, 1);
-  }
+  void mark_used(Flags& in_x, Flags& in_y) const;  // which elements the definition looks at
+  void fill_used(std::uint64_t seed);
 };
 
 }  // namespace window_matmul::testing_tools
