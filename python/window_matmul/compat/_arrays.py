@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from .._c_library import MAX_DIMS, Tensor, tensor
 
-FLOATS = ("float32", "float64", "bfloat16", "float16")
 _CPU, _PINNED = 1, 3  # devices of DLPack: here, and here for a GPU to read
 _DEVICES = {2: "cuda", 4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm", 13: "cuda (managed)", 14: "oneapi"}
 _KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}  # of dtypes there
@@ -97,19 +96,6 @@ def _of_dlpack(name: str, x: Any) -> Array:
     kind = _KINDS.get(at.kind, f"kind {at.kind} of DLPack, ")
     dtype = "bool" if kind == "bool" else f"{kind}{at.bits}" + f"x{at.lanes}" * (at.lanes != 1)
     return Array((at.data or 0) + at.byte_offset, dtype, shape, at.strides[: at.ndim] if at.strides else _dense(shape), capsule)
-
-
-def as_floats(name: str, x: object) -> Array:
-    """Of a dtype that the operators take."""
-    array = as_array(name, x)
-    if array.dtype not in FLOATS:
-        raise TypeError(f"{name} is {array.dtype}; it needs to be float32, float64, bfloat16 or float16")
-    return array
-
-
-def check_beside(name: str, x: Array, other_name: str, other: Array) -> None:
-    if x.dtype != other.dtype:
-        raise TypeError(f"{name} is {x.dtype} beside {other_name} of {other.dtype}; it needs to be the same")
 
 
 def dtype_of(name: str) -> np.dtype[Any]:

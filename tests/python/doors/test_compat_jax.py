@@ -1,0 +1,299 @@
+"""tests/python/doors/test_compat_jax.py: the door for JAX gives the bits of the operators on torch tensors, in results and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import window_matmul
+from attention_cases import CASES, DIFFERENTIABLE, EMPTY, OPTIONS_TOGETHER, Case, gradients, leaves
+from test_compat_numpy import BANDS
+from window_matmul import Window
+
+jax = pytest.importorskip("jax")
+door = pytest.importorskip("window_matmul.compat.jax")
+jnp = jax.numpy
+
+pytestmark = pytest.mark.best_backend
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+@pytest.fixture(autouse=True)
+def x64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def array(x: Any) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    x = x.detach()
+    return jnp.asarray(x.float().numpy()).astype("bfloat16") if x.dtype is torch.bfloat16 else jnp.asarray(x.numpy())
+
+
+def arrays(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: array(x) for name, x in arguments.items()}
+
+
+def same(actual: Any, expected: Any) -> None:
+    """Dtype, shape, and every bit; NaNs count by their place."""
+    if isinstance(expected, tuple | list):
+        return [same(*pair) for pair in zip(actual, expected, strict=True)] and None
+    if isinstance(expected, dict):
+        return [same(actual[name], x) for name, x in expected.items()] and None
+    want, got = np.asarray(array(expected)), np.asarray(actual)
+    assert isinstance(actual, jax.Array) and got.dtype == want.dtype
+    np.testing.assert_array_equal(got, want, strict=True)
+    assert np.array_equal(np.signbit(got), np.signbit(want))
+    return None
+
+
+# ---- bands ---------------------------------------------------------------------------------------------------------------------------
+def band_operands(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.randn(2, 1, 7, 4).to(dtype), torch.randn(2, 4, 9).to(dtype), torch.randn(2, 9, 3).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("band", BANDS)
+def test_bands_and_their_gradients(band: str, dtype: torch.dtype) -> None:
+    options = BANDS[band]
+
+    def attend(ours: Any, q: Any, k: Any, v: Any) -> Any:
+        a = ours.window_matmul(q, k, **options, fill=0.5)
+        p = ours.window_softmax(a, **options, num_keys=9)
+        return a, p, ours.unwindow_matmul(p, v, **options)
+
+    operands = [x.requires_grad_() for x in band_operands(dtype)]
+    results = attend(window_matmul, *operands)
+    cotangents = [torch.randn(x.shape).to(dtype) for x in results]
+    wanted = torch.autograd.grad(results, operands, cotangents)
+    found, pull = jax.vjp(lambda *x: attend(door, *x), *map(array, operands))
+    same(found, list(results))
+    # Gradients of what was broadcast are summed by torch there, by XLA here; three terms for p, which XLA adds in an order of its own.
+    for x, want in zip(pull(tuple(map(array, cotangents))), wanted, strict=True):
+        assert x.dtype == array(want).dtype
+        size = float(want.abs().max())
+        np.testing.assert_allclose(np.float64(x), want.double().numpy(), rtol=0, atol=8 * torch.finfo(dtype).eps * size)
+
+
+def test_second_gradients_of_bands() -> None:
+    operands = [x.requires_grad_() for x in band_operands(torch.float64)]
+    options: dict[str, Any] = {"window_size": (2, 1), "dilation": [1, 3]}
+
+    def loss(ours: Any, q: Any, k: Any, v: Any) -> Any:
+        p = ours.window_softmax(ours.window_matmul(q, k, **options), **options, num_keys=9)
+        return (ours.unwindow_matmul(p, v, **options) ** 3).sum()
+
+    first = torch.autograd.grad(loss(window_matmul, *operands), operands, create_graph=True)
+    wanted = torch.autograd.grad(sum((x**2).sum() for x in first), operands)  # type: ignore[arg-type]
+
+    def of_gradients(*x: Any) -> Any:
+        return sum((g**2).sum() for g in jax.grad(lambda *y: loss(door, *y), (0, 1, 2))(*x))
+
+    for found in (jax.grad(of_gradients, (0, 1, 2)), jax.jit(jax.grad(of_gradients, (0, 1, 2)))):
+        for x, want in zip(found(*map(array, operands)), wanted, strict=True):
+            # Sums of some hundred products, in two orders.
+            np.testing.assert_allclose(x, want.numpy(), rtol=0, atol=200 * 2.2e-16 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3), (2, 5, 0)], ids=str)
+def test_empty_bands(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    a = window_matmul.window_matmul(x, x.mT, 1)
+    same(door.window_matmul(array(x), array(x.mT), 1), a)
+    same(door.window_softmax(array(a), 1), window_matmul.window_softmax(a, 1))
+    same(door.unwindow_matmul(array(a), array(x), 1), window_matmul.unwindow_matmul(a, x, 1))
+
+
+# ---- fused attention -----------------------------------------------------------------------------------------------------------------
+def of_case(case: Case, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any], Callable[..., Any]]:
+    """The tensors; the arrays that gradients are for; and the call of these."""
+    tensors = case.tensors(dtype)
+    of_all = arrays(tensors)
+    floats = {name: x for name, x in of_all.items() if name in DIFFERENTIABLE}
+    rest = {name: x for name, x in of_all.items() if name not in floats} | case.numbers() | {"window_size": case.window}
+    return tensors, floats, lambda floats: door.window_attention(**floats, **rest, return_lse=True)
+
+
+def check_case(case: Case, dtype: torch.dtype) -> None:
+    """Results and gradients, through both results."""
+    tensors, floats, call = of_case(case, dtype)
+    ours = leaves(tensors)
+    results = case.ours(ours)
+    cotangents = tuple(torch.randn(x.shape).to(x.dtype) for x in results)
+    wanted = gradients(results, ours, cotangents)
+    found, pull = jax.vjp(call, floats)
+    same(found, list(results))
+    same(pull(tuple(map(array, cotangents)))[0], wanted)
+
+
+@pytest.mark.parametrize("case", CASES[::3], ids=str)
+def test_each_option(case: Case) -> None:
+    tensors, floats, call = of_case(case, torch.float32)
+    same(call(floats), case.ours(tensors))
+
+
+@pytest.mark.parametrize("case", [*OPTIONS_TOGETHER, *EMPTY, CASES[-4]], ids=str)
+def test_gradients(case: Case) -> None:
+    check_case(case, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_gradients_in_other_dtypes(dtype: torch.dtype) -> None:
+    check_case(Case(OPTIONS_TOGETHER[3].rule, 9, 9, bias="slots", wide_bias=True, sinks=True, softcap=2.0), dtype)
+
+
+def test_gradients_of_some_alone() -> None:
+    """What is not asked for is not computed; lse, or out, alone has one."""
+    tensors, floats, _ = of_case(OPTIONS_TOGETHER[3], torch.float32)
+    window = OPTIONS_TOGETHER[3].window
+    for name in ("q", "bias", "sinks"):
+        for result in (0, 1):
+            ours = leaves({n: tensors[n] for n in ("q", "k", "v", "bias", "sinks")})
+            out = window_matmul.window_attention(**ours, window_size=window, return_lse=True)[result]
+            (wanted,) = torch.autograd.grad(out.sum(), [ours[name]], allow_unused=True)
+
+            def of_one(x: Any, name: str = name, result: int = result) -> Any:
+                return door.window_attention(**{**floats, name: x}, window_size=window, return_lse=True)[result].sum()
+
+            traced = str(jax.make_jaxpr(jax.grad(of_one))(floats[name]))
+            assert traced.count("ShapeDtypeStruct") == 0 and ("d_" + name) in traced and "d_k" not in traced
+            same(jax.grad(of_one)(floats[name]), torch.zeros_like(ours[name]) if wanted is None else wanted)
+
+
+def test_scalars_and_none_stand_for_what_they_do_in_torch() -> None:
+    q, k, v = torch.randn(3, 1, 2, 6, 4)
+    for options in ({"query_offset": torch.tensor(1)}, {"global_tokens": torch.tensor(2)}, {"dilation": [1, 2]}, {"scale": None}):
+        same(door.window_attention(*map(array, (q, k, v)), 1, **arrays(options)), window_matmul.window_attention(q, k, v, 1, **options))
+    same(door.window_attention(q.numpy(), k.numpy(), v.numpy(), Window(1, 0)), window_matmul.window_attention(q, k, v, (1, 0)))
+
+
+def test_the_sums_of_halves() -> None:
+    ours = [x.requires_grad_() for x in torch.randn(3, 1, 2, 6, 4).half()]
+    out = window_matmul.window_attention(*ours, 1, out_dtype=torch.float32)
+    found, pull = jax.vjp(lambda *x: door.window_attention(*x, 1, out_dtype="float32"), *map(array, ours))
+    same(found, out)
+    same(pull(array(out)), list(torch.autograd.grad(out, ours, out.detach())))
+
+
+def test_dropout_is_the_seed_s() -> None:
+    from window_matmul.compat import numpy as for_numpy
+
+    x = torch.randn(1, 2, 16, 4)
+    for seed in (3, 2**40 + 5, 2**64 - 1):
+        expected = torch.from_numpy(for_numpy.window_attention(*[x.numpy()] * 3, 4, dropout_p=0.5, dropout_seed=seed))
+        same(door.window_attention(*[array(x)] * 3, 4, dropout_p=0.5, dropout_seed=seed), expected)
+        as_array = jnp.asarray(seed, "uint64")
+        same(jax.jit(lambda s: door.window_attention(*[array(x)] * 3, 4, dropout_p=0.5, dropout_seed=s))(as_array), expected)
+    bits = jax.random.bits(jax.random.key(0))
+    again = door.window_attention(*[array(x)] * 3, 4, dropout_p=0.5, dropout_seed=int(bits))
+    assert np.array_equal(door.window_attention(*[array(x)] * 3, 4, dropout_p=0.5, dropout_seed=bits), again)
+
+
+# ---- transformations -----------------------------------------------------------------------------------------------------------------
+def stacked(results: Any) -> Any:
+    return jax.tree.map(lambda *x: jnp.stack(x), *results)
+
+
+VMAPPED = [
+    Case(OPTIONS_TOGETHER[0].rule, kv_heads=1),
+    Case(OPTIONS_TOGETHER[3].rule, 9, 9, bias="slots", sinks=True, key_mask=True),
+    Case(OPTIONS_TOGETHER[3].rule, 9, 9, bias="full", global_mask=True, key_lengths=True),
+]
+
+
+@pytest.mark.parametrize("case", VMAPPED, ids=str)
+def test_vmap_of_attention_is_a_call_each(case: Case) -> None:
+    """Everything mapped, some, or one alone; results, and gradients through both."""
+    calls = [arrays(case.tensors(torch.float32)) for _ in range(3)]
+
+    def call(given: dict[str, Any]) -> Any:
+        options = case.numbers() | {"window_size": case.window, "return_lse": True}
+        (out, lse), pull = jax.vjp(lambda f: door.window_attention(**(given | f), **options), {n: given[n] for n in DIFFERENTIABLE if n in given})
+        return out, lse, pull((out, lse))
+
+    for mapped in (set(calls[0]), {"q", "v", "sinks"}, {"k", "bias", "key_lengths"}):
+        axes = {name: 0 if name in mapped else None for name in calls[0]}
+        given = {name: jnp.stack([c[name] for c in calls]) if name in mapped else x for name, x in calls[0].items()}
+        each = stacked([call({name: c[name] if name in mapped else x for name, x in calls[0].items()}) for c in calls])
+        jax.tree.map(np.testing.assert_array_equal, jax.jit(jax.vmap(call, (axes,)))(given), each)
+
+
+def test_vmap_of_attention_twice_and_with_dropout() -> None:
+    x, seeds = array(torch.randn(2, 3, 1, 2, 9, 4)), jnp.arange(3, dtype="uint32")
+
+    def call(q: Any, seed: Any) -> Any:
+        return door.window_attention(q, q, q, 3, dropout_p=0.3, dropout_seed=seed)
+
+    found = jax.vmap(jax.vmap(call), (0, None))(x, seeds)
+    each = jnp.stack([jnp.stack([call(x[i, j], seeds[j]) for j in range(3)]) for i in range(2)])
+    assert np.array_equal(found, each) and not np.array_equal(found[0, 0], call(x[0, 0], seeds[1]))
+
+
+def test_vmap_of_bands_is_a_call_each() -> None:
+    q, k, v = array(torch.randn(3, 2, 7, 4)), array(torch.randn(3, 4, 9)), array(torch.randn(2, 9, 3))
+
+    def call(q: Any, k: Any, v: Any) -> Any:
+        def attend(q: Any, k: Any, v: Any) -> Any:
+            return door.unwindow_matmul(door.window_softmax(door.window_matmul(q, k, (2, 1)), (2, 1), num_keys=9), v, (2, 1))
+
+        out, pull = jax.vjp(attend, q, k, v)
+        return out, pull(out)
+
+    for axes in ((0, 0, None), (0, None, None), (None, 0, None)):
+        given = [x if axis == 0 or n == 2 else x[0] for n, (x, axis) in enumerate(zip((q, k, v), axes, strict=True))]
+        each = stacked([call(*(x if axis is None else x[n] for x, axis in zip(given, axes, strict=True))) for n in range(3)])
+        # Sums over dims that were broadcast are XLA's, in an order of its own: eight terms.
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), jax.vmap(call, axes)(*given), each)
+
+
+def test_jit_checkpoint_scan_and_shapes() -> None:
+    q = array(torch.randn(1, 2, 32, 8))
+
+    def call(x: Any) -> Any:
+        return door.window_attention(x, x, x, (5, 0), softcap=3.0)
+
+    def loss(f: Any) -> Any:
+        return jax.grad(lambda x: (f(x) ** 2).sum())
+
+    assert np.array_equal(jax.jit(call)(q), call(q))
+    assert np.array_equal(jax.jit(loss(jax.checkpoint(call)))(q), loss(call)(q))
+    repeated, _ = jax.lax.scan(lambda x, _: (call(x), None), q, None, 3)
+    assert np.array_equal(repeated, call(call(call(q))))
+    shape = jax.eval_shape(lambda x: door.window_attention(x, x, x, 3, return_lse=True), jax.ShapeDtypeStruct((2, 4, 6, 8), "bfloat16"))
+    assert [(x.shape, str(x.dtype)) for x in shape] == [((2, 4, 6, 8), "bfloat16"), ((2, 4, 6), "float32")]
+    assert jax.eval_shape(lambda x: door.window_matmul(x, x.swapaxes(-1, -2), (2, 0)), q).shape == (1, 2, 32, 3)
+
+
+def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = array(torch.randn(1, 2, 1024, 32))  # 17 million multiply-adds: worth many threads
+    results = []
+    for threads in ("1", "3", ""):
+        monkeypatch.setenv("WINDOW_MATMUL_THREADS", threads)
+        results.append(np.asarray(door.window_attention(x, x, x, 64)))
+    assert all(np.array_equal(results[0], result) for result in results)
+
+
+# ---- JAX's own attention -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("size", [0, 3, (4, 1), (0, 2), None])
+def test_jax_dot_product_attention(size: Any, is_causal: bool) -> None:
+    """The same, dense, on (B, L, H, D): where every query has a key. It has grouped heads too."""
+    q, k, v, d_out = (array(torch.randn(2, 10, heads, 8, dtype=torch.float64)) for heads in (4, 2, 2, 4))
+    window = Window.from_jax(size, is_causal=is_causal)
+
+    def ours(*x: Any) -> Any:
+        return door.window_attention(*(y.swapaxes(1, 2) for y in x), window, query_offset=0).swapaxes(1, 2)
+
+    def theirs(*x: Any) -> Any:
+        return jax.nn.dot_product_attention(*x, is_causal=is_causal, local_window_size=size)
+
+    (found, pull), (wanted, their_pull) = jax.vjp(ours, q, k, v), jax.vjp(theirs, q, k, v)
+    # Sums of at most ten weights by eight products of numbers below 5, in float64: some hundred roundings of 2.2e-16. Softmax there may be float32.
+    for x, want in zip((found, *pull(d_out)), (wanted, *their_pull(d_out)), strict=True):
+        np.testing.assert_allclose(x, want, rtol=0, atol=1e-5)
