@@ -1,8 +1,8 @@
 // src/c_api/xla.hpp: what libwindow_matmul.so has for XLA to call; window_matmul/compat/_jax_calls.py registers them.
 //
-// Attributes: "operands" and "results", the names of the buffers, those of the C interface (k of band_out: (..., Lk, N)); "window", int64: left,
-// right, whether there is a query_offset, that, and the dilation; the numbers of the C interface by their names, int64 and float64. Options of
-// attention that are not given are left out. dropout_seed is a buffer: two int32, the lower first.
+// Attributes: "operands" and "results", the names of the buffers, those of the C interface (k of band_out: (..., Lk, N)); "window", int64:
+// left, right, whether there is a query_offset, that, and the dilation; the numbers of the C interface by their names, int64 and float64.
+// Options of attention that are not given are left out. dropout_seed is a buffer: two int32, the lower first.
 #pragma once
 
 #include "window_matmul/c_api.h"

@@ -50,8 +50,7 @@ void check(const CallFrame& frame) {
   if (version.major_version != kMajorVersion || version.minor_version < kMinorVersion)
     throw Refusal{"the version of XLA's FFI is " + std::to_string(version.major_version) + "." + std::to_string(version.minor_version) +
                   "; it needs to be 0.1 or a later 0"};
-  if (frame.stage != kExecute)
-    throw Refusal{"the stage of XLA's call is " + std::to_string(frame.stage) + "; it needs to be 3, execution"};
+  if (frame.stage != kExecute) throw Refusal{"the stage of XLA's call is " + std::to_string(frame.stage) + "; it needs to be 3, execution"};
   check_size("arguments", frame.arguments.size, sizeof frame.arguments, false);
   check_size("results", frame.results.size, sizeof frame.results, false);
   check_size("attributes", frame.attributes.size, sizeof frame.attributes, false);
@@ -148,8 +147,10 @@ void Frame::turn_to(index_t entry) {
     index_t rest = entry, offset = 0;
     for (std::size_t dim = sizes_.size(); dim-- > 0; rest /= sizes_[dim])
       if (whole.shape[dim] != 1) offset += rest % sizes_[dim] * whole.strides[dim];
-    if (offset != 0 && whole.data != nullptr) part.data = static_cast<char*>(whole.data) + offset * kBytes[whole.dtype];
-    else part.data = whole.data;
+    if (offset != 0 && whole.data != nullptr)
+      part.data = static_cast<char*>(whole.data) + offset * kBytes[whole.dtype];
+    else
+      part.data = whole.data;
   }
 }
 

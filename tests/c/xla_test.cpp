@@ -35,9 +35,7 @@ class Buffers {
     kinds_.push_back(xla::kDenseBuffer);
     names += (names.empty() ? "" : " ") + name;
   }
-  xla::Buffers list() {
-    return {sizeof(xla::Buffers), nullptr, static_cast<std::int64_t>(kinds_.size()), kinds_.data(), pointers_.data()};
-  }
+  xla::Buffers list() { return {sizeof(xla::Buffers), nullptr, static_cast<std::int64_t>(kinds_.size()), kinds_.data(), pointers_.data()}; }
   std::string names;
 
  private:
@@ -70,8 +68,8 @@ class Call {
     window_array_ = {xla::kS64, window_.size(), window_.data()};
     add("operands", xla::kText, &operands), add("results", xla::kText, &of_results);
     xla::CallFrame frame{sizeof frame, nullptr, &api, nullptr, stage, arguments.list(), results.list(), {}};
-    frame.attributes = {sizeof frame.attributes, nullptr, static_cast<std::int64_t>(kinds_.size()), kinds_.data(), names_.data(),
-                        values_.data()};
+    frame.attributes = {sizeof frame.attributes, nullptr,       static_cast<std::int64_t>(kinds_.size()),
+                        kinds_.data(),           names_.data(), values_.data()};
     frame.size -= missing_bytes, frame.results.size += more_bytes_of_results;
     const std::unique_ptr<xla::Error> error(function(&frame));
     code = error ? error->code : 0;
@@ -187,7 +185,8 @@ TEST(Xla, RefusesXlaOfAnotherAge) {
   EXPECT_EQ(said([](Call& call) { call.api.version.minor_version = 0; }),
             "the version of XLA's FFI is 0.0; it needs to be 0.1 or a later 0");
   EXPECT_EQ(said([](Call& call) { call.stage = 0; }), "the stage of XLA's call is 0; it needs to be 3, execution");
-  EXPECT_NE(said([](Call& call) { call.missing_bytes = 8; }).find("XLA's call frame has 160 bytes; it needs to have 168"), std::string::npos);
+  EXPECT_NE(said([](Call& call) { call.missing_bytes = 8; }).find("XLA's call frame has 160 bytes; it needs to have 168"),
+            std::string::npos);
   EXPECT_NE(said([](Call& call) { call.more_bytes_of_results = 8; }).find("XLA's results has 48 bytes; it needs to have 40"),
             std::string::npos);
   EXPECT_EQ(a, std::vector<double>(12));

@@ -1,4 +1,5 @@
-# python/window_matmul/compat/_array_checks.py: what the doors for arrays refuse, of dtypes and shapes: NumPy's, JAX's, or described by _arrays.Array.
+# python/window_matmul/compat/_array_checks.py: what the doors for arrays, NumPy's and JAX's, refuse of dtypes and shapes.
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -34,19 +35,25 @@ def check_beside(name: str, x: Typed, other_name: str, other: Typed) -> None:
         raise TypeError(f"{name} is {x.dtype} beside {other_name} of {other.dtype}; it needs to be the same")
 
 
+def check_size(shape: Sequence[int], dtype: "np.dtype[Any]") -> None:
+    """Of a result."""
+    if math.prod(max(size, 1) for size in shape) * dtype.itemsize >= 1 << 63:
+        raise ValueError(f"the shape of the result is {tuple(shape)}; it needs to be so small that its size fits into 64 bits")
+
+
 def sums_of(dtype: object) -> str:
     return "float64" if str(dtype) == "float64" else "float32"
 
 
 def as_out_dtype(dtype: object, out_dtype: object) -> str:
     """Beside q of a dtype, by name."""
-    of_q, name = str(dtype), ""
+    of_q = str(dtype)
     if out_dtype is None:
         return of_q
     try:
-        name = np.dtype(out_dtype).name  # type: ignore[call-overload]
+        name = str(np.dtype(out_dtype).name)  # type: ignore[call-overload]
     except TypeError:
-        pass
+        name = ""
     if name not in (of_q, sums_of(of_q)):
         need = "None or float64" if of_q == "float64" else f"None, float32 or the dtype of q, {of_q}"
         raise TypeError(f"out_dtype is {out_dtype!r} beside q of {of_q}; it needs to be {need}")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._c_library import MAX_DIMS, Tensor, tensor
+from ._array_checks import check_size
 
 _CPU, _PINNED = 1, 3  # devices of DLPack: here, and here for a GPU to read
 _DEVICES = {2: "cuda", 4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm", 13: "cuda (managed)", 14: "oneapi"}
@@ -110,8 +111,7 @@ def dtype_of(name: str) -> np.dtype[Any]:
 def empty(shape: tuple[int, ...], dtype: str, heads_inside: bool = False) -> tuple[NDArray[Any], Array]:
     """A result that is not yet written, as an array and as an argument; with heads_inside it lies as (B, L, H, n)."""
     result_type = dtype_of(dtype)
-    if math.prod(max(size, 1) for size in shape) * result_type.itemsize >= 1 << 63:
-        raise ValueError(f"the shape of the result is {shape}; it needs to be so small that its size fits into 64 bits")
+    check_size(shape, result_type)
     if heads_inside:
         batch, heads, length, last = shape
         result = np.empty((batch, length, heads, last), result_type).swapaxes(1, 2)

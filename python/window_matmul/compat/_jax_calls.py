@@ -1,8 +1,8 @@
 # python/window_matmul/compat/_jax_calls.py: the operators as JAX sees them: calls of the C library by XLA, and their derivatives.
 """Arguments are checked by `jax.py`, and by the library once more. A `Band` or `Attention` is static; its offset is resolved.
 
-The handlers of libwindow_matmul.so are given names for their buffers, in the attributes `operands` and `results`. What vmap maps becomes a dim in
-front of all others, of 1 in an array that is not mapped: the bands broadcast it, attention is called once for each of its entries.
+src/c_api/xla.hpp says what the functions of libwindow_matmul.so expect. What vmap maps becomes a dim in front of all others, of 1 in an
+array that is not mapped: the operators on bands broadcast it, attention is called once for each of its entries.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from jax import numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from .. import _c_library as library
-from ._array_checks import Band, sums_of
+from ._array_checks import Band, check_size, sums_of
 
 Array: TypeAlias = Any  # jax.Array
 Arrays: TypeAlias = dict[str, Array]
@@ -38,6 +38,8 @@ def _like(x: Array) -> Any:
 
 def _call(operator: str, operands: Arrays, results: Arrays, window: Sequence[int], **numbers: Any) -> list[Array]:
     """`results` are what they will be like."""
+    for like in results.values():
+        check_size(like.shape, like.dtype)  # XLA would end the process
     call = ffi.ffi_call(f"window_matmul.{operator}", list(results.values()), vmap_method="expand_dims")
     names = {"operands": " ".join(operands), "results": " ".join(results)}
     return call(*operands.values(), window=np.array(window, np.int64), **names, **numbers)  # type: ignore[no-any-return]
@@ -85,8 +87,8 @@ softmax_backward = jax.custom_vjp(_softmax_backward, nondiff_argnums=(0,))
 
 
 def _has_key(band: Band, num_queries: int) -> Array:
-    """(Lq, W), or (H, Lq, W) with a dilation for each head: whether the key of slot c of query i exists. Offsets may need 64 bits, which JAX
-    has only where it is told to: the slots that rows begin and end with are counted by NumPy."""
+    """(Lq, W), or (H, Lq, W) with a dilation for each head: whether the key of slot c of query i exists. Offsets may need 64 bits, which
+    JAX has only where it is told to: NumPy counts the slots that rows begin and end with."""
     aligned = np.arange(num_queries, dtype=np.int64) + band.shift
     step = np.array(band.dilation or (1,), np.int64)[:, None]
     first = np.clip(band.left - aligned // step, 0, band.width).astype(np.int32)
@@ -150,7 +152,7 @@ def _attention(call: Attention, floats: Arrays, others: Arrays) -> tuple[Array, 
     q, v = floats["q"], floats["v"]
     out = jax.ShapeDtypeStruct((*q.shape[:3], v.shape[3]), call.out_dtype)
     lse = jax.ShapeDtypeStruct(q.shape[:3], sums_of(q.dtype))
-    return tuple(_call("window_attention", floats | others, {"out": out, "lse": lse}, **call.numbers()))  # type: ignore[return-value]
+    return tuple(_call("window_attention", floats | others, {"out": out, "lse": lse}, **call.numbers()))
 
 
 def _attention_backward(call: Attention, wanted: tuple[str, ...], floats: Arrays, others: Arrays, results: Arrays) -> Arrays:
@@ -162,8 +164,8 @@ def _attention_backward(call: Attention, wanted: tuple[str, ...], floats: Arrays
 
 def _refuse_second(*_: Any) -> NoReturn:
     raise NotImplementedError(
-        "the gradients of window_attention have no derivatives of their own; for those of higher order use window_matmul + window_softmax + "
-        "unwindow_matmul, which compute the same with the scores as an array"
+        "the gradients of window_attention have no derivatives of their own; for those of higher order use window_matmul + "
+        "window_softmax + unwindow_matmul, which compute the same with the scores as an array"
     )
 
 

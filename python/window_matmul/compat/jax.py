@@ -54,7 +54,8 @@ def _as_array(name: str, x: object) -> jax.Array:
         raise TypeError(f"{name} is of type {type(x).__name__}; it needs to be an array: JAX's or NumPy's")
     array = jnp.asarray(x)
     if array.dtype != x.dtype and not (x.dtype.kind in "iu" and np.array_equal(array, x)):
-        raise TypeError(f"{name} is {x.dtype}, which JAX has only where jax_enable_x64 is set; it needs to be {array.dtype}, or that to be set")
+        need = f"it needs to be {array.dtype}, or that to be set"
+        raise TypeError(f"{name} is {x.dtype}, which JAX has only where jax_enable_x64 is set; {need}")
     return array
 
 

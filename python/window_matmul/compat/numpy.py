@@ -19,13 +19,11 @@ from ctypes import c_double, pointer, sizeof
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, overload
 
 try:
-    import numpy as np
+    from numpy.typing import NDArray
 except ModuleNotFoundError as error:
     if error.name != "numpy":
         raise
     raise ImportError("window_matmul.compat.numpy needs NumPy: pip install numpy") from None
-
-from numpy.typing import NDArray
 
 from .. import _arguments as plain
 from .. import _c_library as library

@@ -53,13 +53,26 @@ def same(actual: Any, expected: Any) -> None:
     return None
 
 
+def pulled(call: Callable[..., Any], operands: Any, cotangents: Any) -> tuple[Any, Any]:
+    """Results of call(*operands), and gradients; compiled whole, which takes less time than piece by piece."""
+
+    def both(operands: Any, cotangents: Any) -> tuple[Any, Any]:
+        results, pull = jax.vjp(call, *operands)
+        return results, pull(cotangents)
+
+    results: tuple[Any, Any] = jax.jit(both)(tuple(operands), cotangents)
+    return results
+
+
 # ---- bands ---------------------------------------------------------------------------------------------------------------------------
 def band_operands(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(2, 1, 7, 4).to(dtype), torch.randn(2, 4, 9).to(dtype), torch.randn(2, 9, 3).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("band", BANDS)
+BANDS_AND_DTYPES = [*((band, torch.float32) for band in BANDS), *(("dilation for each head", dtype) for dtype in DTYPES[1:])]
+
+
+@pytest.mark.parametrize("band, dtype", BANDS_AND_DTYPES, ids=str)
 def test_bands_and_their_gradients(band: str, dtype: torch.dtype) -> None:
     options = BANDS[band]
 
@@ -72,10 +85,10 @@ def test_bands_and_their_gradients(band: str, dtype: torch.dtype) -> None:
     results = attend(window_matmul, *operands)
     cotangents = [torch.randn(x.shape).to(dtype) for x in results]
     wanted = torch.autograd.grad(results, operands, cotangents)
-    found, pull = jax.vjp(lambda *x: attend(door, *x), *map(array, operands))
+    found, gradients_found = pulled(lambda *x: attend(door, *x), map(array, operands), tuple(map(array, cotangents)))
     same(found, list(results))
     # Gradients of what was broadcast are summed by torch there, by XLA here; three terms for p, which XLA adds in an order of its own.
-    for x, want in zip(pull(tuple(map(array, cotangents))), wanted, strict=True):
+    for x, want in zip(gradients_found, wanted, strict=True):
         assert x.dtype == array(want).dtype
         size = float(want.abs().max())
         np.testing.assert_allclose(np.float64(x), want.double().numpy(), rtol=0, atol=8 * torch.finfo(dtype).eps * size)
@@ -95,10 +108,9 @@ def test_second_gradients_of_bands() -> None:
     def of_gradients(*x: Any) -> Any:
         return sum((g**2).sum() for g in jax.grad(lambda *y: loss(door, *y), (0, 1, 2))(*x))
 
-    for found in (jax.grad(of_gradients, (0, 1, 2)), jax.jit(jax.grad(of_gradients, (0, 1, 2)))):
-        for x, want in zip(found(*map(array, operands)), wanted, strict=True):
-            # Sums of some hundred products, in two orders.
-            np.testing.assert_allclose(x, want.numpy(), rtol=0, atol=200 * 2.2e-16 * float(want.abs().max()))
+    for x, want in zip(jax.jit(jax.grad(of_gradients, (0, 1, 2)))(*map(array, operands)), wanted, strict=True):
+        # Sums of some hundred products, in two orders.
+        np.testing.assert_allclose(x, want.numpy(), rtol=0, atol=200 * 2.2e-16 * float(want.abs().max()))
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3), (2, 5, 0)], ids=str)
@@ -127,12 +139,12 @@ def check_case(case: Case, dtype: torch.dtype) -> None:
     results = case.ours(ours)
     cotangents = tuple(torch.randn(x.shape).to(x.dtype) for x in results)
     wanted = gradients(results, ours, cotangents)
-    found, pull = jax.vjp(call, floats)
+    found, gradients_found = pulled(call, (floats,), tuple(map(array, cotangents)))
     same(found, list(results))
-    same(pull(tuple(map(array, cotangents)))[0], wanted)
+    same(gradients_found[0], wanted)
 
 
-@pytest.mark.parametrize("case", CASES[::3], ids=str)
+@pytest.mark.parametrize("case", CASES[::5], ids=str)
 def test_each_option(case: Case) -> None:
     tensors, floats, call = of_case(case, torch.float32)
     same(call(floats), case.ours(tensors))
@@ -176,9 +188,9 @@ def test_scalars_and_none_stand_for_what_they_do_in_torch() -> None:
 def test_the_sums_of_halves() -> None:
     ours = [x.requires_grad_() for x in torch.randn(3, 1, 2, 6, 4).half()]
     out = window_matmul.window_attention(*ours, 1, out_dtype=torch.float32)
-    found, pull = jax.vjp(lambda *x: door.window_attention(*x, 1, out_dtype="float32"), *map(array, ours))
+    found, pulled_back = pulled(lambda *x: door.window_attention(*x, 1, out_dtype="float32"), map(array, ours), array(out))
     same(found, out)
-    same(pull(array(out)), list(torch.autograd.grad(out, ours, out.detach())))
+    same(pulled_back, list(torch.autograd.grad(out, ours, out.detach())))
 
 
 def test_dropout_is_the_seed_s() -> None:
@@ -214,13 +226,16 @@ def test_vmap_of_attention_is_a_call_each(case: Case) -> None:
 
     def call(given: dict[str, Any]) -> Any:
         options = case.numbers() | {"window_size": case.window, "return_lse": True}
-        (out, lse), pull = jax.vjp(lambda f: door.window_attention(**(given | f), **options), {n: given[n] for n in DIFFERENTIABLE if n in given})
+        (out, lse), pull = jax.vjp(
+            lambda f: door.window_attention(**(given | f), **options), {n: given[n] for n in DIFFERENTIABLE if n in given}
+        )
         return out, lse, pull((out, lse))
 
     for mapped in (set(calls[0]), {"q", "v", "sinks"}, {"k", "bias", "key_lengths"}):
         axes = {name: 0 if name in mapped else None for name in calls[0]}
         given = {name: jnp.stack([c[name] for c in calls]) if name in mapped else x for name, x in calls[0].items()}
-        each = stacked([call({name: c[name] if name in mapped else x for name, x in calls[0].items()}) for c in calls])
+        one = jax.jit(call)
+        each = stacked([one({name: c[name] if name in mapped else x for name, x in calls[0].items()}) for c in calls])
         jax.tree.map(np.testing.assert_array_equal, jax.jit(jax.vmap(call, (axes,)))(given), each)
 
 
@@ -247,9 +262,10 @@ def test_vmap_of_bands_is_a_call_each() -> None:
 
     for axes in ((0, 0, None), (0, None, None), (None, 0, None)):
         given = [x if axis == 0 or n == 2 else x[0] for n, (x, axis) in enumerate(zip((q, k, v), axes, strict=True))]
-        each = stacked([call(*(x if axis is None else x[n] for x, axis in zip(given, axes, strict=True))) for n in range(3)])
+        one = jax.jit(call)
+        each = stacked([one(*(x if axis is None else x[n] for x, axis in zip(given, axes, strict=True))) for n in range(3)])
         # Sums over dims that were broadcast are XLA's, in an order of its own: eight terms.
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), jax.vmap(call, axes)(*given), each)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), jax.jit(jax.vmap(call, axes))(*given), each)
 
 
 def test_jit_checkpoint_scan_and_shapes() -> None:
@@ -280,8 +296,7 @@ def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ---- JAX's own attention -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("is_causal", [False, True])
-@pytest.mark.parametrize("size", [0, 3, (4, 1), (0, 2), None])
+@pytest.mark.parametrize("size, is_causal", [(3, True), ((4, 1), False)], ids=str)
 def test_jax_dot_product_attention(size: Any, is_causal: bool) -> None:
     """The same, dense, on (B, L, H, D): where every query has a key. It has grouped heads too."""
     q, k, v, d_out = (array(torch.randn(2, 10, heads, 8, dtype=torch.float64)) for heads in (4, 2, 2, 4))
@@ -293,7 +308,7 @@ def test_jax_dot_product_attention(size: Any, is_causal: bool) -> None:
     def theirs(*x: Any) -> Any:
         return jax.nn.dot_product_attention(*x, is_causal=is_causal, local_window_size=size)
 
-    (found, pull), (wanted, their_pull) = jax.vjp(ours, q, k, v), jax.vjp(theirs, q, k, v)
-    # Sums of at most ten weights by eight products of numbers below 5, in float64: some hundred roundings of 2.2e-16. Softmax there may be float32.
-    for x, want in zip((found, *pull(d_out)), (wanted, *their_pull(d_out)), strict=True):
-        np.testing.assert_allclose(x, want, rtol=0, atol=1e-5)
+    (found, gradients_found), (wanted, gradients_wanted) = (pulled(f, (q, k, v), d_out) for f in (ours, theirs))
+    # Softmax is float32 there, whatever the dtype: logits below 10 are rounded by 6e-7, ten weights by 1e-6 of themselves; values below 5.
+    for x, want in zip((found, *gradients_found), (wanted, *gradients_wanted), strict=True):
+        np.testing.assert_allclose(x, want, rtol=0, atol=5e-5)
