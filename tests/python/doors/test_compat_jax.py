@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,12 @@ def test_gradients(case: Case) -> None:
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 def test_gradients_in_other_dtypes(dtype: torch.dtype) -> None:
     check_case(Case(OPTIONS_TOGETHER[3].rule, 9, 9, bias="slots", wide_bias=True, sinks=True, softcap=2.0), dtype)
+
+
+def test_without_64_bits() -> None:
+    """JAX's default. Numbers are float64 and int64 all the same."""
+    with jax.enable_x64(False):
+        check_case(replace(CASES[-7], scale=0.7123456789, global_mask=False, global_tokens=2**40), torch.float32)
 
 
 def test_gradients_of_some_alone() -> None:
