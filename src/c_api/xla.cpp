@@ -75,8 +75,7 @@ wm_attention_options options_of(const Frame& frame) {
   return options;
 }
 
-// One call after another: what vmap maps is not seen by the others, so that the draws of dropout and sums over the batch are each call's
-// own.
+// One call after another, as if there were no others: draws of dropout and sums over the batch are each call's own.
 template <class F>
 int for_each_entry(Frame& frame, F&& call) {
   if (frame("q") == nullptr || frame("q")->ndim < 4) throw Refusal{"q needs to be (B, H, Lq, D), behind the dims that vmap maps"};

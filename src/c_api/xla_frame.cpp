@@ -44,7 +44,7 @@ wm_tensor tensor_of(const Buffer& buffer, std::string_view name) {
 }
 
 // Before anything else is read.
-void check(const CallFrame& frame) {
+const CallFrame& checked(const CallFrame& frame) {
   check_size("call frame", frame.size, offsetof(CallFrame, attributes) + sizeof frame.attributes, true);
   const Version& version = frame.api->version;
   if (version.major_version != kMajorVersion || version.minor_version < kMinorVersion)
@@ -54,10 +54,6 @@ void check(const CallFrame& frame) {
   check_size("arguments", frame.arguments.size, sizeof frame.arguments, false);
   check_size("results", frame.results.size, sizeof frame.results, false);
   check_size("attributes", frame.attributes.size, sizeof frame.attributes, false);
-}
-
-const CallFrame& checked(const CallFrame& frame) {
-  check(frame);
   return frame;
 }
 
@@ -84,22 +80,26 @@ const wm_tensor* Frame::operator()(std::string_view name) const {
   return found == operands_.end() ? nullptr : &found->entry;
 }
 
-// Null where there is none of that name and kind.
+// Null where there is none of that name.
 const void* Frame::attribute(std::string_view name, int kind) const {
-  for (index_t n = 0; n < attributes_.count; ++n)
-    if (std::string_view(attributes_.names[n]->data, attributes_.names[n]->size) == name)
-      return attributes_.kinds[n] == kind ? attributes_.values[n] : nullptr;
+  for (index_t n = 0; n < attributes_.count; ++n) {
+    if (std::string_view(attributes_.names[n]->data, attributes_.names[n]->size) != name) continue;
+    if (attributes_.kinds[n] != kind) throw Refusal{"the attribute " + quoted(name) + " is of another kind"};
+    return attributes_.values[n];
+  }
   return nullptr;
 }
 
 const double* Frame::real_if_given(std::string_view name) const {
   const auto* scalar = static_cast<const Scalar*>(attribute(name, kScalar));
-  return scalar != nullptr && scalar->dtype == kF64 ? static_cast<const double*>(scalar->value) : nullptr;
+  if (scalar == nullptr) return nullptr;
+  if (scalar->dtype != kF64) throw Refusal{"the attribute " + quoted(name) + " needs to be a float64"};
+  return static_cast<const double*>(scalar->value);
 }
 
 double Frame::real(std::string_view name) const {
   const double* number = real_if_given(name);
-  if (number == nullptr) throw Refusal{"the attribute " + quoted(name) + " needs to be a float64"};
+  if (number == nullptr) throw Refusal{"the attribute " + quoted(name) + " is missing"};
   return *number;
 }
 
@@ -147,10 +147,7 @@ void Frame::turn_to(index_t entry) {
     index_t rest = entry, offset = 0;
     for (std::size_t dim = sizes_.size(); dim-- > 0; rest /= sizes_[dim])
       if (whole.shape[dim] != 1) offset += rest % sizes_[dim] * whole.strides[dim];
-    if (offset != 0 && whole.data != nullptr)
-      part.data = static_cast<char*>(whole.data) + offset * kBytes[whole.dtype];
-    else
-      part.data = whole.data;
+    if (whole.data != nullptr) part.data = static_cast<char*>(whole.data) + offset * kBytes[whole.dtype];
   }
 }
 

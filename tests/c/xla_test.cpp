@@ -194,7 +194,7 @@ TEST(Xla, RefusesXlaOfAnotherAge) {
 
 TEST(Xla, RefusesWhatTheOperatorsRefuse) {
   std::vector<double> a(12);
-  Call nothing(kWindow), unnamed(kWindow), strange(kWindow), narrow(kWindow), short_window({1, 1}), flat(kWindow);
+  Call nothing(kWindow), unnamed(kWindow), strange(kWindow), narrow(kWindow), short_window({1, 1}), flat(kWindow), whole(kWindow);
   EXPECT_EQ(nothing.run(wm_xla_band_out), "k is missing");
   EXPECT_EQ(nothing.code, xla::kInvalidArgument);
   unnamed.arguments.add("", xla::kF64, kX.data(), {4, 2});
@@ -206,6 +206,8 @@ TEST(Xla, RefusesWhatTheOperatorsRefuse) {
   EXPECT_EQ(narrow.run(wm_xla_band_out), "band_out: k (4, 2): dim -2 needs to be 2, the last dim of q");
   short_window.arguments.add("k", xla::kF64, kX.data(), {4, 2});
   EXPECT_EQ(short_window.run(wm_xla_band_out), "the attribute 'window' has 2 numbers; it needs 4");
+  whole.arguments.add("k", xla::kF64, kX.data(), {4, 2}), whole.integer("fill", 0);
+  EXPECT_EQ(whole.run(wm_xla_band_out), "the attribute 'fill' needs to be a float64");
   flat.arguments.add("q", xla::kF64, kX.data(), {4, 2});
   EXPECT_EQ(flat.run(wm_xla_window_attention), "q needs to be (B, H, Lq, D), behind the dims that vmap maps");
 }

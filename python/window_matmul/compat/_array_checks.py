@@ -176,17 +176,13 @@ def as_offset_of_all(query_offset: object) -> int | None:
     return None if query_offset is None else plain.as_offset(query_offset, "an int, an array (B,) of ints, or None")
 
 
-SEED = "an int from 0 to 2**64 - 1"
-
-
-def check_seed_is_given(dropout_p: float, dropout_seed: object, need: str = SEED) -> None:
-    if dropout_seed is None and dropout_p:
-        raise ValueError(f"dropout_seed is None beside a dropout_p of {dropout_p}; it needs to be {need}")
-
-
 def as_seed(dropout_p: float, dropout_seed: object) -> int:
-    check_seed_is_given(dropout_p, dropout_seed)
-    seed = 0 if dropout_seed is None else as_int("dropout_seed", dropout_seed, SEED)
+    need = "an int from 0 to 2**64 - 1"
+    if dropout_seed is None:
+        if dropout_p:
+            raise ValueError(f"dropout_seed is None beside a dropout_p of {dropout_p}; it needs to be {need}")
+        return 0
+    seed = as_int("dropout_seed", dropout_seed, need)
     if not 0 <= seed < 1 << 64:
-        raise ValueError(f"dropout_seed is {seed}; it needs to be {SEED}")
+        raise ValueError(f"dropout_seed is {seed}; it needs to be {need}")
     return seed

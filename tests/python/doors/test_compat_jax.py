@@ -187,7 +187,7 @@ def test_gradients_of_some_alone() -> None:
                 return door.window_attention(**{**floats, name: x}, window_size=window, return_lse=True)[result].sum()
 
             traced = str(jax.make_jaxpr(jax.grad(of_one))(floats[name]))
-            assert traced.count("ShapeDtypeStruct") == 0 and ("d_" + name) in traced and "d_k" not in traced
+            assert f"d_{name}" in traced and "d_k" not in traced
             same(jax.grad(of_one)(floats[name]), torch.zeros_like(ours[name]) if wanted is None else wanted)
 
 
