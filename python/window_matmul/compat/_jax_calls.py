@@ -8,12 +8,9 @@ array that is not mapped: the operators on bands broadcast it, attention is call
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
-import jax
-import numpy as np
-from jax import ffi
-from jax import numpy as jnp
-from jax.custom_derivatives import SymbolicZero
+from ._jax_packages import SymbolicZero, ffi, jax, jnp, np
 
+# isort: split
 from .. import _c_library as library
 from ._array_checks import Band, check_size, sums_of
 

@@ -16,18 +16,9 @@ Array([[  0.,   5.,  11.],
 
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, overload
 
-try:
-    import jax
-    import jax.ffi
-except ModuleNotFoundError as error:
-    if error.name not in ("jax", "jax.ffi", "jaxlib"):
-        raise
-    raise ImportError("window_matmul.compat.jax needs JAX 0.5 or newer: pip install 'jax>=0.5'") from None
+from ._jax_packages import NDArray, jax, jnp, np
 
-import numpy as np
-from jax import numpy as jnp
-from numpy.typing import NDArray
-
+# isort: split
 from .. import _arguments as plain
 from .._integers import as_flag
 from ..window import Window
