@@ -230,6 +230,5 @@ def window_attention(
     offset = _add_entries(others, x, key_lengths, query_offset)
     window = (left, right, int(offset is not None), offset or 0, *taps)
     call = calls.Attention(window, factor[0] if factor else None, cap, p, count, checks.as_out_dtype(x.dtype, out_dtype))
-    with_lse = as_flag("return_lse", return_lse)
     out, lse = calls.attention(call, floats, others)
-    return (out, lse) if with_lse else out
+    return (out, lse) if as_flag("return_lse", return_lse) else out
