@@ -16,6 +16,14 @@ target_link_options(window_matmul_c PRIVATE "LINKER:--version-script=${CMAKE_CUR
 if(NOT WINDOW_MATMUL_BUILD_TESTS)
   return()
 endif()
+# A call by XLA, made by hand: it runs where there is no XLA. The functions are declared by a header that is not installed.
+add_executable(window_matmul_xla_test tests/c/xla_test.cpp)
+window_matmul_compile_options(window_matmul_xla_test)
+target_include_directories(window_matmul_xla_test PRIVATE src)
+target_link_libraries(window_matmul_xla_test PRIVATE window_matmul_c GTest::gtest_main)
+add_test(NAME c_api.xla_test COMMAND window_matmul_xla_test --gtest_brief=1)
+add_dependencies(window_matmul_tests window_matmul_xla_test)
+
 include(CheckLanguage)
 check_language(C)
 if(NOT CMAKE_C_COMPILER)

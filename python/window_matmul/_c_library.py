@@ -92,3 +92,8 @@ def call(name: str, *arguments: Any) -> None:
     status = getattr(library, f"wm_{name}")(*arguments)
     if status:
         raise _ERRORS.get(status, RuntimeError)(library.wm_last_error().decode())
+
+
+def address(name: str) -> Any:
+    """wm_<name>, for others to call."""
+    return getattr(_library_itself(), f"wm_{name}")

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._c_library import MAX_DIMS, Tensor, tensor
+from ._array_checks import check_size
 
-FLOATS = ("float32", "float64", "bfloat16", "float16")
 _CPU, _PINNED = 1, 3  # devices of DLPack: here, and here for a GPU to read
 _DEVICES = {2: "cuda", 4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm", 13: "cuda (managed)", 14: "oneapi"}
 _KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}  # of dtypes there
@@ -99,19 +99,6 @@ def _of_dlpack(name: str, x: Any) -> Array:
     return Array((at.data or 0) + at.byte_offset, dtype, shape, at.strides[: at.ndim] if at.strides else _dense(shape), capsule)
 
 
-def as_floats(name: str, x: object) -> Array:
-    """Of a dtype that the operators take."""
-    array = as_array(name, x)
-    if array.dtype not in FLOATS:
-        raise TypeError(f"{name} is {array.dtype}; it needs to be float32, float64, bfloat16 or float16")
-    return array
-
-
-def check_beside(name: str, x: Array, other_name: str, other: Array) -> None:
-    if x.dtype != other.dtype:
-        raise TypeError(f"{name} is {x.dtype} beside {other_name} of {other.dtype}; it needs to be the same")
-
-
 def dtype_of(name: str) -> np.dtype[Any]:
     """NumPy's own, or ml_dtypes'."""
     try:
@@ -124,8 +111,7 @@ def dtype_of(name: str) -> np.dtype[Any]:
 def empty(shape: tuple[int, ...], dtype: str, heads_inside: bool = False) -> tuple[NDArray[Any], Array]:
     """A result that is not yet written, as an array and as an argument; with heads_inside it lies as (B, L, H, n)."""
     result_type = dtype_of(dtype)
-    if math.prod(max(size, 1) for size in shape) * result_type.itemsize >= 1 << 63:
-        raise ValueError(f"the shape of the result is {shape}; it needs to be so small that its size fits into 64 bits")
+    check_size(shape, result_type)
     if heads_inside:
         batch, heads, length, last = shape
         result = np.empty((batch, length, heads, last), result_type).swapaxes(1, 2)

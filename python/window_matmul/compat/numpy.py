@@ -19,20 +19,19 @@ from ctypes import c_double, pointer, sizeof
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, overload
 
 try:
-    import numpy as np
+    from numpy.typing import NDArray
 except ModuleNotFoundError as error:
     if error.name != "numpy":
         raise
     raise ImportError("window_matmul.compat.numpy needs NumPy: pip install numpy") from None
 
-from numpy.typing import NDArray
-
 from .. import _arguments as plain
 from .. import _c_library as library
 from .._integers import as_flag
 from ..window import Window
-from ._array_options import as_out_dtype, as_seed, set_entries, set_options, sums_of
-from ._arrays import Array, as_floats, check_beside, empty
+from . import _array_checks as checks
+from ._array_options import set_entries, set_options
+from ._arrays import as_array, empty
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -53,31 +52,8 @@ ArrayLike: TypeAlias = NDArray[Any] | HasDLPack
 
 
 # ---- bands ---------------------------------------------------------------------------------------------------------------------------
-def _as_operand(name: str, x: object) -> Array:
-    array = as_floats(name, x)
-    if not 2 <= array.ndim <= plain.MAX_DIMS:
-        raise ValueError(f"{name} is {array.shape}; it needs to have 2 to {plain.MAX_DIMS} dims")
-    return array
-
-
-def _as_operands(x_name: str, x: object, y_name: str, y: object) -> tuple[Array, Array, tuple[int, ...]]:
-    """Both, and what their leading dims broadcast to."""
-    a, b = _as_operand(x_name, x), _as_operand(y_name, y)
-    check_beside(y_name, b, x_name, a)
-    try:
-        return a, b, np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    except ValueError:
-        raise ValueError(
-            f"{y_name} is {b.shape} beside {x_name} of {a.shape}; the leading dims (all but two) need to be broadcastable, to a size that "
-            "fits into 64 bits"
-        ) from None
-
-
-class _Broadcast:
-    """What a dilation for each head is checked against."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape, self.ndim = shape, len(shape)
+def _window(band: checks.Band) -> library.Window:
+    return library.window(band.left, band.right, band.dilation, band.shift)
 
 
 def window_matmul(
@@ -87,18 +63,11 @@ def window_matmul(
 
     As `window_matmul.window_matmul`: q (..., Lq, N), k (..., N, Lk), as a rule ``keys.swapaxes(-1, -2)``, give (..., Lq, W).
     """
-    left, right, taps = plain.as_band(window_size, dilation)
-    x, y, leading = _as_operands("q", q, "k", k)
-    if x.shape[-1] != y.shape[-2]:
-        k_shape, q_shape = (*leading, *y.shape[-2:]), (*leading, *x.shape[-2:])
-        raise ValueError(f"k is {k_shape} beside q of {q_shape}; its dim -2 needs to be q's dim -1, {x.shape[-1]}")
-    num_queries, num_keys = x.shape[-2], y.shape[-1]
-    plain.check_heads(dilation, "q", _Broadcast((*leading, *x.shape[-2:])))
-    shift = num_keys - num_queries if query_offset is None else plain.as_offset(query_offset)
+    x, y = as_array("q", q), as_array("k", k)
+    band, leading = checks.band_of_matmul(x, y, window_size, dilation, query_offset)
     number = plain.as_fill(fill)
-    a, to = empty((*leading, num_queries, left + 1 + right), x.dtype)
-    window = library.window(left, right, taps, shift)
-    library.call("band_out", window, x.tensor(), y.tensor(), number[0] if number else 0.0, to.tensor())
+    a, to = empty((*leading, x.shape[-2], band.width), x.dtype)
+    library.call("band_out", _window(band), x.tensor(), y.tensor(), number[0] if number else 0.0, to.tensor())
     return a
 
 
@@ -109,14 +78,10 @@ def unwindow_matmul(
 
     As `window_matmul.unwindow_matmul`: a (..., Lq, W), v (..., Lk, N) give (..., Lq, N).
     """
-    left, right, taps = plain.as_band(window_size, dilation)
-    x, y, leading = _as_operands("a", a, "v", v)
-    _check_width(x, left, right)
-    num_queries, num_keys = x.shape[-2], y.shape[-2]
-    plain.check_heads(dilation, "a", _Broadcast((*leading, *x.shape[-2:])))
-    shift = num_keys - num_queries if query_offset is None else plain.as_offset(query_offset)
-    o, to = empty((*leading, num_queries, y.shape[-1]), x.dtype)
-    library.call("band_in", library.window(left, right, taps, shift), x.tensor(), y.tensor(), to.tensor())
+    x, y = as_array("a", a), as_array("v", v)
+    band, leading = checks.band_of_unmatmul(x, y, window_size, dilation, query_offset)
+    o, to = empty((*leading, x.shape[-2], y.shape[-1]), x.dtype)
+    library.call("band_in", _window(band), x.tensor(), y.tensor(), to.tensor())
     return o
 
 
@@ -127,21 +92,11 @@ def window_softmax(
 
     As `window_matmul.window_softmax`: a (..., Lq, W) gives the same shape; `num_keys` is Lk, by default Lq.
     """
-    left, right, taps = plain.as_band(window_size, dilation)
-    x = _as_operand("a", a)
-    _check_width(x, left, right)
-    plain.check_heads(dilation, "a", x)
-    num_queries = x.shape[-2]
-    keys = num_queries if num_keys is None else plain.as_count("num_keys", num_keys)
-    shift = keys - num_queries if query_offset is None else plain.as_offset(query_offset)
+    x = as_array("a", a)
+    band = checks.band_of_softmax(x, window_size, dilation, num_keys, query_offset)
     p, to = empty(x.shape, x.dtype)
-    library.call("window_softmax", library.window(left, right, taps, shift), keys, x.tensor(), to.tensor())
+    library.call("window_softmax", _window(band), band.num_keys, x.tensor(), to.tensor())
     return p
-
-
-def _check_width(a: Array, left: int, right: int) -> None:
-    if a.shape[-1] != left + 1 + right:
-        raise ValueError(f"a is {a.shape}; its dim -1 needs to be left + 1 + right = {left + 1 + right}")
 
 
 # ---- fused attention -----------------------------------------------------------------------------------------------------------------
@@ -204,13 +159,10 @@ def window_attention(
     (B, H, Lq, Dv), and with `return_lse` also (B, H, Lq). There is no random generator to draw from: `dropout_p` needs a `dropout_seed`.
     """
     left, right, taps = plain.as_window(window_size, dilation)
-    x, y, z = as_floats("q", q), as_floats("k", k), as_floats("v", v)
-    check_beside("k", y, "q", x)
-    check_beside("v", z, "q", x)
-    plain.check_operands(x.shape, y.shape, z.shape, 4)
-    plain.check_heads_of(dilation, x)
+    x, y, z = as_array("q", q), as_array("k", k), as_array("v", v)
+    checks.check_attention(x, y, z, dilation)
     cap, p, *factor = plain.as_reals(scale, softcap, dropout_p, x.shape[3])
-    seed = as_seed(p, dropout_seed)
+    seed = checks.as_seed(p, dropout_seed)
     options = library.AttentionOptions(size=sizeof(library.AttentionOptions), softcap=cap, dropout_p=p, dropout_seed=seed)
     if factor:
         options.scale = pointer(c_double(factor[0]))
@@ -218,8 +170,8 @@ def window_attention(
     offset = set_entries(options, kept, x, key_lengths, query_offset)
     with_lse = as_flag("return_lse", return_lse)
     shape = x.shape[:3]
-    out, to = empty((*shape, z.shape[3]), as_out_dtype(x, out_dtype), x.strides[1] < x.strides[2])
-    lse, lse_to = empty(shape, sums_of(x.dtype)) if with_lse else (None, None)
+    out, to = empty((*shape, z.shape[3]), checks.as_out_dtype(x.dtype, out_dtype), x.strides[1] < x.strides[2])
+    lse, lse_to = empty(shape, checks.sums_of(x.dtype)) if with_lse else (None, None)
     window = library.window(left, right, taps, offset)
     library.call("window_attention", window, x.tensor(), y.tensor(), z.tensor(), options, to.tensor(), lse_to and lse_to.tensor())
     return out if lse is None else (out, lse)
