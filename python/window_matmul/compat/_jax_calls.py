@@ -36,7 +36,7 @@ def _like(x: Array) -> Any:
 def _call(operator: str, operands: Arrays, results: Arrays, window: Sequence[int], **numbers: Any) -> list[Array]:
     """`results` are what they will be like."""
     for like in results.values():
-        check_size(like.shape, like.dtype)  # XLA would end the process
+        check_size(like.shape, like.dtype)  # which XLA leaves to us
     call = ffi.ffi_call(f"window_matmul.{operator}", list(results.values()), vmap_method="expand_dims")
     names = {"operands": " ".join(operands), "results": " ".join(results)}
     return call(*operands.values(), window=np.array(window, np.int64), **names, **numbers)  # type: ignore[no-any-return]
