@@ -1,5 +1,4 @@
-// src/c_api/xla_abi.hpp: what XLA hands to a function that it calls, and what it takes back: as much of the C ABI of its FFI as is used
-// here.
+// src/c_api/xla_abi.hpp: what XLA hands to a function that it calls, and takes back: as much of its C ABI as is used.
 //
 // Facts of xla/ffi/api/c_api.h in github.com/openxla/xla (XLA_FFI_CallFrame and what hangs on it), version 0.1; versions up to 0.3 have the
 // same in these places. A struct begins with its size, counted up to its last field, and a list of extensions.

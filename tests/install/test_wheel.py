@@ -80,7 +80,8 @@ def test_the_library_for_c_knows_no_torch_and_offers_its_functions_alone(wheel: 
     assert set(re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic)) <= NEEDED - {"libtorch_cpu.so"}
     assert "RPATH" not in dynamic and "RUNPATH" not in dynamic
     offered = set(re.findall(r" [A-Z] (\S+)$", run("nm", "--dynamic", "--defined-only", library), re.MULTILINE))
-    declared = re.findall(r"^WM_API .*?(wm_\w+)\(", (ROOT / "include/window_matmul/c_api.h").read_text(), re.MULTILINE)
+    headers = [(ROOT / header).read_text() for header in ("include/window_matmul/c_api.h", "src/c_api/xla.hpp")]
+    declared = re.findall(r"^WM_API .*?(wm_\w+)\(", "\n".join(headers), re.MULTILINE)
     assert offered == set(declared) and len(declared) > 10
     assert str(ROOT).encode() not in library.read_bytes()
 
