@@ -11,8 +11,8 @@ static int failed(int status) {
 }
 
 int main(void) {
-  float x[L * D], s[L * W], p[L * W], o[L * D],
-      fused[L * D]; /* tokens; scores and probabilities, a column for each of a query's W keys; outputs */
+  float x[L * D], o[L * D], fused[L * D]; /* tokens, and outputs of both ways */
+  float s[L * W], p[L * W]; /* scores and probabilities, a column for each of a query's W keys */
   for (int i = 0; i < L * D; ++i) x[i] = sinf((float)i);
   const wm_window window = {.left = W - 1, .right = 0};
   const int64_t rows[] = {L, D}, band[] = {L, W};
