@@ -33,7 +33,8 @@ def link_tests(
     """Compiles the kernels of these types from `sources` into `folder`, and links them there with the rest."""
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     names = {f"{stem}_{kind}" for stem in stems for kind in types}
-    objects = [p for target in ("tests", "emulation") for p in build.glob(f"CMakeFiles/window_matmul_cuda_{target}.dir/**/*.o")]
+    targets = ("cuda_tests", "cuda_emulation", "test_tools")
+    objects = [p for target in targets for p in build.glob(f"CMakeFiles/window_matmul_{target}.dir/**/*.o")]
     others = [p for p in objects if p.name.split(".")[0] not in names]
     if not others:
         raise SystemExit(f"{build} holds no build of the tests; make one: cmake --workflow --preset release")
