@@ -4,7 +4,7 @@
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from ._integers import as_int, as_positive, as_side
 from .window import Window
@@ -16,6 +16,11 @@ UNBOUNDED = 1 << 60  # a side that reaches beyond every sequence
 COUNT = "an int of at least 0, or None"
 
 Shape = Sequence[int]
+
+# As users write them: of bands, of fused attention, whose sides may be unbounded, and the distance of taps.
+WindowSize: TypeAlias = int | tuple[int, int] | Window
+AnyWindow: TypeAlias = WindowSize | tuple[int | None, int | None] | None
+Dilation: TypeAlias = int | tuple[int, ...] | list[int]
 
 
 class Shaped(Protocol):

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from . import _sharding as sharding
+from ._arguments import AnyWindow as AnyWindow
+from ._arguments import Dilation
 from ._attention.arguments import as_bounds, as_entries, as_flag, as_form, as_operands, as_options, as_reals, check_heads_of, draw_seed
 from ._attention.autograd import attention
 from ._band.arguments import as_window
-from .functional import Dilation, WindowSize
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-AnyWindow = WindowSize | tuple[int | None, int | None] | None
 
 
 class _Options(TypedDict, total=False):

@@ -8,13 +8,11 @@ otherwise. It sees key j = i + shift + t * dilation for t = -left .. right, as f
 from torch import Tensor
 
 from . import _sharding as sharding
+from ._arguments import Dilation as Dilation
+from ._arguments import WindowSize as WindowSize
 from ._band import autograd
 from ._band.arguments import as_band, as_count, as_fill, as_offset, as_operand, as_operands, check_heads, precision_of
 from ._band.ops import HIGHEST
-from .window import Window
-
-WindowSize = int | tuple[int, int] | Window
-Dilation = int | tuple[int, ...] | list[int]
 
 
 def window_matmul(

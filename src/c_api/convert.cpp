@@ -16,7 +16,6 @@ thread_local std::string last_error;
 thread_local const char* last_text = "";  // last_error's, or one that needs no memory
 
 constexpr const char* kNames[] = {"float64", "float32", "bfloat16", "float16", "int32", "int64", "bool"};
-constexpr std::size_t kSizes[] = {8, 4, 2, 2, 4, 8, 1};
 constexpr std::size_t kLargest = 4096;  // of a struct: beyond, `size` was never set, and nobody knows what lies there
 
 int code_of(StatusCode code) {
@@ -48,6 +47,8 @@ int keep(int code, const char* text) noexcept {
 std::string text(index_t n) { return std::to_string(n); }
 
 std::string dtype_text(std::int32_t dtype) { return 0 <= dtype && dtype <= WM_BOOL ? kNames[dtype] : "of dtype " + text(dtype); }
+
+static_assert(WM_MAX_DIMS == TensorView::kMaxRank);  // shapes are copied as they are
 
 // Its dims, and memory where there are elements: then `data` is not null, so that the core takes it for given.
 TensorView shaped(const char* name, const wm_tensor& t, std::size_t element) {
@@ -96,11 +97,16 @@ int remember_current_exception() noexcept {
   }
 }
 
+std::size_t element_bytes(std::int32_t dtype) {
+  constexpr std::size_t kBytes[] = {8, 4, 2, 2, 4, 8, 1};
+  return kBytes[dtype];
+}
+
 TensorView view_if_given(const char* name, const wm_tensor* tensor) {
   if (tensor == nullptr) return {};
   if (tensor->dtype < WM_FLOAT64 || tensor->dtype > WM_FLOAT16)
     throw Refusal{std::string(name) + " is " + dtype_text(tensor->dtype) + "; it needs to be float32, float64, bfloat16 or float16"};
-  TensorView view = shaped(name, *tensor, kSizes[tensor->dtype]);
+  TensorView view = shaped(name, *tensor, element_bytes(tensor->dtype));
   constexpr DType dtypes[] = {DType::f64, DType::f32, DType::bf16, DType::f16};
   view.dtype = dtypes[tensor->dtype];
   return view;
@@ -125,7 +131,7 @@ std::vector<index_t> numbers_if_given(const char* name, const wm_tensor* tensor)
   if (tensor == nullptr) return {};
   if (tensor->dtype != WM_INT32 && tensor->dtype != WM_INT64)
     throw Refusal{std::string(name) + " is " + dtype_text(tensor->dtype) + "; it needs to be int32 or int64"};
-  const TensorView view = shaped(name, *tensor, kSizes[tensor->dtype]);
+  const TensorView view = shaped(name, *tensor, element_bytes(tensor->dtype));
   if (view.rank != 1) throw Refusal{std::string(name) + " has " + text(view.rank) + " dims; it needs 1"};
   return tensor->dtype == WM_INT32 ? numbers_at<std::int32_t>(view) : numbers_at<std::int64_t>(view);
 }

@@ -26,6 +26,8 @@ int guarded(F&& f) noexcept {
   }
 }
 
+std::size_t element_bytes(std::int32_t dtype);  // one of wm_tensor's
+
 // A tensor of numbers that the operators take. Null is refused.
 TensorView view_of(const char* name, const wm_tensor* tensor);
 // The same; null is a view without data, which is what the core takes for "not given".

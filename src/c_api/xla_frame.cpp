@@ -142,12 +142,11 @@ index_t Frame::num_entries(int vmapped_dims) {
 }
 
 void Frame::turn_to(index_t entry) {
-  constexpr index_t kBytes[] = {8, 4, 2, 2, 4, 8, 1};  // by wm_tensor's dtypes
   for (auto& [name, whole, part] : operands_) {
     index_t rest = entry, offset = 0;
     for (std::size_t dim = sizes_.size(); dim-- > 0; rest /= sizes_[dim])
       if (whole.shape[dim] != 1) offset += rest % sizes_[dim] * whole.strides[dim];
-    if (whole.data != nullptr) part.data = static_cast<char*>(whole.data) + offset * kBytes[whole.dtype];
+    if (whole.data != nullptr) part.data = static_cast<char*>(whole.data) + offset * static_cast<index_t>(element_bytes(whole.dtype));
   }
 }
 

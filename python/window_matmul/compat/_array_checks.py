@@ -1,6 +1,6 @@
 # python/window_matmul/compat/_array_checks.py: what the doors for arrays, NumPy's and JAX's, refuse of dtypes and shapes.
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -168,12 +168,51 @@ def check_numbers(name: str, x: Typed, q: Typed) -> None:
     plain.check_entries(name, x.shape, q.shape)
 
 
-def as_global_count(global_tokens: object) -> int:
-    return plain.as_count("global_tokens", global_tokens, "an int of at least 0, a bool mask, or None", plain.UNBOUNDED)
+class Options(NamedTuple):
+    arrays: dict[str, Any]  # by their names in the C interface: those that are given
+    global_tokens: int  # how many of the first
+    query_offset: int | None  # of all; None for the library's own, or where each entry has one
 
 
-def as_offset_of_all(query_offset: object) -> int | None:
-    return None if query_offset is None else plain.as_offset(query_offset, "an int, an array (B,) of ints, or None")
+def as_options(
+    as_array: Callable[[str, object], Any],
+    is_array: Callable[[object], bool],
+    q: Typed,
+    k: Typed,
+    sides: tuple[int, int],
+    *,
+    bias: object,
+    sinks: object,
+    key_mask: object,
+    global_tokens: object,
+    key_lengths: object,
+    query_offset: object,
+) -> Options:
+    """`as_array` makes an array of the door's kind of an argument, `is_array` tells those that have dims from numbers."""
+    arrays: dict[str, Any] = {}
+    count, offset = 0, None
+
+    def give(field: str, name: str, x: object) -> Any:
+        arrays[field] = as_array(name, x)
+        return arrays[field]
+
+    if is_array(global_tokens) or getattr(global_tokens, "dtype", None) == np.bool_:
+        check_mask("global_tokens", give("global_mask", "global_tokens", global_tokens), k)
+    elif global_tokens is not None:
+        count = plain.as_count("global_tokens", global_tokens, "an int of at least 0, a bool mask, or None", plain.UNBOUNDED)
+    if bias is not None:
+        check_bias(give("bias", "bias", bias), q, sides)
+    if sinks is not None:
+        check_sinks(give("sinks", "sinks", sinks), q)
+    if key_mask is not None:
+        check_mask("key_mask", give("key_mask", "key_mask", key_mask), k)
+    if key_lengths is not None:
+        check_numbers("key_lengths", give("key_lengths", "key_lengths", key_lengths), q)
+    if is_array(query_offset):
+        check_numbers("query_offset", give("query_offsets", "query_offset", query_offset), q)
+    elif query_offset is not None:
+        offset = plain.as_offset(query_offset, "an int, an array (B,) of ints, or None")
+    return Options(arrays, count, offset)
 
 
 def as_seed(dropout_p: float, dropout_seed: object) -> int:

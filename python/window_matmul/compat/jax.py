@@ -20,8 +20,8 @@ from ._jax_packages import NDArray, jax, jnp, np
 
 # isort: split
 from .. import _arguments as plain
+from .._arguments import AnyWindow, Dilation, WindowSize
 from .._integers import as_flag
-from ..window import Window
 from . import _array_checks as checks
 from . import _jax_calls as calls
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["unwindow_matmul", "window_attention", "window_matmul", "window_softmax"]
 
-WindowSize: TypeAlias = int | tuple[int, int] | Window
-AnyWindow: TypeAlias = WindowSize | tuple[int | None, int | None] | None
-Dilation: TypeAlias = int | tuple[int, ...] | list[int]
 ArrayLike: TypeAlias = jax.Array | NDArray[Any]
 
 
@@ -134,46 +131,6 @@ def _as_seed(dropout_p: float, dropout_seed: object) -> jax.Array:
     return jnp.asarray(np.array([seed], "<u8").view("<i4"))
 
 
-def _add_options(
-    floats: calls.Arrays,
-    others: calls.Arrays,
-    sides: tuple[int, int],
-    bias: object,
-    sinks: object,
-    key_mask: object,
-    global_tokens: object,
-) -> int:
-    """Returns how many of the first tokens are global."""
-    count, q, k = 0, floats["q"], floats["k"]
-    if _is_array(global_tokens) or getattr(global_tokens, "dtype", None) == np.bool_:
-        others["global_mask"] = _as_array("global_tokens", global_tokens)
-        checks.check_mask("global_tokens", others["global_mask"], k)
-    elif global_tokens is not None:
-        count = checks.as_global_count(global_tokens)
-    if bias is not None:
-        floats["bias"] = _as_array("bias", bias)
-        checks.check_bias(floats["bias"], q, sides)
-    if sinks is not None:
-        floats["sinks"] = _as_array("sinks", sinks)
-        checks.check_sinks(floats["sinks"], q)
-    if key_mask is not None:
-        others["key_mask"] = _as_array("key_mask", key_mask)
-        checks.check_mask("key_mask", others["key_mask"], k)
-    return count
-
-
-def _add_entries(others: calls.Arrays, q: jax.Array, key_lengths: object, query_offset: object) -> int | None:
-    """What each entry of the batch has of its own; returns the offset of all, None for the library's."""
-    if key_lengths is not None:
-        others["key_lengths"] = _as_array("key_lengths", key_lengths)
-        checks.check_numbers("key_lengths", others["key_lengths"], q)
-    if not _is_array(query_offset):
-        return checks.as_offset_of_all(query_offset)
-    others["query_offsets"] = _as_array("query_offset", query_offset)
-    checks.check_numbers("query_offset", others["query_offsets"], q)
-    return None
-
-
 @overload
 def window_attention(
     q: ArrayLike, k: ArrayLike, v: ArrayLike, window_size: AnyWindow, *, return_lse: Literal[False] = False, **options: "Unpack[_Options]"
@@ -226,9 +183,18 @@ def window_attention(
     checks.check_attention(x, y, z, dilation)
     cap, p, *factor = plain.as_reals(scale, softcap, dropout_p, x.shape[3])
     others = {"dropout_seed": _as_seed(p, dropout_seed)} if p or dropout_seed is not None else {}
-    count = _add_options(floats, others, (left, right), bias, sinks, key_mask, global_tokens)
-    offset = _add_entries(others, x, key_lengths, query_offset)
-    window = (left, right, int(offset is not None), offset or 0, *taps)
-    call = calls.Attention(window, factor[0] if factor else None, cap, p, count, checks.as_out_dtype(x.dtype, out_dtype))
+    given = checks.as_options(
+        *(_as_array, _is_array, x, y, (left, right)),
+        bias=bias,
+        sinks=sinks,
+        key_mask=key_mask,
+        global_tokens=global_tokens,
+        key_lengths=key_lengths,
+        query_offset=query_offset,
+    )
+    for field, array in given.arrays.items():
+        (floats if field in ("bias", "sinks") else others)[field] = array
+    window = (left, right, int(given.query_offset is not None), given.query_offset or 0, *taps)
+    call = calls.Attention(window, factor[0] if factor else None, cap, p, given.global_tokens, checks.as_out_dtype(x.dtype, out_dtype))
     out, lse = calls.attention(call, floats, others)
     return (out, lse) if as_flag("return_lse", return_lse) else out

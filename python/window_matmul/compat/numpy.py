@@ -27,20 +27,15 @@ except ModuleNotFoundError as error:
 
 from .. import _arguments as plain
 from .. import _c_library as library
+from .._arguments import AnyWindow, Dilation, WindowSize
 from .._integers import as_flag
-from ..window import Window
 from . import _array_checks as checks
-from ._array_options import set_entries, set_options
 from ._arrays import as_array, empty
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["unwindow_matmul", "window_attention", "window_matmul", "window_softmax"]
-
-WindowSize: TypeAlias = int | tuple[int, int] | Window
-AnyWindow: TypeAlias = WindowSize | tuple[int | None, int | None] | None
-Dilation: TypeAlias = int | tuple[int, ...] | list[int]
 
 
 class HasDLPack(Protocol):
@@ -49,6 +44,11 @@ class HasDLPack(Protocol):
 
 
 ArrayLike: TypeAlias = NDArray[Any] | HasDLPack
+
+
+def _is_array(x: object) -> bool:
+    """No number: those that are arrays have no dims."""
+    return hasattr(x, "__dlpack__") and getattr(x, "ndim", 1) > 0
 
 
 # ---- bands ---------------------------------------------------------------------------------------------------------------------------
@@ -166,12 +166,22 @@ def window_attention(
     options = library.AttentionOptions(size=sizeof(library.AttentionOptions), softcap=cap, dropout_p=p, dropout_seed=seed)
     if factor:
         options.scale = pointer(c_double(factor[0]))
-    kept = set_options(options, x, y, (left, right), bias, sinks, key_mask, global_tokens)
-    offset = set_entries(options, kept, x, key_lengths, query_offset)
+    given = checks.as_options(
+        *(as_array, _is_array, x, y, (left, right)),
+        bias=bias,
+        sinks=sinks,
+        key_mask=key_mask,
+        global_tokens=global_tokens,
+        key_lengths=key_lengths,
+        query_offset=query_offset,
+    )
+    options.global_tokens = given.global_tokens
+    for field, array in given.arrays.items():
+        setattr(options, field, pointer(array.tensor()))
     with_lse = as_flag("return_lse", return_lse)
     shape = x.shape[:3]
     out, to = empty((*shape, z.shape[3]), checks.as_out_dtype(x.dtype, out_dtype), x.strides[1] < x.strides[2])
     lse, lse_to = empty(shape, checks.sums_of(x.dtype)) if with_lse else (None, None)
-    window = library.window(left, right, taps, offset)
+    window = library.window(left, right, taps, given.query_offset)
     library.call("window_attention", window, x.tensor(), y.tensor(), z.tensor(), options, to.tensor(), lse_to and lse_to.tensor())
     return out if lse is None else (out, lse)
