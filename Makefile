@@ -136,8 +136,7 @@ $(VENV)/bin/pip:
 COMPILE_CUDA := { cmake -S . -B build/ahead -G Ninja && cmake --build build/ahead --target window_matmul_cuda; } >/dev/null 2>&1
 $(VENV)/.tools: requirements-dev.txt | $(VENV)/bin/pip
 	@echo "Installing PyTorch and the tools: minutes, once"
-	-@$(PIP) install -qq pip==26.3
-	@$(PIP) install -qq $$(grep -E '^(cmake|ninja)==' $<)
+	-@$(PIP) install -qq pip==26.3 $$(grep -E '^(cmake|ninja)==' $<)
 	@$(if $(filter format,$(MAKECMDGOALS)),:,$(COMPILE_CUDA)) & \
 	$(BIN)/python -c 'from importlib.metadata import version as v; assert [*map(int, v("torch").split(".")[:2])] >= [2, 10]' 2>/dev/null \
 	  && torch= || torch=torch==2.13.0; \
