@@ -75,7 +75,6 @@ test-cpp: install $(VENV)/.debian ## C++ tests
 
 test-python: install ## Python tests, doctests, tests of the wheel, the sdist and the C++ package
 	$(PYTEST) tests
-	$(BIN)/python -m pytest --quiet --doctest-modules --doctest-ignore-import-errors --pyargs window_matmul
 
 test-doors: $(DOORS)/.installed ## tests of the doors again with the oldest transformers they take
 	$(DOORS)/bin/python -m pytest --quiet tests/python/doors
