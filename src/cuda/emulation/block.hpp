@@ -59,7 +59,6 @@ class Block {
 
  private:
   static constexpr int kBarriers = 16;
-  enum class State : std::uint8_t { ready, waits, done };
   struct Copy {
     std::uint32_t offset, bytes;
     std::array<std::byte, 16> data;  // read when the copy is issued: inputs do not change
@@ -67,30 +66,34 @@ class Block {
   };
   struct Thread {
     Fiber fiber;
-    State state = State::done;
-    void* mine = nullptr;  // what it brought to `together`
     std::vector<Copy> copies;         // not yet waited for, oldest first
     std::vector<std::size_t> groups;  // sizes of the committed ones, oldest first
     std::size_t uncommitted = 0;
   };
+  using Lanes = std::uint32_t;  // a bit for each
+  static constexpr Lanes kAll = ~Lanes{0};
   struct Warp {
-    std::vector<int> waiting;  // in `together`
+    Lanes ready = kAll;
+    Lanes waiting = 0;  // in `together`
     Together what = nullptr;
+    void* brought[32];  // to `together`
   };
   struct Barrier {
-    std::vector<int> waiting;
-    int threads = 0;
+    std::vector<Lanes> waiting;  // of each warp
+    int threads = 0, came = 0;
   };
 
   std::uint64_t random();
   bool one_in(std::uint64_t n) { return random() % n == 0; }
+  Warp& my_warp() { return warps_[static_cast<std::size_t>(running_ / 32)]; }
+  Lanes my_lane() const { return Lanes{1} << (running_ % 32); }
   Thread& at(int thread) { return threads_[static_cast<std::size_t>(thread)]; }
   static void enter(void* block);
   void start();
   void run_warp(int warp);
-  bool has_ready(int warp);
+  int next_in_turn();
   void wait();
-  void wake(const std::vector<int>& threads);
+  void meet(const std::vector<Lanes>& lanes, int barrier);
   void land_some();
   void land(Copy& copy);
   void finish();
@@ -109,6 +112,8 @@ class Block {
   std::array<Barrier, kBarriers> barriers_;
   const std::function<void()>* kernel_ = nullptr;
   int running_ = 0, live_ = 0;
+  int first_lane_of_turn_ = 0;
+  Lanes to_come_ = 0;  // in this turn of a warp, by their places in it
   std::uint64_t random_;
   index_t block_index_ = 0, grid_size_ = 1;
 };

@@ -17,8 +17,9 @@ class Fiber {
   // Prepares body(context) to run at the next resume(); whatever ran before on this stack is forgotten. The body must not return: it
   // ends by a last suspend().
   void start(void (*body)(void*), void* context);
-  void resume();   // from the scheduler: runs the fiber until it suspends
-  void suspend();  // from the fiber itself
+  void resume();               // from the scheduler: runs the fiber, and those that it hands over to, until one suspends
+  void suspend();              // from the fiber itself: back to the scheduler
+  void hand_over(Fiber& next);  // from the fiber itself: `next` runs in its place
 
  private:
   struct Machine;
