@@ -181,10 +181,6 @@ void Block::store_shared(std::uint32_t offset, const void* from, std::uint32_t b
   if (settings_.count_traffic) traffic_.record(running_, Traffic::Space::shared, __builtin_return_address(0), offset, bytes);
 }
 
-void Block::count_matrices(const std::vector<std::uintptr_t>& rows) {
-  if (settings_.count_traffic) traffic_.count_shared(rows, 16);
-}
-
 void Block::copy_async(std::uint32_t offset, std::uintptr_t address, std::uint32_t bytes, int valid) {
   Copy copy{offset, bytes, {}};
   if (valid < 0 || valid > static_cast<int>(bytes)) return report_.fail("a copy of " + std::to_string(valid) + " valid bytes");

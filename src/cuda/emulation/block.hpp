@@ -53,7 +53,8 @@ class Block {
 
   // For matrix instructions: rows of 16 bytes, whoever's.
   SharedMemory& shared() { return shared_; }
-  void count_matrices(const std::vector<std::uintptr_t>& rows);
+  bool counts_traffic() const { return settings_.count_traffic; }
+  void count_matrices(const std::vector<std::uintptr_t>& rows) { traffic_.count_shared(rows, 16); }
   void count_products(std::int64_t n) { report_.products += n; }
   int first_lane() const { return running_ / 32 * 32; }
 

@@ -32,8 +32,8 @@ void Clocks::meet_all() {  // everybody knows everything: what comes after is la
 
 void SharedMemory::reset(std::size_t bytes, int warps) {
   bytes_.assign(bytes, std::byte{0xFF});  // a NaN in every type
-  cells_.resize(bytes / kGranule), writers_.resize(cells_.size());
-  readers_.resize(static_cast<std::size_t>(warps) * cells_.size());
+  lines_.resize(bytes / (kGranule * kLine) + 1), writers_.resize(lines_.size() * kLine);
+  readers_.resize(static_cast<std::size_t>(warps) * lines_.size());
 }
 
 bool SharedMemory::fail(const char* what, int thread, std::uint32_t granule, const std::string& why) {
@@ -50,53 +50,65 @@ bool SharedMemory::is_inside(const char* what, std::uint32_t offset, std::uint32
   return false;
 }
 
-bool SharedMemory::may_load(int thread, std::uint32_t granule) {
-  const std::uint32_t when = cells_[granule].written_at;
-  if (when == kCopying) return fail("load", thread, granule, "a copy may not have landed");
-  if (when < clocks_.begin()) return fail("load", thread, granule, "nothing was stored there");
-  if (clocks_.knows(thread, writers_[granule], when)) return true;
-  return fail("load", thread, granule, "races with a store by thread " + std::to_string(writers_[granule]));
+bool SharedMemory::may_load(int thread, const Place& place) {
+  for (std::uint32_t n = 0; n < place.count; ++n) {
+    const std::uint32_t when = lines_[place.line].written_at[place.first + n], g = granule(place, n);
+    if (when == kCopying) return fail("load", thread, g, "a copy may not have landed");
+    if (when < clocks_.begin()) return fail("load", thread, g, "nothing was stored there");
+    if (!clocks_.knows(thread, writers_[g], when))
+      return fail("load", thread, g, "races with a store by thread " + std::to_string(writers_[g]));
+  }
+  return true;
 }
 
 bool SharedMemory::load(int thread, std::uint32_t offset, void* to, std::uint32_t bytes) {
   if (!is_inside("load", offset, bytes)) return std::memset(to, 0, bytes), false;
-  const std::uint32_t first = offset / kGranule, end = first + bytes / kGranule;
+  const Place place = place_of(offset, bytes);
+  Line& line = lines_[place.line];
   const std::uint32_t begin = clocks_.begin(), known = clocks_.known_to_all() - begin;
-  for (std::uint32_t n = first; n < end; ++n)
-    if (cells_[n].written_at - begin >= known && !may_load(thread, n)) return std::memset(to, 0, bytes), false;
-  const auto warp = static_cast<std::uint32_t>(thread / 32);
-  Reader* readers = readers_.data() + warp * cells_.size();
-  const Reader reader = {thread, clocks_.now(thread)};
-  for (std::uint32_t n = first; n < end; ++n) cells_[n].readers |= std::uint32_t{1} << warp, readers[n] = reader;
+  bool all_know = true;
+  for (std::uint32_t n = place.first; n < place.first + place.count; ++n) all_know &= line.written_at[n] - begin < known;
+  if (!all_know && !may_load(thread, place)) return std::memset(to, 0, bytes), false;
+  Reader& reader = readers_[static_cast<std::size_t>(thread / 32) * lines_.size() + place.line];
+  const std::uint32_t now = clocks_.now(thread);
+  for (std::uint32_t n = place.first; n < place.first + place.count; ++n)
+    line.read_at[n] = std::max(line.read_at[n], now), reader.read_at[n] = now, reader.lane[n] = static_cast<std::uint8_t>(thread % 32);
   copy_few(to, bytes_.data() + offset, bytes);
   return true;
 }
 
-bool SharedMemory::may_write(int thread, const char* what, std::uint32_t granule) {
-  const Cell& c = cells_[granule];
-  const std::uint32_t known = clocks_.known_to_all();
-  if (c.written_at == kCopying) return fail(what, thread, granule, "a copy may not have landed");
-  if (c.written_at >= known && !clocks_.knows(thread, writers_[granule], c.written_at))
-    return fail(what, thread, granule, "races with a store by thread " + std::to_string(writers_[granule]));
-  for (std::uint32_t left = c.readers; left != 0; left &= left - 1) {
-    const Reader& r = readers_[static_cast<std::size_t>(std::countr_zero(left)) * cells_.size() + granule];
-    if (r.at >= known && !clocks_.knows(thread, r.thread, r.at))
-      return fail(what, thread, granule, "races with a load by thread " + std::to_string(r.thread));
+bool SharedMemory::may_write(int thread, const char* what, const Place& place) {
+  for (std::uint32_t n = 0; n < place.count; ++n) {
+    const std::uint32_t at = place.first + n, when = lines_[place.line].written_at[at], known = clocks_.known_to_all(),
+                        g = granule(place, n);
+    if (when == kCopying) return fail(what, thread, g, "a copy may not have landed");
+    if (when >= known && !clocks_.knows(thread, writers_[g], when))
+      return fail(what, thread, g, "races with a store by thread " + std::to_string(writers_[g]));
+    if (lines_[place.line].read_at[at] < known) continue;
+    for (std::size_t r = place.line, warp = 0; r < readers_.size(); r += lines_.size(), ++warp) {
+      const int reader = static_cast<int>(32 * warp + readers_[r].lane[at]);
+      if (readers_[r].read_at[at] >= known && !clocks_.knows(thread, reader, readers_[r].read_at[at]))
+        return fail(what, thread, g, "races with a load by thread " + std::to_string(reader));
+    }
   }
   return true;
 }
 
 bool SharedMemory::check_write(int thread, const char* what, std::uint32_t offset, std::uint32_t bytes) {
   if (!is_inside(what, offset, bytes)) return false;
-  for (std::uint32_t n = offset / kGranule; n < (offset + bytes) / kGranule; ++n)
-    if (!may_write(thread, what, n)) return false;
-  return true;
+  const Place place = place_of(offset, bytes);
+  const Line& line = lines_[place.line];
+  const std::uint32_t known = clocks_.known_to_all();
+  bool all_know = true;
+  for (std::uint32_t n = place.first; n < place.first + place.count; ++n) all_know &= std::max(line.written_at[n], line.read_at[n]) < known;
+  return all_know || may_write(thread, what, place);
 }
 
-// Who comes to know of this write knows of all that it had to know of: earlier readers need not be remembered.
 void SharedMemory::note_write(int thread, std::uint32_t offset, std::uint32_t bytes) {
-  const Cell written = {clocks_.now(thread), 0};
-  for (std::uint32_t n = offset / kGranule; n < (offset + bytes) / kGranule; ++n) cells_[n] = written, writers_[n] = thread;
+  const Place place = place_of(offset, bytes);
+  const std::uint32_t now = clocks_.now(thread);
+  for (std::uint32_t n = 0; n < place.count; ++n)
+    lines_[place.line].written_at[place.first + n] = now, writers_[granule(place, n)] = static_cast<std::int16_t>(thread);
 }
 
 bool SharedMemory::store(int thread, std::uint32_t offset, const void* from, std::uint32_t bytes) {
@@ -108,7 +120,8 @@ bool SharedMemory::store(int thread, std::uint32_t offset, const void* from, std
 
 bool SharedMemory::begin_copy(int thread, std::uint32_t offset, std::uint32_t bytes) {
   if (!check_write(thread, "copy", offset, bytes)) return false;
-  for (std::uint32_t n = offset / kGranule; n < (offset + bytes) / kGranule; ++n) cells_[n] = {kCopying, 0};
+  const Place place = place_of(offset, bytes);
+  for (std::uint32_t n = 0; n < place.count; ++n) lines_[place.line].written_at[place.first + n] = kCopying;
   return true;
 }
 

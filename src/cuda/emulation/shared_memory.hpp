@@ -56,19 +56,26 @@ class SharedMemory {
   void end_copy(int thread, std::uint32_t offset, std::uint32_t bytes) { note_write(thread, offset, bytes); }
 
  private:
-  static constexpr std::uint32_t kGranule = 2;               // bytes: the smallest element
+  static constexpr std::uint32_t kGranule = 2, kLine = 8;     // bytes: the smallest element; granules: the largest access
   static constexpr std::uint32_t kCopying = ~std::uint32_t{0};  // in the place of a time
-  struct Cell {
-    std::uint32_t written_at;  // before the block began: not yet
-    std::uint32_t readers;     // since then: a bit for each warp
+  struct alignas(64) Line {
+    std::uint32_t written_at[kLine], read_at[kLine];  // last, by anybody; what lies before the block began did not happen
   };
   struct Reader {
-    std::int32_t thread;
-    std::uint32_t at;
+    std::uint32_t read_at[kLine];
+    std::uint8_t lane[kLine];
   };
+  // Granules of one line.
+  struct Place {
+    std::uint32_t line, first, count;
+  };
+  static Place place_of(std::uint32_t offset, std::uint32_t bytes) {
+    return {offset / kGranule / kLine, offset / kGranule % kLine, bytes / kGranule};
+  }
+  std::uint32_t granule(const Place& place, std::uint32_t n) const { return place.line * kLine + place.first + n; }
   bool is_inside(const char* what, std::uint32_t offset, std::uint32_t bytes);
-  bool may_load(int thread, std::uint32_t granule);
-  bool may_write(int thread, const char* what, std::uint32_t granule);
+  bool may_load(int thread, const Place& place);
+  bool may_write(int thread, const char* what, const Place& place);
   bool check_write(int thread, const char* what, std::uint32_t offset, std::uint32_t bytes);
   void note_write(int thread, std::uint32_t offset, std::uint32_t bytes);
   bool fail(const char* what, int thread, std::uint32_t granule, const std::string& why);
@@ -76,9 +83,9 @@ class SharedMemory {
   Report& report_;
   Clocks& clocks_;
   std::vector<std::byte> bytes_;
-  std::vector<Cell> cells_;
-  std::vector<std::int32_t> writers_;  // threads
-  std::vector<Reader> readers_;        // the last one of each cell, for each warp that has its bit there
+  std::vector<Line> lines_;
+  std::vector<std::int16_t> writers_;  // threads
+  std::vector<Reader> readers_;        // the last one of each warp
 };
 
 }  // namespace window_matmul::cuda::emulation
