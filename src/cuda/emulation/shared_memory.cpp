@@ -44,7 +44,8 @@ bool SharedMemory::fail(const char* what, int thread, std::uint32_t granule, con
 
 bool SharedMemory::is_inside(const char* what, std::uint32_t offset, std::uint32_t bytes) {
   const bool aligned = (offset & (bytes - 1)) == 0;
-  if (aligned && offset + bytes <= bytes_.size()) return true;
+  if (aligned && offset + bytes <= bytes_.size()) [[likely]]
+    return true;
   report_.fail(std::string("shared ") + what + " of " + std::to_string(bytes) + " bytes at byte " + std::to_string(offset) + " of " +
                std::to_string(bytes_.size()) + (aligned ? "" : ", which is not aligned"));
   return false;
