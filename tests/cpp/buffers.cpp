@@ -73,24 +73,36 @@ Tensor::Tensor(DType dtype, Shape shape, Role role, const Layout& layout, Around
   watch();
 }
 
-double Tensor::operator[](index_t i) const { return load(dtype_, at(i)); }
-void Tensor::set(index_t i, double value) { store(dtype_, value, at(i)); }
+// f(place, size): the elements in row-major order, their size known to the compiler.
+template <class F>
+void Tensor::for_each_place(F f) const {
+  const auto with_size = [&]<std::size_t Size>() {
+    std::byte* const lowest = memory_.get() + lead_;
+    for (const index_t offset : offsets_) f(lowest + static_cast<std::size_t>(offset - lowest_) * Size, Size);
+  };
+  if (size_of(dtype_) == 8) return with_size.template operator()<8>();
+  if (size_of(dtype_) == 4) return with_size.template operator()<4>();
+  with_size.template operator()<2>();
+}
+
 void Tensor::set_bits(index_t i, const void* bits) { std::memcpy(at(i), bits, size_of(dtype_)); }
 
 std::vector<double> Tensor::values() const {
-  std::vector<double> all(offsets_.size());
-  for (index_t i = 0; i < size(); ++i) all[static_cast<std::size_t>(i)] = (*this)[i];
+  std::vector<double> all;
+  all.reserve(offsets_.size());
+  for_each_place([&](const std::byte* place, std::size_t) { all.push_back(load(dtype_, place)); });
   return all;
 }
 
 std::vector<std::byte> Tensor::bits() const {
   std::vector<std::byte> all(offsets_.size() * size_of(dtype_));
-  for (index_t i = 0; i < size(); ++i) std::memcpy(all.data() + static_cast<std::size_t>(i) * size_of(dtype_), at(i), size_of(dtype_));
+  std::byte* to = all.data();
+  for_each_place([&](const std::byte* place, std::size_t size) { std::memcpy(to, place, size), to += size; });
   return all;
 }
 
 void Tensor::blank() {
-  for (index_t i = 0; i < size(); ++i) std::memset(at(i), 0xFF, size_of(dtype_));
+  for_each_place([](std::byte* place, std::size_t size) { std::memset(place, 0xFF, size); });
 }
 
 TensorView Tensor::view() const {
@@ -106,10 +118,8 @@ void Tensor::watch() {
 }
 
 std::string Tensor::damage() {
-  const std::size_t element = size_of(dtype_);
-  if (role_ == Role::output) {
-    for (index_t i = 0; i < size(); ++i) std::memcpy(before_.data() + (at(i) - memory_.get()), at(i), element);
-  }
+  if (role_ == Role::output)
+    for_each_place([&](const std::byte* place, std::size_t size) { std::memcpy(before_.data() + (place - memory_.get()), place, size); });
   if (std::memcmp(before_.data(), memory_.get(), bytes_) == 0) return "";
   const auto byte = static_cast<std::size_t>(std::mismatch(before_.begin(), before_.end(), memory_.get()).first - before_.begin());
   return describe(byte);
