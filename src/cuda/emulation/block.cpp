@@ -80,7 +80,6 @@ void Block::run_warp(int warp) {
 int Block::next_in_turn() {  // -1: none
   const Lanes ready = std::rotr(my_warp().ready, first_lane_of_turn_) & to_come_;
   if (ready == 0) return -1;
-  ++report_.switches;
   const int place = std::countr_zero(ready);
   to_come_ = ~Lanes{1} << place;
   return first_lane() + (first_lane_of_turn_ + place) % 32;

@@ -42,12 +42,9 @@ bool SharedMemory::fail(const char* what, int thread, std::uint32_t granule, con
   return false;
 }
 
-bool SharedMemory::is_inside(const char* what, std::uint32_t offset, std::uint32_t bytes) {
-  const bool aligned = (offset & (bytes - 1)) == 0;
-  if (aligned && offset + bytes <= bytes_.size()) [[likely]]
-    return true;
+bool SharedMemory::fail_outside(const char* what, std::uint32_t offset, std::uint32_t bytes) {
   report_.fail(std::string("shared ") + what + " of " + std::to_string(bytes) + " bytes at byte " + std::to_string(offset) + " of " +
-               std::to_string(bytes_.size()) + (aligned ? "" : ", which is not aligned"));
+               std::to_string(bytes_.size()) + (offset % bytes == 0 ? "" : ", which is not aligned"));
   return false;
 }
 
@@ -62,22 +59,34 @@ bool SharedMemory::may_load(int thread, const Place& place) {
   return true;
 }
 
-bool SharedMemory::load(int thread, std::uint32_t offset, void* to, std::uint32_t bytes) {
-  if (!is_inside("load", offset, bytes)) return std::memset(to, 0, bytes), false;
-  const Place place = place_of(offset, bytes);
+template <std::uint32_t Count>
+bool SharedMemory::load_granules(int thread, const Place& place) {
   Line& line = lines_[place.line];
   const std::uint32_t begin = clocks_.begin(), known = clocks_.known_to_all() - begin;
-  bool all_know = true;
-  for (std::uint32_t n = place.first; n < place.first + place.count; ++n) all_know &= line.written_at[n] - begin < known;
-  if (!all_know && !may_load(thread, place)) return std::memset(to, 0, bytes), false;
+  std::uint32_t unknown = 0;
+  for (std::uint32_t n = 0; n < Count; ++n) unknown |= std::uint32_t{line.written_at[place.first + n] - begin >= known};
+  if (unknown != 0 && !may_load(thread, place)) return false;
   Reader& reader = readers_[static_cast<std::size_t>(thread / 32) * lines_.size() + place.line];
   const std::uint32_t now = clocks_.now(thread);
-  for (std::uint32_t n = place.first; n < place.first + place.count; ++n)
-    line.read_at[n] = std::max(line.read_at[n], now), reader.read_at[n] = now, reader.lane[n] = static_cast<std::uint8_t>(thread % 32);
+  for (std::uint32_t n = 0; n < Count; ++n) line.read_at[place.first + n] = now;
+  for (std::uint32_t n = 0; n < Count; ++n) reader.read_at[place.first + n] = now;
+  std::memset(reader.lane + place.first, thread % 32, Count);
+  return true;
+}
+
+bool SharedMemory::load(int thread, std::uint32_t offset, void* to, std::uint32_t bytes) {
+  const auto may = [&](const Place& place) {
+    return bytes == 16  ? load_granules<8>(thread, place)
+           : bytes == 8 ? load_granules<4>(thread, place)
+           : bytes == 4 ? load_granules<2>(thread, place)
+                        : load_granules<1>(thread, place);
+  };
+  if (!is_inside("load", offset, bytes) || !may(place_of(offset, bytes))) return std::memset(to, 0, bytes), false;
   copy_few(to, bytes_.data() + offset, bytes);
   return true;
 }
 
+// Of a read only its time is compared with the last barrier of all, after which every time is later: that of the last read will do.
 bool SharedMemory::may_write(int thread, const char* what, const Place& place) {
   for (std::uint32_t n = 0; n < place.count; ++n) {
     const std::uint32_t at = place.first + n, when = lines_[place.line].written_at[at], known = clocks_.known_to_all(),

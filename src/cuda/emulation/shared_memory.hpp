@@ -59,7 +59,7 @@ class SharedMemory {
   static constexpr std::uint32_t kGranule = 2, kLine = 8;     // bytes: the smallest element; granules: the largest access
   static constexpr std::uint32_t kCopying = ~std::uint32_t{0};  // in the place of a time
   struct alignas(64) Line {
-    std::uint32_t written_at[kLine], read_at[kLine];  // last, by anybody; what lies before the block began did not happen
+    std::uint32_t written_at[kLine], read_at[kLine];  // by the last one; what lies before the block began did not happen
   };
   struct Reader {
     std::uint32_t read_at[kLine];
@@ -73,7 +73,12 @@ class SharedMemory {
     return {offset / kGranule / kLine, offset / kGranule % kLine, bytes / kGranule};
   }
   std::uint32_t granule(const Place& place, std::uint32_t n) const { return place.line * kLine + place.first + n; }
-  bool is_inside(const char* what, std::uint32_t offset, std::uint32_t bytes);
+  bool is_inside(const char* what, std::uint32_t offset, std::uint32_t bytes) {
+    return ((offset & (bytes - 1)) == 0 && offset + bytes <= bytes_.size()) || fail_outside(what, offset, bytes);
+  }
+  bool fail_outside(const char* what, std::uint32_t offset, std::uint32_t bytes);
+  template <std::uint32_t Count>
+  bool load_granules(int thread, const Place& place);
   bool may_load(int thread, const Place& place);
   bool may_write(int thread, const char* what, const Place& place);
   bool check_write(int thread, const char* what, std::uint32_t offset, std::uint32_t bytes);
