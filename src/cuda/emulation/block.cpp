@@ -31,7 +31,7 @@ std::uint64_t Block::random() {  // xorshift
 
 void Block::enter(void* block) {
   Block& self = *static_cast<Block*>(block);
-  (*self.kernel_)();
+  self.body_.run(self.body_.kernel);
   --self.live_;
   self.wait();  // for nothing
 }
@@ -48,8 +48,8 @@ void Block::start() {
   live_ = threads;
 }
 
-void Block::run(const std::function<void()>& kernel, index_t block_index, index_t grid_size) {
-  kernel_ = &kernel, block_index_ = block_index, grid_size_ = grid_size;
+void Block::run(const Body& body, index_t block_index, index_t grid_size) {
+  body_ = body, block_index_ = block_index, grid_size_ = grid_size;
   current_ = this;
   start();
   const auto warps = static_cast<std::uint64_t>(warps_.size());
@@ -230,8 +230,8 @@ void Block::wait_copies(int newest) {
 
 // ---- grids --------------------------------------------------------------------------------------------------------------------------
 
-void run_grid(const std::function<void()>& kernel, index_t blocks, int threads, std::size_t shared_bytes, GlobalMemory& global,
-              Report& report, const Settings& settings) {
+void run_grid(const Body& body, index_t blocks, int threads, std::size_t shared_bytes, GlobalMemory& global, Report& report,
+              const Settings& settings) {
   Block block(threads, shared_bytes, global, report, settings);
   if (!report.ok()) return;
   std::vector<index_t> order(static_cast<std::size_t>(blocks));
@@ -242,7 +242,7 @@ void run_grid(const std::function<void()>& kernel, index_t blocks, int threads, 
     std::swap(order[i - 1], order[(state >> 33) % i]);
   }
   for (const index_t index : order) {
-    block.run(kernel, index, blocks);
+    block.run(body, index, blocks);
     if (report.num_errors > 1000) break;
   }
   report.sectors_distinct = global.distinct_sectors();

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #if !defined(__x86_64__)
@@ -60,12 +61,12 @@ void Fiber::start(void (*body)(void*), void* context) {
   std::memcpy(machine_->here, frame, sizeof frame);
 }
 void Fiber::resume() {
-  Machine::starting = machine_.get();
+  Machine::starting = machine_;
   window_matmul_switch_stack(&Machine::scheduler, machine_->here);
 }
 void Fiber::suspend() { window_matmul_switch_stack(&machine_->here, Machine::scheduler); }
 void Fiber::hand_over(Fiber& next) {
-  Machine::starting = next.machine_.get();
+  Machine::starting = next.machine_;
   window_matmul_switch_stack(&machine_->here, next.machine_->here);
 }
 #else
@@ -91,26 +92,26 @@ void Fiber::start(void (*body)(void*), void* context) {
   makecontext(&machine_->here, &Machine::enter, 0);
 }
 void Fiber::resume() {
-  Machine::starting = machine_.get();
+  Machine::starting = machine_;
   swapcontext(&Machine::scheduler, &machine_->here);
 }
 void Fiber::suspend() { swapcontext(&machine_->here, &Machine::scheduler); }
 void Fiber::hand_over(Fiber& next) {
-  Machine::starting = next.machine_.get();
+  Machine::starting = next.machine_;
   swapcontext(&machine_->here, &next.machine_->here);
 }
 #endif
 
-// Stacks are kept for the next fibers: fresh pages cost more than a small kernel.
-std::vector<std::unique_ptr<Fiber::Machine>>& Fiber::spare() {
-  static std::vector<std::unique_ptr<Machine>> machines;
+// Stacks are kept for the next fibers, until the end: fresh pages cost more than a small kernel.
+std::vector<Fiber::Machine*>& Fiber::spare() {
+  static std::vector<Machine*> machines;
   return machines;
 }
 Fiber::Fiber() {
-  if (spare().empty()) spare().push_back(std::make_unique<Machine>());
-  machine_ = std::move(spare().back());
+  if (spare().empty()) spare().push_back(new Machine);
+  machine_ = spare().back();
   spare().pop_back();
 }
-Fiber::~Fiber() { spare().push_back(std::move(machine_)); }
+Fiber::~Fiber() { spare().push_back(machine_); }
 
 }  // namespace window_matmul::cuda::emulation

@@ -1,8 +1,6 @@
 // src/cuda/emulation/fiber.hpp: threads that take turns: each has a stack, and runs until it hands over.
 #pragma once
 
-#include <cstddef>
-#include <memory>
 #include <vector>
 
 namespace window_matmul::cuda::emulation {
@@ -23,8 +21,8 @@ class Fiber {
 
  private:
   struct Machine;
-  static std::vector<std::unique_ptr<Machine>>& spare();
-  std::unique_ptr<Machine> machine_;
+  static std::vector<Machine*>& spare();
+  Machine* machine_;
 };
 
 }  // namespace window_matmul::cuda::emulation

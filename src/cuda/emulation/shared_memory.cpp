@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 namespace window_matmul::cuda::emulation {
 
@@ -32,6 +33,7 @@ void Clocks::meet_all() {  // everybody knows everything: what comes after is la
 
 void SharedMemory::reset(std::size_t bytes, int warps) {
   bytes_.assign(bytes, std::byte{0xFF});  // a NaN in every type
+  if (std::exchange(copies_, 0) > 0) lines_.clear();  // a wrong block left them
   lines_.resize(bytes / (kGranule * kLine) + 1), writers_.resize(lines_.size() * kLine);
   readers_.resize(static_cast<std::size_t>(warps) * lines_.size());
 }
@@ -132,6 +134,7 @@ bool SharedMemory::begin_copy(int thread, std::uint32_t offset, std::uint32_t by
   if (!check_write(thread, "copy", offset, bytes)) return false;
   const Place place = place_of(offset, bytes);
   for (std::uint32_t n = 0; n < place.count; ++n) lines_[place.line].written_at[place.first + n] = kCopying;
+  ++copies_;
   return true;
 }
 

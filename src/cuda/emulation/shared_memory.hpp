@@ -53,7 +53,7 @@ class SharedMemory {
   // A copy is on its way from begin_copy to end_copy; nobody may touch its target between the two.
   bool begin_copy(int thread, std::uint32_t offset, std::uint32_t bytes);
   void land_copy(std::uint32_t offset, const void* from, std::uint32_t bytes) { copy_few(bytes_.data() + offset, from, bytes); }
-  void end_copy(int thread, std::uint32_t offset, std::uint32_t bytes) { note_write(thread, offset, bytes); }
+  void end_copy(int thread, std::uint32_t offset, std::uint32_t bytes) { --copies_, note_write(thread, offset, bytes); }
 
  private:
   static constexpr std::uint32_t kGranule = 2, kLine = 8;     // bytes: the smallest element; granules: the largest access
@@ -87,6 +87,7 @@ class SharedMemory {
 
   Report& report_;
   Clocks& clocks_;
+  int copies_ = 0;  // on their way
   std::vector<std::byte> bytes_;
   std::vector<Line> lines_;
   std::vector<std::int16_t> writers_;  // threads

@@ -18,7 +18,10 @@ class Traffic {
 
   explicit Traffic(Report& report) : report_(report) {}
 
-  void reset(int threads) { by_thread_.resize(static_cast<std::size_t>(threads)); }
+  void reset(int threads) {
+    by_thread_.resize(static_cast<std::size_t>(threads));
+    for (std::vector<Access>& accesses : by_thread_) accesses.clear();
+  }
   void record(int thread, Space space, const void* place, std::uintptr_t address, std::uint32_t bytes);
   void flush();
 
