@@ -43,8 +43,10 @@ AttentionRow<T> AttentionDefinition<T>::row(index_t s, index_t h, index_t i, std
   AttentionRow<T> row{std::move(seen), {}, {}, std::vector<T>(static_cast<std::size_t>(c_.value_dim))};
   T highest{-kInf}, total{};
   const auto raise = [&](const T& to) { highest = real_of(to) > real_of(highest) ? T{real_of(to)} : highest; };
+  const index_t q = q_at(s, h, i);
   for (auto& key : row.keys) {
-    for (index_t n = 0; n < c_.dim; ++n) key.capped += at(x_.q, q_at(s, h, i) + n) * at(x_.k, key_at(s, h, key.key) * c_.dim + n);
+    const index_t k = key_at(s, h, key.key) * c_.dim;
+    for (index_t n = 0; n < c_.dim; ++n) key.capped += at(x_.q, q + n) * at(x_.k, k + n);
     key.capped *= c_.actual_scale();
     if (c_.softcap > 0) key.capped = c_.softcap * std::tanh(key.capped / c_.softcap);
     key.score = key.capped;
@@ -59,8 +61,9 @@ AttentionRow<T> AttentionDefinition<T>::row(index_t s, index_t h, index_t i, std
   row.p_of_sink /= total;
   for (auto& key : row.keys) {
     key.p /= total;
-    for (index_t n = 0; key.kept != 0 && n < c_.value_dim; ++n)
-      row.out[static_cast<std::size_t>(n)] += key.kept * key.p * at(x_.v, key_at(s, h, key.key) * c_.value_dim + n);
+    const index_t v = key_at(s, h, key.key) * c_.value_dim;
+    const T weight = key.kept * key.p;
+    for (index_t n = 0; key.kept != 0 && n < c_.value_dim; ++n) row.out[static_cast<std::size_t>(n)] += weight * at(x_.v, v + n);
   }
   return row;
 }

@@ -20,10 +20,11 @@ class AttentionTolerance {
   // Of the scores of a row, absolute.
   double error_of_scores(index_t s, index_t h, index_t i, const AttentionRow<double>& row) const {
     double worst = 0, highest = std::abs(row.lse) + (c_.sinks ? std::abs(at(x_.sinks, h)) : 0);
+    const index_t q = definition_.q_at(s, h, i);
     for (const auto& key : row.keys) {
+      const index_t k = definition_.key_at(s, h, key.key) * c_.dim;
       double products = 0;
-      for (index_t n = 0; n < c_.dim; ++n)
-        products += std::abs(at(x_.q, definition_.q_at(s, h, i) + n) * at(x_.k, definition_.key_at(s, h, key.key) * c_.dim + n));
+      for (index_t n = 0; n < c_.dim; ++n) products += std::abs(at(x_.q, q + n) * at(x_.k, k + n));
       const double terms = static_cast<double>(c_.dim) + 8;
       worst = std::max(worst, of_split() * std::abs(c_.actual_scale()) * products +
                                   u_ * (terms_of_split() * terms * std::abs(c_.actual_scale()) * products +
@@ -41,10 +42,12 @@ class AttentionTolerance {
     at(errors_.lse, definition_.row_at(s, h, i)) = of_p;
     double tiny = sum_format_of(c_.dtype).smallest_normal;  // a probability below it may become 0
     if (c_.narrows_weights && c_.dtype == DType::f16) tiny = 0x1p-25;  // half of its smallest number; the largest weight of a row is 1
-    for (const auto& key : row.keys)
-      for (index_t n = 0; n < c_.value_dim; ++n)
-        at(errors_.out, definition_.out_at(s, h, i) + n) +=
-            key.kept * ((of_p + of_weight()) * key.p + tiny) * std::abs(at(x_.v, definition_.key_at(s, h, key.key) * c_.value_dim + n));
+    const index_t out = definition_.out_at(s, h, i);
+    for (const auto& key : row.keys) {
+      const index_t v = definition_.key_at(s, h, key.key) * c_.value_dim;
+      const double error = key.kept * ((of_p + of_weight()) * key.p + tiny);
+      for (index_t n = 0; n < c_.value_dim; ++n) at(errors_.out, out + n) += error * std::abs(at(x_.v, v + n));
+    }
     add_gradients(s, h, i, row, scores, of_p);
   }
 
@@ -54,10 +57,11 @@ class AttentionTolerance {
     const double relative = of_p + format_of(c_.dtype).roundoff + 2 * terms * u_;
     std::vector<double> d_p;
     double delta = 0;
+    const index_t out = definition_.out_at(s, h, i);
     for (const auto& key : row.keys) {
+      const index_t v = definition_.key_at(s, h, key.key) * c_.value_dim;
       double product = 0;
-      for (index_t n = 0; n < c_.value_dim; ++n)
-        product += std::abs(d_out(s, h, i, n) * at(x_.v, definition_.key_at(s, h, key.key) * c_.value_dim + n));
+      for (index_t n = 0; n < c_.value_dim; ++n) product += std::abs(at(x_.d_out, out + n) * at(x_.v, v + n));
       d_p.push_back(key.kept * product), delta += key.p * d_p.back();
     }
     const double d_lse = c_.with_lse ? std::abs(at(x_.d_lse, definition_.row_at(s, h, i))) : 0;
@@ -65,9 +69,9 @@ class AttentionTolerance {
       const auto& key = row.keys[n];
       const double d_score = key.p * (d_p[n] + delta) + std::exp(key.score - row.lse) * d_lse;
       add_score(s, h, i, key, d_score, relative, scores);
-      for (index_t m = 0; m < c_.value_dim; ++m)
-        at(errors_.d_v, definition_.key_at(s, h, key.key) * c_.value_dim + m) +=
-            (relative + of_weight()) * key.kept * key.p * std::abs(d_out(s, h, i, m));
+      const index_t v = definition_.key_at(s, h, key.key) * c_.value_dim;
+      const double error = (relative + of_weight()) * key.kept * key.p;
+      for (index_t m = 0; m < c_.value_dim; ++m) at(errors_.d_v, v + m) += error * std::abs(at(x_.d_out, out + m));
     }
     if (c_.sinks) at(errors_.d_sinks, h) += relative * row.p_of_sink * delta;
   }
@@ -91,7 +95,6 @@ class AttentionTolerance {
   // What is left out of a product of split factors, and how many terms it is summed in.
   double of_split() const { return c_.splits_factors ? 0x1p-21 : 0; }
   double terms_of_split() const { return c_.splits_factors ? 3 : 1; }
-  double d_out(index_t s, index_t h, index_t i, index_t n) const { return at(x_.d_out, definition_.out_at(s, h, i) + n); }
 
   const AttentionCase& c_;
   const AttentionValues<double>& x_;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 #include <new>
+#include <type_traits>
 
 namespace window_matmul::testing_tools {
 
@@ -73,24 +74,43 @@ Tensor::Tensor(DType dtype, Shape shape, Role role, const Layout& layout, Around
   watch();
 }
 
-double Tensor::operator[](index_t i) const { return load(dtype_, at(i)); }
-void Tensor::set(index_t i, double value) { store(dtype_, value, at(i)); }
+// f(place, dtype): the elements in row-major order, their dtype known to the compiler.
+template <class F>
+void Tensor::for_each_place(F f) const {
+  const auto as = [&]<DType D>(std::integral_constant<DType, D> dtype) {
+    std::byte* const lowest = memory_.get() + lead_;
+    for (const index_t offset : offsets_) f(lowest + static_cast<std::size_t>(offset - lowest_) * size_of(D), dtype);
+  };
+  switch (dtype_) {
+    case DType::f64:
+      return as(std::integral_constant<DType, DType::f64>{});
+    case DType::f32:
+      return as(std::integral_constant<DType, DType::f32>{});
+    case DType::bf16:
+      return as(std::integral_constant<DType, DType::bf16>{});
+    case DType::f16:
+      return as(std::integral_constant<DType, DType::f16>{});
+  }
+}
+
 void Tensor::set_bits(index_t i, const void* bits) { std::memcpy(at(i), bits, size_of(dtype_)); }
 
 std::vector<double> Tensor::values() const {
   std::vector<double> all(offsets_.size());
-  for (index_t i = 0; i < size(); ++i) all[static_cast<std::size_t>(i)] = (*this)[i];
+  double* to = all.data();
+  for_each_place([&](const std::byte* place, auto dtype) { *to++ = load(dtype, place); });
   return all;
 }
 
 std::vector<std::byte> Tensor::bits() const {
   std::vector<std::byte> all(offsets_.size() * size_of(dtype_));
-  for (index_t i = 0; i < size(); ++i) std::memcpy(all.data() + static_cast<std::size_t>(i) * size_of(dtype_), at(i), size_of(dtype_));
+  std::byte* to = all.data();
+  for_each_place([&](const std::byte* place, auto dtype) { std::memcpy(to, place, size_of(dtype)), to += size_of(dtype); });
   return all;
 }
 
 void Tensor::blank() {
-  for (index_t i = 0; i < size(); ++i) std::memset(at(i), 0xFF, size_of(dtype_));
+  for_each_place([](std::byte* place, auto dtype) { std::memset(place, 0xFF, size_of(dtype)); });
 }
 
 TensorView Tensor::view() const {
@@ -106,10 +126,9 @@ void Tensor::watch() {
 }
 
 std::string Tensor::damage() {
-  const std::size_t element = size_of(dtype_);
-  if (role_ == Role::output) {
-    for (index_t i = 0; i < size(); ++i) std::memcpy(before_.data() + (at(i) - memory_.get()), at(i), element);
-  }
+  if (role_ == Role::output)
+    for_each_place(
+        [&](const std::byte* place, auto dtype) { std::memcpy(before_.data() + (place - memory_.get()), place, size_of(dtype)); });
   if (std::memcmp(before_.data(), memory_.get(), bytes_) == 0) return "";
   const auto byte = static_cast<std::size_t>(std::mismatch(before_.begin(), before_.end(), memory_.get()).first - before_.begin());
   return describe(byte);

@@ -43,8 +43,8 @@ class Tensor {
   index_t size() const { return static_cast<index_t>(offsets_.size()); }
 
   // Elements by their place in row-major order.
-  double operator[](index_t i) const;
-  void set(index_t i, double value);
+  double operator[](index_t i) const { return load(dtype_, at(i)); }
+  void set(index_t i, double value) { store(dtype_, value, at(i)); }
   void set_bits(index_t i, const void* bits);
   std::vector<double> values() const;
   std::vector<std::byte> bits() const;
@@ -58,6 +58,8 @@ class Tensor {
  private:
   void set_strides(const Layout& layout);
   void set_offsets();
+  template <class F>
+  void for_each_place(F f) const;
   std::size_t byte_of(index_t offset) const { return static_cast<std::size_t>(offset) * size_of(dtype_); }
   std::byte* at(index_t i) const { return memory_.get() + lead_ + byte_of(offsets_[static_cast<std::size_t>(i)] - lowest_); }
   std::string describe(std::size_t byte) const;

@@ -22,7 +22,7 @@ class Random {
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
     return z ^ (z >> 31);
   }
-  double between(double low, double high) { return low + (high - low) * std::ldexp(static_cast<double>(bits() >> 11), -53); }
+  double between(double low, double high) { return low + (high - low) * static_cast<double>(bits() >> 11) * 0x1p-53; }
   index_t up_to(index_t highest) { return static_cast<index_t>(bits() % static_cast<std::uint64_t>(highest + 1)); }
   bool one_in(index_t n) { return up_to(n - 1) == 0; }
   template <class List>

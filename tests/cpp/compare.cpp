@@ -24,8 +24,9 @@ testing::AssertionResult close(const Tensor& got, const std::vector<Expected>& w
   if (static_cast<std::size_t>(got.size()) != want.size()) return testing::AssertionFailure() << "sizes differ";
   double worst = 0;
   index_t where = 0, wrong = 0;
+  const std::vector<double> values = got.values();
   for (index_t i = 0; i < got.size(); ++i) {
-    const double off = misfit(got[i], want[static_cast<std::size_t>(i)]);
+    const double off = misfit(values[static_cast<std::size_t>(i)], want[static_cast<std::size_t>(i)]);
     wrong += off > 1;
     if (off > worst) worst = off, where = i;
   }

@@ -35,14 +35,18 @@ inline const Format& format_of(DType dtype) {  // in the order of DType
 
 inline const Format& sum_format_of(DType dtype) { return format_of(dtype == DType::f64 ? DType::f64 : DType::f32); }
 
+// By the bits of a double: those of the C library are calls.
+inline double power_of_two(int exponent) { return std::bit_cast<double>(static_cast<std::uint64_t>(exponent + 1023) << 52); }
+inline int exponent_of(double x) { return static_cast<int>(std::bit_cast<std::uint64_t>(x) >> 52 & 2047) - 1023; }  // of a normal number
+
 // The nearest number that `dtype` holds, ties to even.
 inline double rounded(DType dtype, double x) {
   if (dtype == DType::f64) return x;
   if (dtype == DType::f32) return static_cast<double>(static_cast<float>(x));
   if (x == 0 || !std::isfinite(x)) return x;
   const Format& format = format_of(dtype);
-  const int exponent = std::max(std::ilogb(x), format.min_exponent);
-  const double unit = std::ldexp(1, exponent - format.precision + 1);
+  const int exponent = std::max(exponent_of(x), format.min_exponent);
+  const double unit = power_of_two(exponent - format.precision + 1);
   const double nearest = std::nearbyint(x / unit) * unit;
   return std::abs(nearest) > format.largest ? std::copysign(kInf, x) : nearest;
 }
@@ -51,7 +55,7 @@ inline double half_from_bits(std::uint16_t bits) {
   const int exponent = (bits >> 10) & 31, fraction = bits & 1023;
   const double sign = (bits >> 15) != 0 ? -1 : 1;
   if (exponent == 31) return fraction != 0 ? kNaN : sign * kInf;
-  return exponent == 0 ? sign * std::ldexp(fraction, -24) : sign * std::ldexp(1024 + fraction, exponent - 25);
+  return exponent == 0 ? sign * fraction * 0x1p-24 : sign * (1024 + fraction) * power_of_two(exponent - 25);
 }
 
 inline std::uint16_t half_to_bits(double x) {  // x is one of rounded()'s
@@ -59,9 +63,9 @@ inline std::uint16_t half_to_bits(double x) {  // x is one of rounded()'s
   const double size = std::abs(x);
   if (std::isnan(x)) return 0x7E00;
   if (std::isinf(x)) return static_cast<std::uint16_t>(sign | 0x7C00u);
-  if (size < std::ldexp(1, -14)) return static_cast<std::uint16_t>(sign | static_cast<unsigned>(std::ldexp(size, 24)));
-  const int exponent = std::ilogb(size);
-  const auto fraction = static_cast<unsigned>(std::ldexp(size, 10 - exponent)) - 1024u;
+  if (size < 0x1p-14) return static_cast<std::uint16_t>(sign | static_cast<unsigned>(size * 0x1p24));
+  const int exponent = exponent_of(size);
+  const auto fraction = static_cast<unsigned>(size * power_of_two(10 - exponent)) - 1024u;
   return static_cast<std::uint16_t>(sign | static_cast<unsigned>(exponent + 15) << 10 | fraction);
 }
 

@@ -54,6 +54,17 @@ TEST(Emulation, SharedMemoryStartsPoisoned) {
   EXPECT_TRUE(says(run([] { store_shared(word_of(thread_index()) + 2, 0.0f); }, 32, 256), "not aligned"));
 }
 
+TEST(Emulation, ABlockHasNothingOfTheOneBeforeIt) {
+  const auto one_stores = [] {
+    if (block_index() == 0) store_shared(word_of(thread_index()), 1.0f);
+    if (block_index() == 1) load_shared<float>(word_of(thread_index()));
+  };
+  for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    EXPECT_TRUE(says(run(one_stores, 32, 128, {}, seed, 2), "nothing was stored there"));
+    EXPECT_TRUE(run([] { exchange(true); }, 64, 256, {}, seed, 3).ok());  // loads of one block, and stores of the next
+  }
+}
+
 TEST(Emulation, CopiesAreNotThereBeforeTheyAreWaitedFor) {
   alignas(16) float in[32] = {};
   const Buffers b{in, sizeof in};
@@ -130,6 +141,7 @@ TEST(Emulation, DeadlocksAreReported) {
                        32, 0),
                    "deadlock"));
   EXPECT_TRUE(says(run([] { sync_named<1>(thread_index() < 32 ? 32 : 64); }, 64, 0), "asked for"));
+  EXPECT_TRUE(says(run([] { thread_index() % 32 < 16 ? sync_named<1>(32) : sync_named<2>(32); }, 64, 0), "alone come"));
   EXPECT_TRUE(run(
                   [] {
                     if (thread_index() < 32) sync_named<1>(32);

@@ -2,8 +2,10 @@
 #include "cuda/emulation/block.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 namespace window_matmul::cuda::emulation {
 
@@ -29,26 +31,25 @@ std::uint64_t Block::random() {  // xorshift
 
 void Block::enter(void* block) {
   Block& self = *static_cast<Block*>(block);
-  (*self.kernel_)();
-  self.at(self.running_).state = State::done;
+  self.body_.run(self.body_.kernel);
   --self.live_;
-  self.at(self.running_).fiber.suspend();
+  self.wait();  // for nothing
 }
 
 void Block::start() {
   const int threads = static_cast<int>(threads_.size());
-  clocks_.reset(threads), shared_.reset(shared_bytes_, threads), traffic_.reset(threads);
+  clocks_.reset(threads / 32), shared_.reset(shared_bytes_, threads / 32), traffic_.reset(threads);
   for (Thread& t : threads_) {
-    t.state = State::ready, t.copies.clear(), t.groups.clear(), t.uncommitted = 0;
+    t.copies.clear(), t.groups.clear(), t.uncommitted = 0;
     t.fiber.start(enter, this);
   }
-  for (Warp& w : warps_) w = {};
-  for (Barrier& b : barriers_) b = {};
+  for (Warp& w : warps_) w.ready = kAll, w.waiting = 0;
+  for (Barrier& b : barriers_) b.waiting.assign(warps_.size(), 0), b.came = 0;
   live_ = threads;
 }
 
-void Block::run(const std::function<void()>& kernel, index_t block_index, index_t grid_size) {
-  kernel_ = &kernel, block_index_ = block_index, grid_size_ = grid_size;
+void Block::run(const Body& body, index_t block_index, index_t grid_size) {
+  body_ = body, block_index_ = block_index, grid_size_ = grid_size;
   current_ = this;
   start();
   const auto warps = static_cast<std::uint64_t>(warps_.size());
@@ -57,7 +58,7 @@ void Block::run(const std::function<void()>& kernel, index_t block_index, index_
   while (live_ > 0) {
     able.clear();
     for (int w = 0; w < static_cast<int>(warps); ++w)
-      if (has_ready(w)) able.push_back(w);
+      if (warps_[static_cast<std::size_t>(w)].ready != 0) able.push_back(w);
     if (able.empty()) return report_.fail("deadlock: " + who_waits());
     if (able.size() > 1 && !one_in(8)) able.erase(std::remove(able.begin(), able.end(), lagging), able.end());
     run_warp(able[random() % able.size()]);
@@ -67,42 +68,39 @@ void Block::run(const std::function<void()>& kernel, index_t block_index, index_
   finish();
 }
 
-bool Block::has_ready(int warp) {
-  for (int t = warp * 32; t < warp * 32 + 32; ++t)
-    if (at(t).state == State::ready) return true;
-  return false;
+// A turn of a warp: each of its lanes that is ready, from any one on, until it waits. They hand over to each other.
+void Block::run_warp(int warp) {
+  first_lane_of_turn_ = static_cast<int>(random() % 32);
+  to_come_ = kAll;
+  running_ = warp * 32;
+  running_ = next_in_turn();
+  at(running_).fiber.resume();
 }
 
-void Block::run_warp(int warp) {
-  const int first = static_cast<int>(random() % 32);
-  for (int i = 0; i < 32; ++i) {
-    running_ = warp * 32 + (first + i) % 32;
-    if (at(running_).state != State::ready) continue;
-    ++report_.switches;
-    at(running_).fiber.resume();
-  }
+int Block::next_in_turn() {  // -1: none
+  const Lanes ready = std::rotr(my_warp().ready, first_lane_of_turn_) & to_come_;
+  if (ready == 0) return -1;
+  const int place = std::countr_zero(ready);
+  to_come_ = ~Lanes{1} << place;
+  return first_lane() + (first_lane_of_turn_ + place) % 32;
 }
 
 void Block::wait() {
-  const int mine = running_;
-  at(mine).state = State::waits;
-  at(mine).fiber.suspend();
-  running_ = mine;
-}
-
-void Block::wake(const std::vector<int>& threads) {
-  for (const int t : threads)
-    if (at(t).state == State::waits) at(t).state = State::ready;
+  Fiber& mine = at(running_).fiber;
+  my_warp().ready &= ~my_lane();
+  const int next = next_in_turn();
+  if (next < 0) return mine.suspend();
+  running_ = next;
+  mine.hand_over(at(next).fiber);
 }
 
 std::string Block::who_waits() {
   std::string text = std::to_string(live_) + " threads wait for others that do not come:";
   for (std::size_t w = 0; w < warps_.size(); ++w)
-    if (!warps_[w].waiting.empty()) text += " " + std::to_string(warps_[w].waiting.size()) + " lanes of warp " + std::to_string(w);
+    if (warps_[w].waiting != 0) text += " " + std::to_string(std::popcount(warps_[w].waiting)) + " lanes of warp " + std::to_string(w);
   for (std::size_t b = 0; b < barriers_.size(); ++b)
-    if (!barriers_[b].waiting.empty())
-      text += " " + std::to_string(barriers_[b].waiting.size()) + " of " + std::to_string(barriers_[b].threads) + " in barrier " +
-              std::to_string(b);
+    if (const auto& [waiting, threads, came] = barriers_[b]; came > 0)
+      text += " " + std::to_string(came) + " of " + std::to_string(threads) + " in barrier " + std::to_string(b);
   return text;
 }
 
@@ -119,53 +117,57 @@ void Block::finish() {
 
 void Block::barrier(int id, int threads) {
   Barrier& b = barriers_[static_cast<std::size_t>(id)];
-  if (!b.waiting.empty() && b.threads != threads)
+  if (b.came > 0 && b.threads != threads)
     report_.fail("barrier " + std::to_string(id) + " is asked for " + std::to_string(b.threads) + " and for " + std::to_string(threads) +
                  " threads");
   if (threads % 32 != 0 || threads <= 0 || threads > static_cast<int>(threads_.size()))
     report_.fail("barrier " + std::to_string(id) + " of " + std::to_string(threads) + " threads; it needs whole warps of the block");
   b.threads = threads;
-  b.waiting.push_back(running_);
-  if (static_cast<int>(b.waiting.size()) < threads) return wait();
-  clocks_.meet(b.waiting);
+  b.waiting[static_cast<std::size_t>(running_ / 32)] |= my_lane();
+  if (++b.came < threads) return wait();
+  meet(b.waiting, id);
   if (threads == static_cast<int>(threads_.size())) traffic_.flush();
-  wake(b.waiting);
-  b.waiting.clear();
+  for (std::size_t w = 0; w < warps_.size(); ++w) warps_[w].ready |= std::exchange(b.waiting[w], 0);
+  b.came = 0;
+}
+
+void Block::meet(const std::vector<Lanes>& lanes, int barrier) {
+  std::uint32_t warps = 0;
+  for (std::size_t w = 0; w < lanes.size(); ++w) {
+    if (lanes[w] != 0 && lanes[w] != kAll)
+      report_.fail("lanes of warp " + std::to_string(w) + " alone come to barrier " + std::to_string(barrier));
+    warps |= std::uint32_t{lanes[w] != 0} << w;
+  }
+  clocks_.meet(warps);
 }
 
 void Block::together(Together what, void* mine) {
-  Warp& w = warps_[static_cast<std::size_t>(running_ / 32)];
-  if (!w.waiting.empty() && w.what != what)
-    report_.fail("lanes of warp " + std::to_string(running_ / 32) + " meet in different instructions");
+  Warp& w = my_warp();
+  if (w.waiting != 0 && w.what != what) report_.fail("lanes of warp " + std::to_string(running_ / 32) + " meet in different instructions");
   w.what = what;
-  at(running_).mine = mine;
-  w.waiting.push_back(running_);
-  if (w.waiting.size() < 32) return wait();
-  void* lanes[32];
-  for (int l = 0; l < 32; ++l) lanes[l] = at(first_lane() + l).mine;
-  what(*this, lanes);
-  wake(w.waiting);
-  w.waiting.clear();
+  w.brought[running_ % 32] = mine;
+  w.waiting |= my_lane();
+  if (w.waiting != kAll) return wait();
+  what(*this, w.brought);
+  w.waiting = 0, w.ready = kAll;
 }
 
 void Block::sync_warp() {
-  together([](Block& block, void* const*) { block.clocks_.meet(block.warps_[static_cast<std::size_t>(block.running_ / 32)].waiting); },
-           nullptr);
+  together([](Block& block, void* const*) { block.clocks_.meet(std::uint32_t{1} << (block.running_ / 32)); }, nullptr);
 }
 
 // ---- memory -------------------------------------------------------------------------------------------------------------------------
 
 void Block::load_global(std::uintptr_t address, void* to, std::uint32_t bytes) {
-  std::memset(to, 0, bytes);
-  if (!global_.may_load(address, bytes, bytes)) return;
+  if (!global_.may_load(address, bytes, bytes)) return static_cast<void>(std::memset(to, 0, bytes));
   if (settings_.count_traffic) traffic_.record(running_, Traffic::Space::global, __builtin_return_address(0), address, bytes);
-  std::memcpy(to, reinterpret_cast<const void*>(address), bytes);
+  copy_few(to, reinterpret_cast<const void*>(address), bytes);
 }
 
 void Block::store_global(std::uintptr_t address, const void* from, std::uint32_t bytes) {
   if (!global_.may_store(address, bytes)) return;
   if (settings_.count_traffic) traffic_.record(running_, Traffic::Space::global, __builtin_return_address(0), address, bytes);
-  std::memcpy(reinterpret_cast<void*>(address), from, bytes);
+  copy_few(reinterpret_cast<void*>(address), from, bytes);
 }
 
 void Block::load_shared(std::uint32_t offset, void* to, std::uint32_t bytes) {
@@ -176,10 +178,6 @@ void Block::load_shared(std::uint32_t offset, void* to, std::uint32_t bytes) {
 void Block::store_shared(std::uint32_t offset, const void* from, std::uint32_t bytes) {
   if (!shared_.store(running_, offset, from, bytes)) return;
   if (settings_.count_traffic) traffic_.record(running_, Traffic::Space::shared, __builtin_return_address(0), offset, bytes);
-}
-
-void Block::count_matrices(const std::vector<std::uintptr_t>& rows) {
-  if (settings_.count_traffic) traffic_.count_shared(rows, 16);
 }
 
 void Block::copy_async(std::uint32_t offset, std::uintptr_t address, std::uint32_t bytes, int valid) {
@@ -232,8 +230,8 @@ void Block::wait_copies(int newest) {
 
 // ---- grids --------------------------------------------------------------------------------------------------------------------------
 
-void run_grid(const std::function<void()>& kernel, index_t blocks, int threads, std::size_t shared_bytes, GlobalMemory& global,
-              Report& report, const Settings& settings) {
+void run_grid(const Body& body, index_t blocks, int threads, std::size_t shared_bytes, GlobalMemory& global, Report& report,
+              const Settings& settings) {
   Block block(threads, shared_bytes, global, report, settings);
   if (!report.ok()) return;
   std::vector<index_t> order(static_cast<std::size_t>(blocks));
@@ -244,7 +242,7 @@ void run_grid(const std::function<void()>& kernel, index_t blocks, int threads, 
     std::swap(order[i - 1], order[(state >> 33) % i]);
   }
   for (const index_t index : order) {
-    block.run(kernel, index, blocks);
+    block.run(body, index, blocks);
     if (report.num_errors > 1000) break;
   }
   report.sectors_distinct = global.distinct_sectors();

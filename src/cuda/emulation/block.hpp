@@ -3,8 +3,6 @@
 
 #include <array>
 #include <cstdint>
-#include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -21,6 +19,12 @@ struct Settings {
   bool count_traffic = false;  // takes several times as long
 };
 
+// What each thread runs. <functional> takes each file that includes this half as long as all else here.
+struct Body {
+  void (*run)(const void* kernel);
+  const void* kernel;
+};
+
 class Block {
  public:
   // What the lanes of a warp do together: the last one to come runs it for all 32.
@@ -31,7 +35,7 @@ class Block {
   static Block& current() { return *current_; }
 
   // Runs one block of a grid from start to end.
-  void run(const std::function<void()>& kernel, index_t block_index, index_t grid_size);
+  void run(const Body& body, index_t block_index, index_t grid_size);
 
   int thread() const { return running_; }
   int threads() const { return static_cast<int>(threads_.size()); }
@@ -53,13 +57,13 @@ class Block {
 
   // For matrix instructions: rows of 16 bytes, whoever's.
   SharedMemory& shared() { return shared_; }
-  void count_matrices(const std::vector<std::uintptr_t>& rows);
+  bool counts_traffic() const { return settings_.count_traffic; }
+  void count_matrices(const std::vector<std::uintptr_t>& rows) { traffic_.count_shared(rows, 16); }
   void count_products(std::int64_t n) { report_.products += n; }
   int first_lane() const { return running_ / 32 * 32; }
 
  private:
   static constexpr int kBarriers = 16;
-  enum class State : std::uint8_t { ready, waits, done };
   struct Copy {
     std::uint32_t offset, bytes;
     std::array<std::byte, 16> data;  // read when the copy is issued: inputs do not change
@@ -67,30 +71,34 @@ class Block {
   };
   struct Thread {
     Fiber fiber;
-    State state = State::done;
-    void* mine = nullptr;  // what it brought to `together`
     std::vector<Copy> copies;         // not yet waited for, oldest first
     std::vector<std::size_t> groups;  // sizes of the committed ones, oldest first
     std::size_t uncommitted = 0;
   };
+  using Lanes = std::uint32_t;  // a bit for each
+  static constexpr Lanes kAll = ~Lanes{0};
   struct Warp {
-    std::vector<int> waiting;  // in `together`
+    Lanes ready = kAll;
+    Lanes waiting = 0;  // in `together`
     Together what = nullptr;
+    void* brought[32];  // to `together`
   };
   struct Barrier {
-    std::vector<int> waiting;
-    int threads = 0;
+    std::vector<Lanes> waiting;  // of each warp
+    int threads = 0, came = 0;
   };
 
   std::uint64_t random();
   bool one_in(std::uint64_t n) { return random() % n == 0; }
+  Warp& my_warp() { return warps_[static_cast<std::size_t>(running_ / 32)]; }
+  Lanes my_lane() const { return Lanes{1} << (running_ % 32); }
   Thread& at(int thread) { return threads_[static_cast<std::size_t>(thread)]; }
   static void enter(void* block);
   void start();
   void run_warp(int warp);
-  bool has_ready(int warp);
+  int next_in_turn();
   void wait();
-  void wake(const std::vector<int>& threads);
+  void meet(const std::vector<Lanes>& lanes, int barrier);
   void land_some();
   void land(Copy& copy);
   void finish();
@@ -107,14 +115,22 @@ class Block {
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
   std::array<Barrier, kBarriers> barriers_;
-  const std::function<void()>* kernel_ = nullptr;
+  Body body_ = {};
   int running_ = 0, live_ = 0;
+  int first_lane_of_turn_ = 0;
+  Lanes to_come_ = 0;  // in this turn of a warp, by their places in it
   std::uint64_t random_;
   index_t block_index_ = 0, grid_size_ = 1;
 };
 
 // Runs a whole grid, its blocks one after another in a random order.
-void run_grid(const std::function<void()>& kernel, index_t blocks, int threads, std::size_t shared_bytes, GlobalMemory& global,
-              Report& report, const Settings& settings);
+void run_grid(const Body& body, index_t blocks, int threads, std::size_t shared_bytes, GlobalMemory& global, Report& report,
+              const Settings& settings);
+template <class Kernel>
+void run_grid(const Kernel& kernel, index_t blocks, int threads, std::size_t shared_bytes, GlobalMemory& global, Report& report,
+              const Settings& settings) {
+  const Body body = {[](const void* it) { (*static_cast<const Kernel*>(it))(); }, &kernel};
+  run_grid(body, blocks, threads, shared_bytes, global, report, settings);
+}
 
 }  // namespace window_matmul::cuda::emulation

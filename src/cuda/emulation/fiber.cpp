@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #if !defined(__x86_64__)
@@ -35,10 +36,12 @@ __asm__(
 
 struct Fiber::Machine {
   std::unique_ptr<std::byte[]> stack = std::make_unique_for_overwrite<std::byte[]>(kStackBytes);
-  void* here = nullptr;    // the fiber's stack while it is suspended
-  void* caller = nullptr;  // the scheduler's while it runs
+  void* here = nullptr;  // the fiber's stack while it is suspended
   void (*body)(void*) = nullptr;
   void* context = nullptr;
+  std::size_t number = machines++;
+  static inline std::size_t machines = 0;
+  static inline void* scheduler = nullptr;  // its stack while a fiber runs
   static inline Machine* starting = nullptr;
 
   static void enter() {
@@ -50,22 +53,29 @@ struct Fiber::Machine {
 
 void Fiber::start(void (*body)(void*), void* context) {
   machine_->body = body, machine_->context = context;
-  const auto end = reinterpret_cast<std::uintptr_t>(machine_->stack.get() + kStackBytes) & ~std::uintptr_t{15};
+  // Stacks lie whole pages apart: were they used from the same place on, those of a warp would contend for the same few sets of the cache.
+  const std::size_t unused = machine_->number % 32 * 128;
+  const auto end = reinterpret_cast<std::uintptr_t>(machine_->stack.get() + kStackBytes - unused) & ~std::uintptr_t{15};
   void* frame[8] = {nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, reinterpret_cast<void*>(&Machine::enter), nullptr};
   machine_->here = reinterpret_cast<void*>(end - sizeof frame);  // `enter` finds the stack as after a call: 8 bytes off a multiple of 16
   std::memcpy(machine_->here, frame, sizeof frame);
 }
 void Fiber::resume() {
-  Machine::starting = machine_.get();
-  window_matmul_switch_stack(&machine_->caller, machine_->here);
+  Machine::starting = machine_;
+  window_matmul_switch_stack(&Machine::scheduler, machine_->here);
 }
-void Fiber::suspend() { window_matmul_switch_stack(&machine_->here, machine_->caller); }
+void Fiber::suspend() { window_matmul_switch_stack(&machine_->here, Machine::scheduler); }
+void Fiber::hand_over(Fiber& next) {
+  Machine::starting = next.machine_;
+  window_matmul_switch_stack(&machine_->here, next.machine_->here);
+}
 #else
 struct Fiber::Machine {
   std::unique_ptr<std::byte[]> stack = std::make_unique_for_overwrite<std::byte[]>(kStackBytes);
-  ucontext_t here{}, caller{};
+  ucontext_t here{};
   void (*body)(void*) = nullptr;
   void* context = nullptr;
+  static inline ucontext_t scheduler{};
   static inline Machine* starting = nullptr;
 
   static void enter() {
@@ -82,22 +92,26 @@ void Fiber::start(void (*body)(void*), void* context) {
   makecontext(&machine_->here, &Machine::enter, 0);
 }
 void Fiber::resume() {
-  Machine::starting = machine_.get();
-  swapcontext(&machine_->caller, &machine_->here);
+  Machine::starting = machine_;
+  swapcontext(&Machine::scheduler, &machine_->here);
 }
-void Fiber::suspend() { swapcontext(&machine_->here, &machine_->caller); }
+void Fiber::suspend() { swapcontext(&machine_->here, &Machine::scheduler); }
+void Fiber::hand_over(Fiber& next) {
+  Machine::starting = next.machine_;
+  swapcontext(&machine_->here, &next.machine_->here);
+}
 #endif
 
-// Stacks are kept for the next fibers: fresh pages cost more than a small kernel.
-std::vector<std::unique_ptr<Fiber::Machine>>& Fiber::spare() {
-  static std::vector<std::unique_ptr<Machine>> machines;
+// Stacks are kept for the next fibers, until the end: fresh pages cost more than a small kernel.
+std::vector<Fiber::Machine*>& Fiber::spare() {
+  static std::vector<Machine*> machines;
   return machines;
 }
 Fiber::Fiber() {
-  if (spare().empty()) spare().push_back(std::make_unique<Machine>());
-  machine_ = std::move(spare().back());
+  if (spare().empty()) spare().push_back(new Machine);
+  machine_ = spare().back();
   spare().pop_back();
 }
-Fiber::~Fiber() { spare().push_back(std::move(machine_)); }
+Fiber::~Fiber() { spare().push_back(machine_); }
 
 }  // namespace window_matmul::cuda::emulation

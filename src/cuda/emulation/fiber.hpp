@@ -1,8 +1,6 @@
 // src/cuda/emulation/fiber.hpp: threads that take turns: each has a stack, and runs until it hands over.
 #pragma once
 
-#include <cstddef>
-#include <memory>
 #include <vector>
 
 namespace window_matmul::cuda::emulation {
@@ -17,13 +15,14 @@ class Fiber {
   // Prepares body(context) to run at the next resume(); whatever ran before on this stack is forgotten. The body must not return: it
   // ends by a last suspend().
   void start(void (*body)(void*), void* context);
-  void resume();   // from the scheduler: runs the fiber until it suspends
-  void suspend();  // from the fiber itself
+  void resume();               // from the scheduler: runs the fiber, and those that it hands over to, until one suspends
+  void suspend();              // from the fiber itself: back to the scheduler
+  void hand_over(Fiber& next);  // from the fiber itself: `next` runs in its place
 
  private:
   struct Machine;
-  static std::vector<std::unique_ptr<Machine>>& spare();
-  std::unique_ptr<Machine> machine_;
+  static std::vector<Machine*>& spare();
+  Machine* machine_;
 };
 
 }  // namespace window_matmul::cuda::emulation

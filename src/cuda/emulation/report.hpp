@@ -21,7 +21,6 @@ struct Report {
   // Shared memory. A request without conflicts takes `ideal` accesses of 128 bytes.
   std::int64_t shared_ideal = 0, shared_actual = 0;
   std::int64_t products = 0;  // multiply-adds of matrix instructions
-  std::int64_t switches = 0;  // of fibers
 
   bool ok() const { return num_errors == 0; }
   void fail(std::string message) {

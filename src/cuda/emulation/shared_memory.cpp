@@ -3,99 +3,139 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 namespace window_matmul::cuda::emulation {
 
-void Clocks::reset(int threads) {
-  threads_ = threads, epoch_ = 1;
-  clock_.assign(static_cast<std::size_t>(threads) * static_cast<std::size_t>(threads), 0);
-  for (int t = 0; t < threads; ++t) clock_[static_cast<std::size_t>(t * threads + t)] = 1;
+void Clocks::reset(int warps) {
+  if (warps_ != warps) warps_ = warps, clock_.assign(static_cast<std::size_t>(warps) * static_cast<std::size_t>(warps), 0);
+  meet_all();
+  begin_ = known_;
 }
 
-void Clocks::meet(const std::vector<int>& threads) {
-  const auto n = static_cast<std::size_t>(threads_);
+void Clocks::meet(std::uint32_t warps) {
+  const auto n = static_cast<std::size_t>(warps_);
+  if (std::popcount(warps) == warps_) return meet_all();
   merged_.assign(n, 0);
-  if (threads.size() == n) {
-    ++epoch_;
-    for (const int t : threads) merged_[static_cast<std::size_t>(t)] = now(t);  // nobody knows more of a thread than itself
-  } else {
-    for (const int t : threads) {
-      const std::uint32_t* row = clock_.data() + static_cast<std::size_t>(t) * n;
-      for (std::size_t other = 0; other < n; ++other) merged_[other] = std::max(merged_[other], row[other]);
-    }
+  for (std::uint32_t left = warps; left != 0; left &= left - 1) {
+    const std::uint32_t* row = clock_.data() + static_cast<std::size_t>(std::countr_zero(left)) * n;
+    for (std::size_t other = 0; other < n; ++other) merged_[other] = std::max(merged_[other], row[other]);
   }
-  for (const int t : threads) ++merged_[static_cast<std::size_t>(t)];  // what comes after is not known to anybody
-  for (const int t : threads) std::copy(merged_.begin(), merged_.end(), clock_.begin() + static_cast<std::ptrdiff_t>(t) * threads_);
+  for (std::size_t w = 0; w < n; ++w) merged_[w] += warps >> w & 1;  // what comes after is not known to anybody
+  for (std::uint32_t left = warps; left != 0; left &= left - 1)
+    std::copy(merged_.begin(), merged_.end(), clock_.begin() + std::countr_zero(left) * warps_);
 }
 
-void SharedMemory::reset(std::size_t bytes, int threads) {
-  warps_ = static_cast<std::size_t>(threads + 31) / 32;
+void Clocks::meet_all() {  // everybody knows everything: what comes after is later than all that was
+  known_ = *std::max_element(clock_.begin(), clock_.end()) + 1;
+  std::fill(clock_.begin(), clock_.end(), known_);
+}
+
+void SharedMemory::reset(std::size_t bytes, int warps) {
   bytes_.assign(bytes, std::byte{0xFF});  // a NaN in every type
-  cells_.assign(bytes / kGranule, Cell{});
-  readers_.resize(warps_ * cells_.size());
+  if (std::exchange(copies_, 0) > 0) lines_.clear();  // a wrong block left them
+  lines_.resize(bytes / (kGranule * kLine) + 1), writers_.resize(lines_.size() * kLine);
+  readers_.resize(static_cast<std::size_t>(warps) * lines_.size());
 }
 
-void SharedMemory::fail(const char* what, int thread, std::uint32_t offset, const std::string& why) {
-  report_.fail(std::string("shared ") + what + " by thread " + std::to_string(thread) + " at byte " + std::to_string(offset) + ": " + why);
+bool SharedMemory::fail(const char* what, int thread, std::uint32_t granule, const std::string& why) {
+  report_.fail(std::string("shared ") + what + " by thread " + std::to_string(thread) + " at byte " + std::to_string(granule * kGranule) +
+               ": " + why);
+  return false;
 }
 
-bool SharedMemory::is_inside(const char* what, std::uint32_t offset, std::uint32_t bytes) {
-  if (offset % bytes == 0 && offset + bytes <= bytes_.size()) return true;
+bool SharedMemory::fail_outside(const char* what, std::uint32_t offset, std::uint32_t bytes) {
   report_.fail(std::string("shared ") + what + " of " + std::to_string(bytes) + " bytes at byte " + std::to_string(offset) + " of " +
                std::to_string(bytes_.size()) + (offset % bytes == 0 ? "" : ", which is not aligned"));
   return false;
 }
 
-bool SharedMemory::load(int thread, std::uint32_t offset, void* to, std::uint32_t bytes) {
-  std::memset(to, 0, bytes);
-  if (!is_inside("load", offset, bytes)) return false;
-  for (std::uint32_t at = offset; at < offset + bytes; at += kGranule) {
-    Cell& c = cell(at);
-    if (c.copies > 0) return fail("load", thread, at, "a copy may not have landed"), false;
-    if (c.writer < 0) return fail("load", thread, at, "nothing was stored there"), false;
-    if (!clocks_.knows(thread, c.writer, c.written_at))
-      return fail("load", thread, at, "races with a store by thread " + std::to_string(c.writer)), false;
-    if (c.read_in != clocks_.epoch()) c.read_in = clocks_.epoch(), c.readers = 0;
-    c.readers |= 1u << (thread / 32);
-    reader(at, static_cast<std::size_t>(thread / 32)) = {thread, clocks_.now(thread)};
+bool SharedMemory::may_load(int thread, const Place& place) {
+  for (std::uint32_t n = 0; n < place.count; ++n) {
+    const std::uint32_t when = lines_[place.line].written_at[place.first + n], g = granule(place, n);
+    if (when == kCopying) return fail("load", thread, g, "a copy may not have landed");
+    if (when < clocks_.begin()) return fail("load", thread, g, "nothing was stored there");
+    if (!clocks_.knows(thread, writers_[g], when))
+      return fail("load", thread, g, "races with a store by thread " + std::to_string(writers_[g]));
   }
-  std::memcpy(to, bytes_.data() + offset, bytes);
+  return true;
+}
+
+template <std::uint32_t Count>
+bool SharedMemory::load_granules(int thread, const Place& place) {
+  Line& line = lines_[place.line];
+  const std::uint32_t begin = clocks_.begin(), known = clocks_.known_to_all() - begin;
+  std::uint32_t unknown = 0;
+  for (std::uint32_t n = 0; n < Count; ++n) unknown |= std::uint32_t{line.written_at[place.first + n] - begin >= known};
+  if (unknown != 0 && !may_load(thread, place)) return false;
+  Reader& reader = readers_[static_cast<std::size_t>(thread / 32) * lines_.size() + place.line];
+  const std::uint32_t now = clocks_.now(thread);
+  for (std::uint32_t n = 0; n < Count; ++n) line.read_at[place.first + n] = now;
+  for (std::uint32_t n = 0; n < Count; ++n) reader.read_at[place.first + n] = now;
+  std::memset(reader.lane + place.first, thread % 32, Count);
+  return true;
+}
+
+bool SharedMemory::load(int thread, std::uint32_t offset, void* to, std::uint32_t bytes) {
+  const auto may = [&](const Place& place) {
+    return bytes == 16  ? load_granules<8>(thread, place)
+           : bytes == 8 ? load_granules<4>(thread, place)
+           : bytes == 4 ? load_granules<2>(thread, place)
+                        : load_granules<1>(thread, place);
+  };
+  if (!is_inside("load", offset, bytes) || !may(place_of(offset, bytes))) return std::memset(to, 0, bytes), false;
+  copy_few(to, bytes_.data() + offset, bytes);
+  return true;
+}
+
+// Of a read only its time is compared with the last barrier of all, after which every time is later: that of the last read will do.
+bool SharedMemory::may_write(int thread, const char* what, const Place& place) {
+  for (std::uint32_t n = 0; n < place.count; ++n) {
+    const std::uint32_t at = place.first + n, when = lines_[place.line].written_at[at], known = clocks_.known_to_all(),
+                        g = granule(place, n);
+    if (when == kCopying) return fail(what, thread, g, "a copy may not have landed");
+    if (when >= known && !clocks_.knows(thread, writers_[g], when))
+      return fail(what, thread, g, "races with a store by thread " + std::to_string(writers_[g]));
+    if (lines_[place.line].read_at[at] < known) continue;
+    for (std::size_t r = place.line, warp = 0; r < readers_.size(); r += lines_.size(), ++warp) {
+      const int reader = static_cast<int>(32 * warp + readers_[r].lane[at]);
+      if (readers_[r].read_at[at] >= known && !clocks_.knows(thread, reader, readers_[r].read_at[at]))
+        return fail(what, thread, g, "races with a load by thread " + std::to_string(reader));
+    }
+  }
   return true;
 }
 
 bool SharedMemory::check_write(int thread, const char* what, std::uint32_t offset, std::uint32_t bytes) {
   if (!is_inside(what, offset, bytes)) return false;
-  for (std::uint32_t at = offset; at < offset + bytes; at += kGranule) {
-    const Cell& c = cell(at);
-    if (c.copies > 0) return fail(what, thread, at, "a copy may not have landed"), false;
-    if (c.writer >= 0 && !clocks_.knows(thread, c.writer, c.written_at))
-      return fail(what, thread, at, "races with a store by thread " + std::to_string(c.writer)), false;
-    for (std::uint32_t left = c.read_in == clocks_.epoch() ? c.readers : 0; left != 0; left &= left - 1)
-      if (const Reader& r = reader(at, static_cast<std::size_t>(std::countr_zero(left))); !clocks_.knows(thread, r.thread, r.at))
-        return fail(what, thread, at, "races with a load by thread " + std::to_string(r.thread)), false;
-  }
-  return true;
+  const Place place = place_of(offset, bytes);
+  const Line& line = lines_[place.line];
+  const std::uint32_t known = clocks_.known_to_all();
+  bool all_know = true;
+  for (std::uint32_t n = place.first; n < place.first + place.count; ++n) all_know &= std::max(line.written_at[n], line.read_at[n]) < known;
+  return all_know || may_write(thread, what, place);
+}
+
+void SharedMemory::note_write(int thread, std::uint32_t offset, std::uint32_t bytes) {
+  const Place place = place_of(offset, bytes);
+  const std::uint32_t now = clocks_.now(thread);
+  for (std::uint32_t n = 0; n < place.count; ++n)
+    lines_[place.line].written_at[place.first + n] = now, writers_[granule(place, n)] = static_cast<std::int16_t>(thread);
 }
 
 bool SharedMemory::store(int thread, std::uint32_t offset, const void* from, std::uint32_t bytes) {
   if (!check_write(thread, "store", offset, bytes)) return false;
-  for (std::uint32_t at = offset; at < offset + bytes; at += kGranule)
-    cell(at).writer = static_cast<std::int16_t>(thread), cell(at).written_at = clocks_.now(thread);
-  std::memcpy(bytes_.data() + offset, from, bytes);
+  note_write(thread, offset, bytes);
+  copy_few(bytes_.data() + offset, from, bytes);
   return true;
 }
 
 bool SharedMemory::begin_copy(int thread, std::uint32_t offset, std::uint32_t bytes) {
   if (!check_write(thread, "copy", offset, bytes)) return false;
-  for (std::uint32_t at = offset; at < offset + bytes; at += kGranule) ++cell(at).copies;
+  const Place place = place_of(offset, bytes);
+  for (std::uint32_t n = 0; n < place.count; ++n) lines_[place.line].written_at[place.first + n] = kCopying;
+  ++copies_;
   return true;
-}
-
-void SharedMemory::end_copy(int thread, std::uint32_t offset, std::uint32_t bytes) {
-  for (std::uint32_t at = offset; at < offset + bytes; at += kGranule) {
-    --cell(at).copies;
-    cell(at).writer = static_cast<std::int16_t>(thread), cell(at).written_at = clocks_.now(thread);
-  }
 }
 
 }  // namespace window_matmul::cuda::emulation

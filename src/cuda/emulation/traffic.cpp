@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <tuple>
-#include <unordered_map>
 
 namespace window_matmul::cuda::emulation {
 namespace {
@@ -20,7 +20,7 @@ std::int64_t count_distinct(std::vector<std::uintptr_t>& values) {
 }  // namespace
 
 void Traffic::record(int thread, Space space, const void* place, std::uintptr_t address, std::uint32_t bytes) {
-  by_thread_[static_cast<std::size_t>(thread)].push_back({reinterpret_cast<std::uintptr_t>(place), address, 0, bytes, 0, space});
+  by_thread_[static_cast<std::size_t>(thread)].push_back({reinterpret_cast<std::uintptr_t>(place), address, bytes, space});
 }
 
 void Traffic::flush() {
@@ -28,36 +28,33 @@ void Traffic::flush() {
 }
 
 void Traffic::flush_warp(std::size_t first) {
-  std::vector<Access> all;
-  const std::size_t end = std::min(first + kLanes, by_thread_.size());
-  for (std::size_t t = first; t < end; ++t) {
-    std::unordered_map<std::uintptr_t, std::uint32_t> times;
-    for (Access access : by_thread_[t]) {
-      access.nth = times[access.place]++, access.lane = static_cast<std::uint32_t>(t - first);
-      all.push_back(access);
+  std::map<std::tuple<std::uintptr_t, std::uint32_t, Space>, Place> places;
+  for (std::size_t lane = 0; lane < kLanes; ++lane) {
+    for (const Access& a : by_thread_[first + lane]) {
+      Place& place = places[{a.place, a.bytes, a.space}];
+      if (place.lane != lane) place.lane = lane, place.times = 0;
+      if (place.times == place.requests.size()) place.requests.emplace_back();
+      Request& request = place.requests[place.times++];
+      request.addresses[request.lanes++] = a.address;
     }
-    by_thread_[t].clear();
+    by_thread_[first + lane].clear();
   }
-  const auto request = [](const Access& a) { return std::tie(a.place, a.nth, a.space, a.bytes); };
-  std::sort(all.begin(), all.end(), [&](const Access& a, const Access& b) {
-    return std::tuple_cat(request(a), std::tie(a.lane)) < std::tuple_cat(request(b), std::tie(b.lane));
-  });
-  for (std::size_t i = 0; i < all.size();) {
-    std::vector<std::uintptr_t> addresses;
-    const Access& a = all[i];
-    for (; i < all.size() && request(all[i]) == request(a); ++i) addresses.push_back(all[i].address);
-    a.space == Space::shared ? count_shared(addresses, a.bytes) : count_global(addresses, a.bytes);
-  }
+  for (const auto& [what, place] : places)
+    for (const Request& r : place.requests) {
+      const std::span<const std::uintptr_t> addresses(r.addresses.data(), r.lanes);
+      const auto& [where, bytes, space] = what;
+      space == Space::shared ? count_shared(addresses, bytes) : count_global(addresses, bytes);
+    }
 }
 
-void Traffic::count_global(const std::vector<std::uintptr_t>& addresses, std::uint32_t bytes) {
+void Traffic::count_global(std::span<const std::uintptr_t> addresses, std::uint32_t bytes) {
   std::vector<std::uintptr_t> sectors;
   for (const std::uintptr_t a : addresses)
     for (std::uintptr_t s = a / kSectorBytes; s <= (a + bytes - 1) / kSectorBytes; ++s) sectors.push_back(s);
   report_.sectors_requested += count_distinct(sectors);
 }
 
-void Traffic::count_shared(const std::vector<std::uintptr_t>& addresses, std::uint32_t bytes) {
+void Traffic::count_shared(std::span<const std::uintptr_t> addresses, std::uint32_t bytes) {
   const std::size_t together = bytes <= kWord ? kLanes : kLanes * kWord / bytes;
   for (std::size_t first = 0; first < addresses.size(); first += together) {
     std::vector<std::uintptr_t> words;

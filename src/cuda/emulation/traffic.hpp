@@ -1,7 +1,9 @@
 // src/cuda/emulation/traffic.hpp: accesses of single threads put together to the requests of warps, and what those cost.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "cuda/emulation/report.hpp"
@@ -16,22 +18,33 @@ class Traffic {
 
   explicit Traffic(Report& report) : report_(report) {}
 
-  void reset(int threads) { by_thread_.assign(static_cast<std::size_t>(threads), {}); }
+  void reset(int threads) {
+    by_thread_.resize(static_cast<std::size_t>(threads));
+    for (std::vector<Access>& accesses : by_thread_) accesses.clear();
+  }
   void record(int thread, Space space, const void* place, std::uintptr_t address, std::uint32_t bytes);
   void flush();
 
   // Accesses that one request of addresses, all of the same size, takes: for each 128 bytes that it moves (32 lanes of 4 bytes, 16 of 8,
   // 8 of 16) as many as the busiest of the 32 banks has different words.
-  void count_shared(const std::vector<std::uintptr_t>& addresses, std::uint32_t bytes);
+  void count_shared(std::span<const std::uintptr_t> addresses, std::uint32_t bytes);
 
  private:
   struct Access {
     std::uintptr_t place, address;
-    std::uint32_t nth, bytes, lane;
+    std::uint32_t bytes;
     Space space;
   };
+  struct Request {
+    std::array<std::uintptr_t, 32> addresses;
+    std::size_t lanes = 0;
+  };
+  struct Place {  // accesses of one size, so far
+    std::vector<Request> requests;
+    std::size_t lane = 0, times = 0;  // of the lane that is gone through
+  };
   void flush_warp(std::size_t first_thread);
-  void count_global(const std::vector<std::uintptr_t>& addresses, std::uint32_t bytes);
+  void count_global(std::span<const std::uintptr_t> addresses, std::uint32_t bytes);
 
   Report& report_;
   std::vector<std::vector<Access>> by_thread_;

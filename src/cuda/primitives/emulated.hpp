@@ -4,10 +4,9 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <type_traits>
-#include <vector>
 
 #include "cuda/emulation/block.hpp"
+#include "cuda/emulation/matrices.hpp"
 
 // Kernels whose every function is inlined take more than twice as long to compile, and their speed hardly matters here.
 #define WINDOW_MATMUL_DEVICE inline
@@ -100,121 +99,29 @@ WINDOW_MATMUL_ACCESS void wait_copies() {
 
 using Fragment = std::uint32_t[4];
 
-// Lane l holds elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of each 8 x 8 matrix; its offset names row l % 8 of matrix l / 8.
-struct Matrices {
-  std::uint32_t* r;
-  std::uint32_t offset;
-  std::uint16_t row[8] = {};
-
-  static void count(Block& block, void* const* lanes) {
-    std::vector<std::uintptr_t> rows;
-    for (int l = 0; l < kWarp; ++l) rows.push_back(static_cast<Matrices*>(lanes[l])->offset);
-    block.count_matrices(rows);
-  }
-  template <bool Transposed>
-  static void load(Block& block, void* const* lanes) {
-    for (int l = 0; l < kWarp; ++l) {
-      Matrices& mine = *static_cast<Matrices*>(lanes[l]);
-      block.shared().load(block.first_lane() + l, mine.offset, mine.row, 16);
-    }
-    for (int l = 0; l < kWarp; ++l)
-      for (int m = 0; m < 4; ++m) {
-        std::uint32_t pair = 0;
-        for (int e = 0; e < 2; ++e) {
-          const int outer = l / 4, inner = 2 * (l % 4) + e;
-          const auto* from = static_cast<Matrices*>(lanes[8 * m + (Transposed ? inner : outer)]);
-          pair |= std::uint32_t{from->row[Transposed ? outer : inner]} << (16 * e);
-        }
-        static_cast<Matrices*>(lanes[l])->r[m] = pair;
-      }
-    count(block, lanes);
-  }
-  static void store(Block& block, void* const* lanes) {
-    for (int l = 0; l < kWarp; ++l)
-      for (int m = 0; m < 4; ++m)
-        for (int e = 0; e < 2; ++e)
-          static_cast<Matrices*>(lanes[8 * m + l / 4])->row[2 * (l % 4) + e] =
-              static_cast<std::uint16_t>(static_cast<Matrices*>(lanes[l])->r[m] >> (16 * e));
-    for (int l = 0; l < kWarp; ++l) {
-      Matrices& mine = *static_cast<Matrices*>(lanes[l]);
-      block.shared().store(block.first_lane() + l, mine.offset, mine.row, 16);
-    }
-    count(block, lanes);
-  }
-};
 inline void load_matrices(Fragment& r, std::uint32_t offset) {
-  Matrices mine{r, offset};
-  Block::current().together(Matrices::load<false>, &mine);
+  emulation::Matrices mine{r, offset};
+  Block::current().together(emulation::load_matrices, &mine);
 }
 inline void load_matrices_transposed(Fragment& r, std::uint32_t offset) {
-  Matrices mine{r, offset};
-  Block::current().together(Matrices::load<true>, &mine);
+  emulation::Matrices mine{r, offset};
+  Block::current().together(emulation::load_matrices_transposed, &mine);
 }
 inline void store_matrices(std::uint32_t offset, const Fragment& r) {
   Fragment copy = {r[0], r[1], r[2], r[3]};
-  Matrices mine{copy, offset};
-  Block::current().together(Matrices::store, &mine);
+  emulation::Matrices mine{copy, offset};
+  Block::current().together(emulation::store_matrices, &mine);
 }
 
-// D (M x 8) += A (M x K) B (K x 8). With g = lane / 4 and t = lane % 4, registers hold P elements each: D: row g + 8h, columns 2t, 2t + 1.
-// A: row g + 8 (r % 2), columns P t + 4 P (r / 2) and on.  B: column g, rows P t + 4 P r and on.
-template <class E>
-struct Product16x8 {
-  static constexpr int P = std::is_same_v<E, float> ? 1 : 2, K = 8 * P;
-  float* d;
-  const std::uint32_t* a;
-  std::uint32_t b[2];
-
-  static float element(std::uint32_t word, int e) {
-    if constexpr (P == 1)
-      return std::bit_cast<float>(word & 0xffffe000u);  // the tensor cores read 10 bits of fraction
-    else
-      return widen(E{static_cast<std::uint16_t>(word >> (16 * e))});
-  }
-  static void run(Block& block, void* const* lanes) {
-    float a[16][16], b[16][8];
-    for (int l = 0; l < kWarp; ++l) {
-      const auto& mine = *static_cast<Product16x8*>(lanes[l]);
-      const int g = l / 4, t = l % 4;
-      for (int e = 0; e < P; ++e) {
-        for (int r = 0; r < 4; ++r) a[g + 8 * (r % 2)][P * t + 4 * P * (r / 2) + e] = element(mine.a[r], e);
-        for (int r = 0; r < 2; ++r) b[P * t + 4 * P * r + e][g] = element(mine.b[r], e);
-      }
-    }
-    for (int l = 0; l < kWarp; ++l)
-      for (int i = 0; i < 4; ++i) {
-        const int row = l / 4 + 8 * (i / 2), column = 2 * (l % 4) + i % 2;
-        float sum = static_cast<Product16x8*>(lanes[l])->d[i];
-        for (int k = 0; k < K; ++k) sum += a[row][k] * b[k][column];
-        static_cast<Product16x8*>(lanes[l])->d[i] = sum;
-      }
-    block.count_products(16 * 8 * K);
-  }
-};
 template <class E>
 void mma(float (&d)[4], const Fragment& a, std::uint32_t b0, std::uint32_t b1, E) {
-  Product16x8<E> mine{d, a, {b0, b1}};
-  Block::current().together(Product16x8<E>::run, &mine);
+  emulation::Product16x8 mine{d, a, {b0, b1}};
+  Block::current().together(emulation::multiply<E>, &mine);
 }
 inline void mma_tf32(float (&d)[4], const Fragment& a, std::uint32_t b0, std::uint32_t b1) { mma(d, a, b0, b1, float{}); }
-
-struct Product8x8 {
-  double* d;
-  double a, b;
-  static void run(Block& block, void* const* lanes) {
-    for (int l = 0; l < kWarp; ++l)
-      for (int e = 0; e < 2; ++e) {
-        const int row = l / 4, column = 2 * (l % 4) + e;
-        double& sum = static_cast<Product8x8*>(lanes[l])->d[e];
-        for (int k = 0; k < 4; ++k)
-          sum = std::fma(static_cast<Product8x8*>(lanes[4 * row + k])->a, static_cast<Product8x8*>(lanes[4 * column + k])->b, sum);
-      }
-    block.count_products(8 * 8 * 4);
-  }
-};
 inline void mma_f64(double (&d)[2], double a, double b) {
-  Product8x8 mine{d, a, b};
-  Block::current().together(Product8x8::run, &mine);
+  emulation::Product8x8 mine{d, a, b};
+  Block::current().together(emulation::multiply_f64, &mine);
 }
 
 // ---- numbers ------------------------------------------------------------------------------------------------------------------------
