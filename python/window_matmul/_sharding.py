@@ -37,7 +37,14 @@ def is_loaded() -> bool:
     return True
 
 
-is_loaded._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a question to this process, not to the graph
+def _dtensors() -> Any:
+    """PyTorch's module of DTensors, once it is loaded."""
+    return sys.modules[_MODULE]
+
+
+# Questions to this process, not to the graph: torch.compile would wrap, and guard, all the thousands of entries of sys.modules.
+is_loaded._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_dtensors._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 # ---- arguments -----------------------------------------------------------------------------------------------------------------------
@@ -77,7 +84,7 @@ def prepare_attention(args: tuple[Any, ...], num_tensors: int) -> tuple[Any, ...
         ready = [gathered(x, _heads_dim(kind, x)) for kind, x in zip(_FORWARD, ready, strict=True)]
     if tensors[_SEED] is not None and not is_dtensor(tensors[_SEED]):
         mesh = tensors[_Q].device_mesh
-        ready[_SEED] = sys.modules[_MODULE].distribute_tensor(tensors[_SEED], mesh)  # that of the first rank
+        ready[_SEED] = _dtensors().distribute_tensor(tensors[_SEED], mesh)  # that of the first rank
     return *ready, *args[num_tensors:]
 
 
@@ -95,13 +102,13 @@ def gathered(x: Any, dim: int | None) -> Any:
     """A tensor, or None, that is not sharded on this dim."""
     if x is None or dim is None or not _shards(x, dim):
         return x
-    replicate = sys.modules[_MODULE].Replicate()
+    replicate = _dtensors().Replicate()
     return x.redistribute(placements=[replicate if getattr(p, "dim", None) == dim else p for p in x.placements])
 
 
 def replicated(x: Tensor, like: Any) -> Tensor:
     """What every rank has computed for itself, beside a DTensor."""
-    module = sys.modules[_MODULE]
+    module = _dtensors()
     if not is_dtensor(like):
         return x
     return module.DTensor.from_local(x, like.device_mesh, [module.Replicate()] * like.device_mesh.ndim, run_check=False)  # type: ignore[no-any-return]
@@ -109,7 +116,7 @@ def replicated(x: Tensor, like: Any) -> Tensor:
 
 def is_dtensor(x: Tensor | None) -> bool:
     """Whether it is a DTensor."""
-    return isinstance(x, sys.modules[_MODULE].DTensor)
+    return isinstance(x, _dtensors().DTensor)
 
 
 def _shards(x: Any, dim: int) -> bool:
