@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "examples"))
 
 import torch
 import torch._dynamo  # by the optimisers, else by each rank
+import torch.distributed.checkpoint._fsspec_filesystem  # by checkpoints, likewise
 import train_long
 from long_lm import trainer
 from text_lm import training

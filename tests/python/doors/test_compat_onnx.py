@@ -5,15 +5,17 @@ An export takes a second whatever it holds, so that a model here makes many call
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.onnx._internal.exporter import _registration
 
 from attention_cases import CASES, OPTIONS_TOGETHER, Case
 from attention_oracle import Rule, bounds
@@ -30,6 +32,15 @@ pytestmark = pytest.mark.best_backend
 
 Outputs = dict[str, list[Tensor]]
 DYNAMIC = torch.export.Dim.DYNAMIC
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_library() -> Iterator[None]:
+    """The exporter reads what stands for each operator of PyTorch, half a second, for each model; here for the first alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        if apis := getattr(_registration, "onnxscript_apis", None):  # not in every PyTorch
+            patch.setattr(apis, "get_torchlib_ops", functools.cache(apis.get_torchlib_ops))
+        yield
 
 
 class Model(torch.nn.Module):
