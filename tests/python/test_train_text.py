@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 import train_text
 from text_lm import attention, bound, broken, checks, cost, model, pictures, text, training, writing
 
-from child import run
 from window_matmul import RollingCache
 
 pytestmark = [pytest.mark.best_backend, pytest.mark.long]
 
 STEPS = 6
-AS_PROGRAM = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 SPEED = re.compile(r"[\d,]+ bytes/s")
 
 
@@ -219,12 +216,6 @@ def test_costs_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(cost, "KINDS", {"fused": attention.FusedAttention})  # each measurement starts a process
     plan = training.Plan(context=64, window=12, layers=1, width=16, heads=2, threads=1)
     (step,) = cost.measure_steps(plan).values()
-
-    def forked(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        """One start of Python has shown that it works."""
-        return subprocess.CompletedProcess(command, 0, run(AS_PROGRAM, *command[1:]))
-
-    monkeypatch.setattr(cost.subprocess, "run", forked)
     (curve,) = cost.measure_layers(plan.shape, cost.SHORTEST, threads=1)
     assert curve.ended is None and [c.length for c in curve.costs] == [cost.SHORTEST]
     assert step.seconds > 0 and curve.costs[0].seconds > 0

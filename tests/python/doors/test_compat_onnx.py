@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.onnx._internal.exporter import _registration
 
 from attention_cases import CASES, OPTIONS_TOGETHER, Case
 from attention_oracle import Rule, bounds
@@ -37,6 +36,7 @@ DYNAMIC = torch.export.Dim.DYNAMIC
 @pytest.fixture(autouse=True, scope="module")
 def one_library() -> Iterator[None]:
     """The exporter reads what stands for each operator of PyTorch, half a second, for each model; here for the first alone."""
+    _registration = importlib.import_module("torch.onnx._internal.exporter._registration")  # which needs onnxscript
     with pytest.MonkeyPatch.context() as patch:
         if apis := getattr(_registration, "onnxscript_apis", None):  # not in every PyTorch
             patch.setattr(apis, "get_torchlib_ops", functools.cache(apis.get_torchlib_ops))
